@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: GPL-2.0
+# One command to a running module: `make run`. `make help` lists the rest.
+#
+# Everything is built in the toolchain root file system that tools/env makes, and runs in the test VM of tools/testvm.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+export KERNEL
+
+enter := tools/env/enter
+testvm := tools/testvm/testvm
+cargo := $(enter) cargo --quiet
+cargo_flags := --locked --manifest-path tools/Cargo.toml --target-dir build/target
+# Programs for the test VM are static: its plain flavour has no libraries.
+static := --target x86_64-unknown-linux-gnu --release
+module := build/module/pvirq.ko
+jobs := $(shell nproc)
+
+# The prepared kernel's cache entry, made at the first use.
+kernel = $(eval kernel := $$(shell tools/env/kernel))$(or $(kernel),$(error the kernel could not be prepared))
+kbuild = $(enter) $(MAKE) --no-print-directory -C $(kernel)/linux M=$(CURDIR) MO=$(CURDIR)/build/module \
+	-j$(jobs) LOCALVERSION=+$(lastword $(subst +, ,$(notdir $(shell cat $(kernel)/release)))) \
+	CC=x86_64-linux-gnu-gcc-14
+
+.PHONY: help
+help: ## This list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
+
+.PHONY: run
+run: module tools guest ## Load pvirq in the test VM, print what IPIs cost, boot a Linux guest through it
+	$(testvm) --name bench --timeout 240 -- tools/testvm/scripts/bench
+	$(testvm) --name qemu --toolchain --timeout 300 -- tools/testvm/scripts/qemu
+
+.PHONY: test
+test: module tools selftests ## Run the kselftests and the tool's tests in the test VM
+	$(testvm) --name test --timeout 900 --ktap -- tools/testvm/scripts/test
+
+.PHONY: check
+check: tools/Cargo.lock ## Formatting, lints and host tests
+	$(enter) rustfmt --check --config-path .rustfmt.toml $$(git ls-files 'rust/*.rs')
+	$(cargo) fmt --manifest-path tools/Cargo.toml --all --check
+	$(kbuild) CLIPPY=1 KRUSTFLAGS=-Dwarnings modules
+	$(cargo) clippy $(cargo_flags) --workspace --all-targets -- -D warnings
+	$(cargo) test $(cargo_flags) --workspace
+
+.PHONY: conformance
+conformance: module ## Run KVM's own selftests on both devices and compare
+	tools/conformance/run $(CONFORMANCE)
+
+.PHONY: module
+module: ## Build pvirq.ko and check that it fits the kernel
+	@mkdir -p build/module
+	$(kbuild) modules
+	tools/env/check-module $(module)
+
+.PHONY: tools
+tools: ## Build the pvirq command
+	$(cargo) build $(cargo_flags) $(static) -p pvirq
+
+.PHONY: selftests
+selftests: ## Build the kselftests
+	$(enter) $(MAKE) --no-print-directory -C selftests -j$(jobs) LINUX=$(kernel)/linux install
+
+.PHONY: guest
+guest: ## Make the Linux guest that QEMU boots
+	@mkdir -p build/qemu-guest
+	$(enter) tools/qemu-guest/build build/qemu-guest/initramfs.cpio
+	@cp $(kernel)/vmlinuz build/qemu-guest/vmlinuz
+
+.PHONY: shell
+shell: module tools ## A shell in the test VM; the source tree is /pvirq there
+	$(testvm) --name shell --timeout 86400
+
+.PHONY: update-kernel
+update-kernel: ## Take the newest kernel of trixie-backports from now on
+	tools/env/kernel --update
+
+.PHONY: clean
+clean: ## Remove what was built here; the cache stays
+	rm -rf build

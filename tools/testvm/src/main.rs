@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Boots a stock kernel in QEMU, runs a command in it, and judges the run.
+//!
+//! The virtual machine starts from an initramfs that holds busybox and KVM's modules, mounts the source tree at
+//! `/pvirq` through virtio-fs, runs the command there, and powers off. What the command prints arrives on a console of
+//! its own; the kernel's messages go to a log file. The run succeeds if the command does, the kernel reported nothing
+//! wrong in its log, and, where the command speaks KTAP, no test failed.
+//!
+//! It runs inside the toolchain root file system, where QEMU and virtiofsd are; the script beside it sees to that.
+
+mod accel;
+mod console;
+mod initramfs;
+mod ktap;
+mod vm;
+
+use std::{
+    fs,
+    io::{self, BufRead, BufReader, Write},
+    path::PathBuf,
+    process::{ChildStdout, ExitCode},
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use clap::Parser;
+
+use crate::{
+    accel::Accel,
+    vm::{Outcome, Vm},
+};
+
+/// Exit status of a run that is bad for another reason than the command's own status.
+const BAD_RUN: u8 = 1;
+
+/// Exit status where there was no run.
+const BAD_START: u8 = 2;
+
+/// Runs a command in a virtual machine with the stock kernel, or a shell if there is no command.
+#[derive(Parser)]
+#[command(version)]
+struct Args {
+    /// The source tree, seen as /pvirq in the machine
+    #[arg(long, value_name = "DIR")]
+    top: PathBuf,
+
+    /// The kernel's cache entry, as tools/env/kernel makes it
+    #[arg(long, value_name = "DIR")]
+    kernel: PathBuf,
+
+    /// The toolchain root file system
+    #[arg(long, value_name = "DIR")]
+    rootfs: PathBuf,
+
+    /// Gives the machine the toolchain's /usr and /etc, for programs that live there
+    #[arg(long)]
+    toolchain: bool,
+
+    /// Name of the run; its files go to build/vm/NAME
+    #[arg(long, default_value = "default", value_parser = valid_name)]
+    name: String,
+
+    /// Number of CPUs
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
+    cpus: u32,
+
+    /// Memory, as QEMU takes it
+    #[arg(long, default_value = "2G")]
+    memory: String,
+
+    /// Seconds after which the machine counts as hung
+    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
+    timeout: u64,
+
+    /// How the machine's CPUs run: hardware that can nest, or TCG
+    #[arg(long, value_enum, default_value_t = Accel::Auto)]
+    accel: Accel,
+
+    /// CPU model, as QEMU takes it
+    #[arg(long, value_name = "MODEL")]
+    cpu: Option<String>,
+
+    /// More arguments for the kernel
+    #[arg(
+        long,
+        value_name = "ARGUMENTS",
+        default_value = "",
+        allow_hyphen_values = true
+    )]
+    append: String,
+
+    /// Reads the command's output as KTAP: counts tests, and fails if one fails or none ran
+    #[arg(long)]
+    ktap: bool,
+
+    /// The command and its arguments, joined by spaces and run by the machine's shell in /pvirq
+    #[arg(last = true)]
+    command: Vec<String>,
+}
+
+fn valid_name(name: &str) -> Result<String, String> {
+    let valid = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if name.is_empty() || name.starts_with('.') || !name.chars().all(valid) {
+        return Err("a name has letters, digits, '-', '_' and '.' only".into());
+    }
+    Ok(name.into())
+}
+
+/// Passes the command's output on to the terminal as it comes, and keeps the lines for KTAP.
+fn relay(output: ChildStdout) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut reader = BufReader::new(output);
+    let mut line = Vec::new();
+
+    while matches!(reader.read_until(b'\n', &mut line), Ok(1..)) {
+        // Nobody may be reading any more; the run goes on, because its files still matter.
+        let _ = io::stdout().write_all(&line);
+        let _ = io::stdout().flush();
+        lines.push(String::from_utf8_lossy(&line).trim_end().to_owned());
+        line.clear();
+    }
+    lines
+}
+
+/// Runs the machine and returns the exit status: the command's own, or [`BAD_RUN`] if the run is bad all the same.
+fn run(args: Args) -> Result<u8> {
+    let dir = args.top.join("build/vm").join(&args.name);
+    fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+
+    let vm = Vm {
+        initramfs: initramfs::build(&args.kernel, &args.rootfs, &dir)?,
+        kernel: args.kernel.join("vmlinuz"),
+        accel: args.accel.resolve()?,
+        top: args.top,
+        rootfs: args.toolchain.then_some(args.rootfs),
+        cpus: args.cpus,
+        cpu: args.cpu,
+        memory: args.memory,
+        timeout: Duration::from_secs(args.timeout),
+        append: args.append,
+        command: args.command.join(" "),
+        dir,
+    };
+    eprintln!("testvm: {}: {vm}", args.name);
+    let run = vm.run(relay)?;
+    let log = console::read(&vm.console_log())?;
+    let reports = console::reports(&log);
+
+    let (mut status, mut show_log) = match run.outcome {
+        Outcome::Exited(status) => (u8::try_from(status).unwrap_or(BAD_RUN), false),
+        Outcome::NoStatus => {
+            eprintln!("testvm: the machine stopped before the command ended");
+            (BAD_RUN, true)
+        }
+        Outcome::TimedOut => {
+            eprintln!(
+                "testvm: no end within {} s: the machine hung, or --timeout is too short",
+                vm.timeout.as_secs()
+            );
+            (BAD_RUN, true)
+        }
+    };
+    for report in &reports {
+        eprintln!("testvm: the kernel reported: {report}");
+        show_log = true;
+    }
+    if args.ktap {
+        let mut tally = ktap::Tally::of(run.lines.iter().map(String::as_str));
+        if status != 0 && tally.failed == 0 {
+            // The run died between two tests, or ended badly after the last one.
+            tally.failed = 1;
+        }
+        tally.failed += reports.len();
+        println!("{tally}");
+        if tally.failed > 0 || tally.passed == 0 {
+            status = status.max(BAD_RUN);
+        }
+    }
+    if show_log {
+        status = status.max(BAD_RUN);
+        eprintln!(
+            "testvm: end of the console log, {}:",
+            vm.console_log().display()
+        );
+        for line in console::tail(&log, 25) {
+            eprintln!("    {line}");
+        }
+    }
+    Ok(status)
+}
+
+fn main() -> ExitCode {
+    match run(Args::parse()) {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            eprintln!("testvm: {error:#}");
+            ExitCode::from(BAD_START)
+        }
+    }
+}
