@@ -22,7 +22,7 @@ jobs := $(shell nproc)
 # The prepared kernel's cache entry, made at the first use.
 kernel = $(eval kernel := $$(shell tools/env/kernel))$(or $(kernel),$(error the kernel could not be prepared))
 kbuild = $(enter) $(MAKE) --no-print-directory -C $(kernel)/linux M=$(CURDIR) MO=$(CURDIR)/build/module \
-	-j$(jobs) LOCALVERSION=+$(lastword $(subst +, ,$(notdir $(shell cat $(kernel)/release)))) \
+	-j$(jobs) LOCALVERSION=+$(lastword $(subst +, ,$(shell cat $(kernel)/release))) \
 	CC=x86_64-linux-gnu-gcc-14
 
 .PHONY: help

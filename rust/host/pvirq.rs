@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Software posted interrupts for KVM: the host's side.
+//!
+//! `/dev/pvirq` speaks the API of `/dev/kvm`. It forwards every call to the real device, and wraps
+//! the files of VMs and vCPUs in files of its own, so that it sees each `KVM_RUN`. See
+//! `Documentation/overlay.rst`.
+//!
+//! # Lifetimes
+//!
+//! Everything hangs on file references, and each file of ours holds one to the module:
+//!
+//! - an open `/dev/pvirq` ([`device::Device`]) → the real `/dev/kvm` as its opener may use it;
+//! - a VM's file ([`vm::VmFile`]) → KVM's file of that VM;
+//! - a vCPU's file ([`vcpu::Vcpu`]) → KVM's file of that vCPU;
+//! - both of the latter → [`vm::Vm`], what the files of one VM share;
+//! - all of them → [`Overlay`], what the module is.
+//!
+//! A vCPU's file holds no reference to KVM's file of the VM: KVM drops the VM's irqfds as soon as
+//! that file is closed, vCPUs or not, and so must we.
+//!
+//! # Concurrency
+//!
+//! All of this is process context. No lock is held across a call to KVM, but for the one in [`vm`]
+//! that calls with a VM's descriptor as their argument take, before any of KVM's.
+
+use kernel::{
+    debugfs,
+    new_mutex,
+    prelude::*,
+    sync::{
+        Arc,
+        Mutex, //
+    }, //
+};
+
+mod device;
+mod kvm;
+mod statistics;
+mod vcpu;
+mod vm;
+mod wrap;
+
+use device::Device;
+use kernel_ext::cdev::Registration;
+use kvm::Kvm;
+use statistics::Statistics;
+
+module! {
+    type: Module,
+    name: "pvirq",
+    authors: ["The pvirq developers"],
+    description: "Software posted interrupts for KVM",
+    license: "GPL",
+}
+
+/// What all files of the module share.
+#[pin_data]
+struct Overlay {
+    kvm: Kvm,
+    /// Held while a descriptor of a VM refers to KVM's file instead of ours, see [`vm`].
+    #[pin]
+    lending: Mutex<()>,
+    #[pin]
+    statistics: Statistics,
+}
+
+impl Overlay {
+    fn new() -> impl PinInit<Self, Error> {
+        try_pin_init!(Self {
+            kvm: Kvm::find()?,
+            lending <- new_mutex!(()),
+            statistics <- Statistics::new(),
+        })
+    }
+}
+
+#[pin_data]
+struct Module {
+    _device: Registration<Device>,
+    #[pin]
+    _debugfs: debugfs::Scope<Arc<Overlay>>,
+}
+
+impl kernel::InPlaceModule for Module {
+    fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
+        pin_init::pin_init_scope(|| {
+            let overlay = Arc::pin_init(Overlay::new(), GFP_KERNEL)?;
+
+            Ok(try_pin_init!(Self {
+                _debugfs <- statistics::debugfs(overlay.clone()),
+                _device: Registration::register(overlay)?,
+            }))
+        })
+    }
+}

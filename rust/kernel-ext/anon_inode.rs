@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Files on the anonymous inode.
+//!
+//! C header: [`include/linux/anon_inodes.h`](srctree/include/linux/anon_inodes.h)
+
+use core::{
+    marker::PhantomData,
+    ptr::{
+        null_mut,
+        NonNull, //
+    }, //
+};
+use kernel::{
+    bindings,
+    error::from_err_ptr,
+    ffi::c_int,
+    fs::File,
+    prelude::*,
+    sync::aref::ARef,
+    types::ForeignOwnable, //
+};
+
+use crate::file_operations::FileOperations;
+
+/// A new file on the anonymous inode that has no private data yet, and that nobody else can refer
+/// to.
+///
+/// All that can fail has been done when there is one: [`AnonFile::with_data`] turns it into a file
+/// for use.
+///
+/// # Invariants
+///
+/// The file has the operations `T`, null as its private data, and `file` is the only reference to
+/// it.
+pub struct AnonFile<T: FileOperations> {
+    file: ARef<File>,
+    _operations: PhantomData<fn(T)>,
+}
+
+impl<T: FileOperations> AnonFile<T> {
+    /// Allocates a file that shows up as `anon_inode:NAME` in `/proc/PID/fd`.
+    ///
+    /// Of `flags`, the access mode and `O_NONBLOCK` are used.
+    pub fn new(name: &CStr, flags: u32) -> Result<Self> {
+        // SAFETY: `name` is copied, the table is static.
+        let file = from_err_ptr(unsafe {
+            crate::bindings::anon_inode_getfile(
+                name.as_char_ptr(),
+                T::table().as_ptr(),
+                null_mut(),
+                flags as c_int,
+            )
+        })?;
+        let file = NonNull::new(file).ok_or(ENOMEM)?.cast();
+
+        // INVARIANT: `anon_inode_getfile` has just made the file.
+        Ok(Self {
+            // SAFETY: `anon_inode_getfile` returned a reference, which the `ARef` owns from here
+            // on.
+            file: unsafe { ARef::from_raw(file) },
+            _operations: PhantomData,
+        })
+    }
+
+    /// Gives the file its private data.
+    pub fn with_data(self, data: T::Data) -> ARef<File> {
+        let file: *mut bindings::file = self.file.as_ptr();
+
+        // SAFETY: By the type invariants nobody else can refer to the file, and there is no private
+        // data to leak. The table's `release` takes over what is stored here.
+        unsafe { (*file).private_data = data.into_foreign() };
+        self.file
+    }
+}

@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Calls to other files.
+//!
+//! C header: [`include/linux/fs.h`](srctree/include/linux/fs.h)
+
+use core::ptr::NonNull;
+use kernel::{
+    bindings,
+    error::{
+        from_err_ptr,
+        to_result, //
+    },
+    ffi::{
+        c_int,
+        c_ulong, //
+    },
+    fs::File,
+    mm::virt::VmaNew,
+    prelude::*,
+    seq_file::SeqFile,
+    sync::aref::ARef, //
+};
+
+use crate::ioctl::{
+    Abi,
+    Ioctl, //
+};
+
+/// Opens the file at `path` with the rights of the current task, as `open(2)` does.
+pub fn open(path: &CStr, flags: u32) -> Result<ARef<File>> {
+    // SAFETY: `path` is valid for the duration of the call.
+    let file = from_err_ptr(unsafe { bindings::filp_open(path.as_char_ptr(), flags as c_int, 0) })?;
+
+    // SAFETY: `filp_open` has just returned this new reference.
+    unsafe { own(file) }
+}
+
+/// # Safety
+///
+/// `file` must be a reference to a file that nobody uses the position of, and it must be the
+/// caller's to give away.
+unsafe fn own(file: *mut bindings::file) -> Result<ARef<File>> {
+    let file = NonNull::new(file).ok_or(ENOENT)?.cast();
+
+    // SAFETY: The caller gives the reference away.
+    Ok(unsafe { ARef::from_raw(file) })
+}
+
+/// What [`File`] lacks.
+pub trait FileExt {
+    /// Opens anew what this file is open on, with the rights of the current task.
+    ///
+    /// All checks of `open(2)` are made, except those of the directories that lead there. What has
+    /// been mounted over the file since makes no difference.
+    fn reopen(&self, flags: u32) -> Result<ARef<File>>;
+
+    /// Passes an ioctl on to this file.
+    ///
+    /// The file's operations are called at once: no security module is asked.
+    fn ioctl(&self, request: Ioctl<'_>) -> Result<isize>;
+
+    /// Makes the new mapping `vma` one of this file.
+    ///
+    /// The file's operations are called at once: no security module is asked.
+    fn mmap(&self, vma: &VmaNew) -> Result;
+
+    /// Adds what this file says about itself to a `/proc/PID/fdinfo` file.
+    fn show_fdinfo(&self, m: &SeqFile);
+
+    /// Returns the major and minor number of the character device that this file is open on.
+    fn char_device(&self) -> Option<(u32, u32)>;
+
+    /// Returns whether this file is on an anonymous inode, under the name `name`.
+    fn is_anon(&self, name: &CStr) -> bool;
+
+    /// Returns whether the operations of this file belong to the same module as those of `other`.
+    fn same_owner(&self, other: &File) -> bool;
+}
+
+fn operations(file: &File) -> &bindings::file_operations {
+    // SAFETY: The operations of an open file do not change, and the file holds a reference to their
+    // module.
+    unsafe { &*(*file.as_ptr()).f_op }
+}
+
+impl FileExt for File {
+    fn reopen(&self, flags: u32) -> Result<ARef<File>> {
+        // SAFETY: A file is open on a path, to which it holds a reference, all its life.
+        let path = unsafe { &raw const (*self.as_ptr()).__bindgen_anon_1.f_path };
+        // SAFETY: Both pointers are valid for the duration of the call. As for
+        // `open_by_handle_at(2)`, the empty name stands for the path itself.
+        let file = from_err_ptr(unsafe {
+            bindings::file_open_root(path, c"".as_char_ptr(), flags as c_int, 0)
+        })?;
+
+        // SAFETY: `file_open_root` has just returned this new reference.
+        unsafe { own(file) }
+    }
+
+    #[inline]
+    fn ioctl(&self, request: Ioctl<'_>) -> Result<isize> {
+        let operations = operations(self);
+        let handler = match request.abi() {
+            Abi::Native => operations.unlocked_ioctl,
+            #[cfg(CONFIG_COMPAT)]
+            Abi::Compat => operations.compat_ioctl,
+        }
+        .ok_or(ENOTTY)?;
+
+        // SAFETY: The file is valid for the duration of the call. The handler copes with any number
+        // and any argument, as user space may pass them.
+        let value = unsafe { handler(self.as_ptr(), request.cmd(), request.arg() as c_ulong) };
+        if value < 0 {
+            return Err(Error::from_errno(value as c_int));
+        }
+        Ok(value)
+    }
+
+    fn mmap(&self, vma: &VmaNew) -> Result {
+        let operations = operations(self);
+        if operations.mmap.is_none() && operations.mmap_prepare.is_none() {
+            return Err(ENODEV);
+        }
+
+        // SAFETY: The mapping is being set up by its file's `mmap`, where changing the file is
+        // allowed. It holds its own reference to this one.
+        unsafe { bindings::vma_set_file(vma.as_ptr(), self.as_ptr()) };
+        to_result(match operations.mmap {
+            // SAFETY: The mapping is being set up, and of this file now.
+            Some(mmap) => unsafe { mmap(self.as_ptr(), vma.as_ptr()) },
+            // SAFETY: As above; and there is an `mmap_prepare`.
+            None => unsafe { bindings::compat_vma_mmap(self.as_ptr(), vma.as_ptr()) },
+        })
+    }
+
+    fn show_fdinfo(&self, m: &SeqFile) {
+        if let Some(show) = operations(self).show_fdinfo {
+            // SAFETY: Both pointers are valid for the duration of the call, and `m` is not used by
+            // anybody else: it cannot leave this thread. `SeqFile` is a transparent wrapper.
+            unsafe { show(core::ptr::from_ref(m).cast_mut().cast(), self.as_ptr()) };
+        }
+    }
+
+    fn char_device(&self) -> Option<(u32, u32)> {
+        // SAFETY: A file holds a reference to its inode, and neither field changes.
+        let (mode, number) = unsafe {
+            let inode = (*self.as_ptr()).f_inode;
+            ((*inode).i_mode, (*inode).i_rdev)
+        };
+
+        (u32::from(mode) & bindings::S_IFMT == bindings::S_IFCHR).then_some((
+            number >> bindings::MINORBITS,
+            number & ((1 << bindings::MINORBITS) - 1),
+        ))
+    }
+
+    fn is_anon(&self, name: &CStr) -> bool {
+        // SAFETY: A file holds references to its inode and to its dentry.
+        let (inode, dentry) = unsafe {
+            (
+                (*self.as_ptr()).f_inode,
+                (*self.as_ptr()).__bindgen_anon_1.f_path.dentry,
+            )
+        };
+
+        // SAFETY: The flag is set before the inode is used, and never cleared.
+        if unsafe { (*inode).i_flags } & bindings::S_ANON_INODE == 0 {
+            return false;
+        }
+        // SAFETY: Nothing on an anonymous inode is ever renamed, so the name lives as long as the
+        // dentry, and is ended by a zero as all of them are.
+        let own = unsafe { CStr::from_char_ptr((*dentry).__bindgen_anon_1.d_name.name.cast()) };
+        own == name
+    }
+
+    fn same_owner(&self, other: &File) -> bool {
+        operations(self).owner == operations(other).owner
+    }
+}

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Ioctls that are being served.
+//!
+//! C header: [`include/linux/fs.h`](srctree/include/linux/fs.h)
+
+use kernel::{
+    fs::File,
+    types::NotThreadSafe, //
+};
+
+/// The ABI of the task that makes an ioctl.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Abi {
+    /// The kernel's own.
+    Native,
+    /// That of 32-bit tasks on a 64-bit kernel.
+    #[cfg(CONFIG_COMPAT)]
+    Compat,
+}
+
+/// An ioctl that this thread is serving.
+///
+/// # Invariants
+///
+/// The current thread is in the ioctl handler of `file`, and in no system call that uses a file
+/// position.
+#[derive(Clone, Copy)]
+pub struct Ioctl<'a> {
+    file: &'a File,
+    abi: Abi,
+    cmd: u32,
+    arg: usize,
+    _not_send: NotThreadSafe,
+}
+
+impl<'a> Ioctl<'a> {
+    /// # Safety
+    ///
+    /// The current thread must be in the ioctl handler of `file` for the duration of `'a`, and in
+    /// no system call that uses a file position.
+    pub(crate) unsafe fn new(file: &'a File, abi: Abi, cmd: u32, arg: usize) -> Self {
+        // INVARIANT: The caller vouches for it.
+        Self {
+            file,
+            abi,
+            cmd,
+            arg,
+            _not_send: NotThreadSafe,
+        }
+    }
+
+    /// Returns the file that the ioctl has been made on.
+    pub fn file(&self) -> &'a File {
+        self.file
+    }
+
+    /// Returns the ABI that the argument is to be read by.
+    pub(crate) fn abi(&self) -> Abi {
+        self.abi
+    }
+
+    /// Returns the number of the ioctl.
+    pub fn cmd(&self) -> u32 {
+        self.cmd
+    }
+
+    /// Returns the argument: a number, or an address in user space.
+    pub fn arg(&self) -> usize {
+        self.arg
+    }
+}
