@@ -10,6 +10,12 @@
 use kernel::{
     alloc::flags::GFP_KERNEL_ACCOUNT,
     fs::File,
+    list::{
+        impl_list_arc_safe,
+        impl_list_item,
+        ListArc,
+        ListLinks, //
+    },
     mm::virt::VmaNew,
     prelude::*,
     seq_file::SeqFile,
@@ -21,7 +27,9 @@ use kernel::{
             Atomic,
             Relaxed, //
         },
-        Arc, //
+        Arc,
+        ArcBorrow,
+        UniqueArc, //
     }, //
 };
 use kernel_ext::{
@@ -39,72 +47,92 @@ use crate::{
     wrap, //
 };
 
-/// The file of a vCPU.
+/// A vCPU.
+#[pin_data]
 pub(crate) struct Vcpu {
     /// KVM's file.
     real: ARef<File>,
-    vm: Arc<Vm>,
     /// How many times `KVM_RUN` has been called.
     runs: Atomic<u64>,
+    vm: Arc<Vm>,
+    /// For the list of all vCPUs in [`Statistics`](crate::statistics::Statistics).
+    #[pin]
+    links: ListLinks,
+}
+
+impl_list_arc_safe! {
+    impl ListArcSafe<0> for Vcpu { untracked; }
+}
+impl_list_item! {
+    impl ListItem<0> for Vcpu { using ListLinks { self.links }; }
 }
 
 impl Vcpu {
-    fn new(real: ARef<File>, vm: Arc<Vm>) -> Self {
-        vm.overlay.statistics.vcpus.begin();
-        Self {
+    fn new(real: ARef<File>, vm: Arc<Vm>) -> impl PinInit<Self> {
+        pin_init!(Self {
             real,
-            vm,
             runs: Atomic::new(0),
-        }
+            vm,
+            links <- ListLinks::new(),
+        })
     }
 
     /// Creates a vCPU by the call `request` on `real`, KVM's file of `vm`.
     pub(crate) fn create(vm: &Arc<Vm>, real: &File, request: Ioctl<'_>) -> Result<isize> {
         // KVM refuses what is no `int`, and then needs no name.
         let name = CString::try_from_fmt(fmt!("kvm-vcpu:{}", request.arg() as i32))?;
-        let this = KBox::new_uninit(GFP_KERNEL_ACCOUNT)?;
+        let this = UniqueArc::new_uninit(GFP_KERNEL_ACCOUNT)?;
 
         wrap::create::<Self>(&vm.overlay.kvm, real, request, &name, |real| {
-            KBox::write(this, Self::new(real, vm.clone()))
+            let Ok(this) = this.pin_init_with(Self::new(real, vm.clone()));
+            let list_arc = ListArc::from(this);
+            let this = list_arc.clone_arc();
+
+            vm.overlay.statistics.begin_vcpu(list_arc);
+            this
         })
     }
 
+    /// Returns how many times `KVM_RUN` has been called.
+    pub(crate) fn runs(&self) -> u64 {
+        self.runs.load(Relaxed)
+    }
+
     /// Runs the vCPU until the VMM has to do something.
+    #[inline]
     fn run(&self, request: Ioctl<'_>) -> Result<isize> {
         self.runs.fetch_add(1, Relaxed);
-        self.vm.overlay.statistics.runs.add(1);
         self.real.ioctl(request)
-    }
-}
-
-impl Drop for Vcpu {
-    fn drop(&mut self) {
-        self.vm.overlay.statistics.vcpus.end();
     }
 }
 
 #[vtable]
 impl FileOperations for Vcpu {
-    type Data = KBox<Self>;
+    type Data = Arc<Self>;
 
     fn table() -> &'static FileOps<Self> {
         static TABLE: FileOps<Vcpu> = FileOps::new();
         &TABLE
     }
 
-    fn ioctl(this: &Self, request: Ioctl<'_>) -> Result<isize> {
+    #[inline]
+    fn ioctl(this: ArcBorrow<'_, Self>, request: Ioctl<'_>) -> Result<isize> {
         match request.cmd() {
             KVM_RUN => this.run(request),
             _ => this.real.ioctl(request),
         }
     }
 
-    fn mmap(this: &Self, vma: &VmaNew) -> Result {
+    fn mmap(this: ArcBorrow<'_, Self>, vma: &VmaNew) -> Result {
         this.real.mmap(vma)
     }
 
-    fn show_fdinfo(this: &Self, m: &SeqFile) {
+    fn show_fdinfo(this: ArcBorrow<'_, Self>, m: &SeqFile) {
         this.real.show_fdinfo(m);
-        seq_print!(m, "pvirq-runs:\t{}\n", this.runs.load(Relaxed));
+        seq_print!(m, "pvirq-runs:\t{}\n", this.runs());
+    }
+
+    fn release(this: Arc<Self>) {
+        this.vm.overlay.statistics.end_vcpu(&this);
     }
 }

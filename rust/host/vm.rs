@@ -47,14 +47,14 @@ pub(crate) struct Vm {
 
 impl Vm {
     fn new(overlay: Arc<Overlay>) -> Self {
-        overlay.statistics.vms.begin();
+        overlay.statistics.begin_vm();
         Self { overlay }
     }
 }
 
 impl Drop for Vm {
     fn drop(&mut self) {
-        self.overlay.statistics.vms.end();
+        self.overlay.statistics.end_vm();
     }
 }
 

@@ -78,6 +78,7 @@ pub trait FileExt {
     fn same_owner(&self, other: &File) -> bool;
 }
 
+#[inline]
 fn operations(file: &File) -> &bindings::file_operations {
     // SAFETY: The operations of an open file do not change, and the file holds a reference to their
     // module.

@@ -51,6 +51,11 @@ pub trait FileOperations: Sized + 'static {
     /// [`FileOps::data`].
     fn table() -> &'static FileOps<Self>;
 
+    /// Called when the last reference to the file is gone.
+    fn release(data: Self::Data) {
+        drop(data);
+    }
+
     /// Handles an ioctl, be it from a native or from a compat task.
     fn ioctl(data: Borrowed<'_, Self>, request: Ioctl<'_>) -> Result<isize>;
 
@@ -160,7 +165,9 @@ impl<T: FileOperations> FileOps<T> {
     unsafe extern "C" fn release(_inode: *mut bindings::inode, file: *mut bindings::file) -> c_int {
         // SAFETY: Nobody else can refer to the file any more, so that nobody borrows its private
         // data, which by the type invariants is null or came from `into_foreign`.
-        drop(unsafe { T::Data::try_from_foreign((*file).private_data) });
+        if let Some(data) = unsafe { T::Data::try_from_foreign((*file).private_data) } {
+            T::release(data);
+        }
         0
     }
 

@@ -12,7 +12,6 @@ mod fd;
 pub mod file;
 pub mod file_operations;
 pub mod ioctl;
-pub mod percpu_counter;
 
 /// C functions that `kernel::bindings` does not declare.
 mod bindings {
