@@ -12,10 +12,9 @@ export KERNEL
 
 enter := tools/env/enter
 testvm := tools/testvm/testvm
-cargo := $(enter) cargo --quiet
-cargo_flags := --locked --manifest-path tools/Cargo.toml --target-dir build/target
-# Programs for the test VM are static: its plain flavour has no libraries.
-static := --target x86_64-unknown-linux-gnu --release
+# In its workspace, whose configuration makes programs static: the test VM's plain flavour has no libraries.
+cargo := cd tools && ../$(enter) cargo
+cargo_flags := --quiet --locked --target-dir ../build/target
 module := build/module/pvirq.ko
 jobs := $(shell nproc)
 
@@ -41,7 +40,7 @@ test: module tools selftests ## Run the kselftests and the tool's tests in the t
 .PHONY: check
 check: tools/Cargo.lock ## Formatting, lints and host tests
 	$(enter) rustfmt --check --config-path .rustfmt.toml $$(git ls-files 'rust/*.rs')
-	$(cargo) fmt --manifest-path tools/Cargo.toml --all --check
+	$(cargo) fmt --all --check
 	$(kbuild) CLIPPY=1 KRUSTFLAGS=-Dwarnings modules
 	$(cargo) clippy $(cargo_flags) --workspace --all-targets -- -D warnings
 	$(cargo) test $(cargo_flags) --workspace
@@ -58,7 +57,7 @@ module: ## Build pvirq.ko and check that it fits the kernel
 
 .PHONY: tools
 tools: ## Build the pvirq command
-	$(cargo) build $(cargo_flags) $(static) -p pvirq
+	$(cargo) build $(cargo_flags) --release -p pvirq
 
 .PHONY: selftests
 selftests: ## Build the kselftests

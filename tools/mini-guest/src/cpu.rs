@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! Instructions that Rust has no name for.
+
+use core::{
+    arch::{asm, x86_64},
+    sync::atomic::AtomicU32,
+};
+
+use mini_guest::{port, Slot};
+
+/// The first address of the upper half, which is not mapped.
+const NOTHING: u64 = 0xffff_8000_0000_0000;
+const MSR_GS_BASE: u32 = 0xc000_0101;
+
+/// Writes a byte to a port.
+///
+/// # Safety
+///
+/// What is behind the port must not change memory that Rust relies on.
+pub unsafe fn out(port: u16, value: u8) {
+    // SAFETY: By the function's contract. The VMM may look at shared memory meanwhile, hence no `nomem`.
+    unsafe { asm!("out dx, al", in("dx") port, in("al") value, options(nostack, preserves_flags)) };
+}
+
+/// Writes a string to a port. The whole string costs one VM exit, or few.
+///
+/// # Safety
+///
+/// As for [`out`].
+pub unsafe fn out_bytes(port: u16, bytes: &[u8]) {
+    // SAFETY: By the function's contract; the string is valid for reads, and the direction flag is clear.
+    unsafe {
+        asm!(
+            "rep outsb",
+            in("dx") port,
+            inout("rsi") bytes.as_ptr() => _,
+            inout("rcx") bytes.len() => _,
+            options(nostack, preserves_flags, readonly),
+        )
+    };
+}
+
+/// Ends the machine.
+pub fn exit(status: u8) -> ! {
+    loop {
+        // SAFETY: The VMM does not come back from this write.
+        unsafe { out(port::EXIT, status) };
+    }
+}
+
+/// Reads a model-specific register.
+///
+/// # Safety
+///
+/// The register must exist.
+pub unsafe fn read_msr(msr: u32) -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: The register exists by the function's contract, and reading it has no effect on memory.
+    unsafe {
+        asm!("rdmsr", in("ecx") msr, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags))
+    };
+    u64::from(high) << 32 | u64::from(low)
+}
+
+/// Writes a model-specific register.
+///
+/// # Safety
+///
+/// The register must exist, and the value must be one that leaves Rust's view of the machine intact.
+pub unsafe fn write_msr(msr: u32, value: u64) {
+    // SAFETY: By the function's contract.
+    unsafe {
+        asm!(
+            "wrmsr",
+            in("ecx") msr,
+            in("eax") value as u32,
+            in("edx") (value >> 32) as u32,
+            options(nostack, preserves_flags),
+        )
+    };
+}
+
+/// Lets `gs` point to this vCPU's slot, where the interrupt handler looks for it.
+pub fn set_gs_base(slot: &'static Slot) {
+    // SAFETY: Compiled code does not use `gs`.
+    unsafe { write_msr(MSR_GS_BASE, core::ptr::from_ref(slot) as u64) };
+}
+
+/// Reads the time stamp counter, not before what precedes it.
+pub fn cycles() -> u64 {
+    // SAFETY: The counter and the fence exist on every 64-bit CPU.
+    unsafe {
+        x86_64::_mm_lfence();
+        x86_64::_rdtsc()
+    }
+}
+
+/// Whether the CPU is Intel's or compatible with it, where the hypercall instruction is VMCALL, not VMMCALL.
+pub fn is_intel() -> bool {
+    // SAFETY: Every 64-bit CPU has CPUID.
+    let leaf = unsafe { x86_64::__cpuid(0) };
+    // "GenuineIntel" has "ntel" in the last register.
+    leaf.ecx == u32::from_le_bytes(*b"ntel")
+}
+
+/// Lets interrupts in.
+pub fn enable_interrupts() {
+    // SAFETY: The IDT is loaded, and the handler of IPIs leaves no trace but in its slot.
+    unsafe { asm!("sti", options(nostack)) };
+}
+
+/// Keeps interrupts out.
+pub fn disable_interrupts() {
+    // SAFETY: This cannot break anything but latency.
+    unsafe { asm!("cli", options(nostack)) };
+}
+
+/// Lets interrupts in and halts; no interrupt gets between the two. Returns after an interrupt, with interrupts on.
+pub fn halt() {
+    // SAFETY: As for `enable_interrupts`.
+    unsafe { asm!("sti", "hlt", options(nostack)) };
+}
+
+/// Halts for good.
+pub fn stop() -> ! {
+    loop {
+        // SAFETY: Nothing can go wrong on this vCPU any more.
+        unsafe { asm!("cli", "hlt", options(nomem, nostack)) };
+    }
+}
+
+/// The address of a word that KVM is told about.
+pub fn address(word: &'static AtomicU32) -> u64 {
+    // Memory is mapped one to one, so the address is the physical one.
+    word.as_ptr() as u64
+}
+
+/// Writes to an address where there never is memory.
+pub fn touch_nothing() {
+    // SAFETY: The page fault ends the machine.
+    unsafe { asm!("mov byte ptr [{}], 0", in(reg) NOTHING, options(nostack, preserves_flags)) };
+}

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! The interrupt handler, and the ways to raise the interrupt.
+
+use core::{
+    arch::{asm, global_asm},
+    mem::offset_of,
+    sync::atomic::{AtomicBool, Ordering::SeqCst},
+};
+
+use mini_guest::{Mechanism, Slot, IPI_VECTOR};
+
+use crate::{apic, cpu};
+
+/// The vector that ends a HLT and does nothing else.
+pub const WAKE_VECTOR: u8 = IPI_VECTOR + 1;
+
+const KVM_HC_SEND_IPI: u64 = 10;
+
+/// Whether this is Intel's CPU. CPUID costs an exit, so it is asked once.
+static IS_INTEL: AtomicBool = AtomicBool::new(false);
+
+/// Finds out how this CPU calls its hypervisor.
+pub fn init() {
+    IS_INTEL.store(cpu::is_intel(), SeqCst);
+}
+
+/// Wakes all other vCPUs up.
+pub fn wake_others() {
+    apic::send_to_others(WAKE_VECTOR);
+}
+
+// Acknowledges the sequence number that the sender left in this vCPU's slot, which `gs` points to, counts, and ends
+// the interrupt: by KVM's word if it says that this is enough, else by the register. KVM touches the word only while
+// this vCPU is out of guest mode, so the test needs no lock prefix.
+global_asm!(
+    ".globl ipi_entry",
+    "ipi_entry:",
+    "push rax",
+    "push rcx",
+    "push rdx",
+    "inc qword ptr gs:[{interrupts}]",
+    "mov rax, qword ptr gs:[{sent}]",
+    "cmp rax, qword ptr gs:[{acknowledged}]",
+    "jne 1f",
+    "inc qword ptr gs:[{duplicates}]",
+    "1: mov qword ptr gs:[{acknowledged}], rax",
+    "2: btr dword ptr gs:[{pv_eoi}], 0",
+    "jc 3f",
+    "mov ecx, {eoi}",
+    "xor eax, eax",
+    "xor edx, edx",
+    "wrmsr",
+    "3: pop rdx",
+    "pop rcx",
+    "pop rax",
+    "iretq",
+    // The end of an interrupt that has done its work by being there.
+    ".globl wake_entry",
+    "wake_entry:",
+    "push rax",
+    "push rcx",
+    "push rdx",
+    "jmp 2b",
+    // Interrupts that were gone when the CPU asked have no EOI.
+    ".globl spurious_entry",
+    "spurious_entry:",
+    "iretq",
+    interrupts = const offset_of!(Slot, interrupts),
+    sent = const offset_of!(Slot, sent),
+    acknowledged = const offset_of!(Slot, acknowledged),
+    duplicates = const offset_of!(Slot, duplicates),
+    pv_eoi = const offset_of!(Slot, pv_eoi),
+    eoi = const apic::MSR_X2APIC_EOI,
+);
+
+extern "C" {
+    /// Where the CPU enters for the IPI's vector. Not for Rust to call.
+    pub fn ipi_entry();
+    /// Where the CPU enters for the wake-up's vector. Not for Rust to call.
+    pub fn wake_entry();
+    /// Where the CPU enters for the spurious vector. Not for Rust to call.
+    pub fn spurious_entry();
+}
+
+/// A way to raise the interrupt, on this CPU.
+#[derive(Clone, Copy)]
+pub enum Way {
+    /// The interrupt command register.
+    Icr,
+    /// The hypercall, by Intel's instruction.
+    Vmcall,
+    /// The hypercall, by AMD's instruction.
+    Vmmcall,
+}
+
+impl Way {
+    /// A mechanism's way on this CPU.
+    pub fn new(mechanism: Mechanism) -> Self {
+        match mechanism {
+            Mechanism::X2Apic => Way::Icr,
+            Mechanism::PvIpi if IS_INTEL.load(SeqCst) => Way::Vmcall,
+            Mechanism::PvIpi => Way::Vmmcall,
+        }
+    }
+
+    /// Interrupts one vCPU. Says whether the hypervisor took it.
+    pub fn raise(self, target: u32) -> bool {
+        match self {
+            Way::Icr => {
+                apic::send(IPI_VECTOR, target);
+                true
+            }
+            hypercall => hypercall.send_ipi(1, target),
+        }
+    }
+
+    /// Interrupts the vCPUs from 1 to `targets`, on vCPU 0's behalf. Says whether the hypervisor took it.
+    pub fn raise_all(self, targets: u32) -> bool {
+        match self {
+            Way::Icr => {
+                apic::send_to_others(IPI_VECTOR);
+                true
+            }
+            hypercall => hypercall.send_ipi((1 << targets) - 1, 1),
+        }
+    }
+
+    /// Calls `KVM_HC_SEND_IPI` for the vCPUs of `bitmap`, whose lowest bit is vCPU `first`.
+    fn send_ipi(self, bitmap: u64, first: u32) -> bool {
+        let mut result = KVM_HC_SEND_IPI;
+        // The bitmap has to be in rbx, which LLVM keeps for itself.
+        macro_rules! hypercall {
+            ($instruction:literal) => {
+                // SAFETY: The hypervisor has this call, or answers with an error, and changes only rax.
+                unsafe {
+                    asm!(
+                        "xchg rbx, {low}",
+                        $instruction,
+                        "xchg rbx, {low}",
+                        low = inout(reg) bitmap => _,
+                        inout("rax") result,
+                        in("rcx") 0_u64,
+                        in("rdx") u64::from(first),
+                        in("rsi") u64::from(IPI_VECTOR),
+                        options(nostack),
+                    )
+                }
+            };
+        }
+        match self {
+            Way::Vmcall => hypercall!("vmcall"),
+            _ => hypercall!("vmmcall"),
+        }
+        // The number of vCPUs that took it, or a negative error.
+        result as i64 > 0
+    }
+}

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! A job: what the VMM asks the guest's vCPUs to do between two parks.
+
+/// Defines an enumeration that travels through shared memory as a number.
+macro_rules! wire_enum {
+    ($(#[$meta:meta])* $name:ident { $($(#[$vmeta:meta])* $variant:ident),+ $(,)? }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        #[repr(u32)]
+        pub enum $name { $($(#[$vmeta])* $variant),+ }
+
+        impl $name {
+            /// Reads the number back, if it is one of ours.
+            pub fn from_wire(value: u32) -> Option<Self> {
+                $(if value == Self::$variant as u32 { return Some(Self::$variant); })+
+                None
+            }
+        }
+    };
+}
+
+wire_enum! {
+    /// What a job does.
+    Work {
+        /// vCPU 0 sends interrupts, the others acknowledge them.
+        Ipi,
+        /// vCPU 0 writes to [`port::NULL`](crate::port::NULL), the others rest.
+        Exit,
+        /// The vCPUs but the first touch memory that is not there.
+        Crash,
+    }
+}
+
+wire_enum! {
+    /// How the sender sends.
+    Mechanism {
+        /// A write of the x2APIC's interrupt command register.
+        X2Apic,
+        /// KVM's `KVM_HC_SEND_IPI` hypercall.
+        PvIpi,
+    }
+}
+
+wire_enum! {
+    /// Whom the sender sends to.
+    Pattern {
+        /// One target at a time, in turn.
+        Unicast,
+        /// All of them at once.
+        Broadcast,
+    }
+}
+
+wire_enum! {
+    /// What a target does while no interrupt is there.
+    Rest {
+        /// It computes.
+        Busy,
+        /// It executes HLT.
+        Halted,
+    }
+}
+
+/// A job for all vCPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Job {
+    /// What to do.
+    pub work: Work,
+    /// How to send.
+    pub mechanism: Mechanism,
+    /// Whom to send to.
+    pub pattern: Pattern,
+    /// What targets do meanwhile.
+    pub rest: Rest,
+    /// How often to send, or to write to the port.
+    pub sends: u32,
+    /// TSC cycles that the sender waits before each send, once the targets rest.
+    pub gap: u64,
+    /// TSC cycles after which an interrupt counts as lost.
+    pub patience: u64,
+}
+
+impl Job {
+    /// The number of interrupts that the job delivers if all goes well.
+    pub fn events(&self, targets: u32) -> u64 {
+        match (self.work, self.pattern) {
+            (Work::Ipi, Pattern::Broadcast) => u64::from(self.sends) * u64::from(targets),
+            _ => u64::from(self.sends),
+        }
+    }
+
+    /// The target, from 1 to `targets`, of the send `sequence` of a unicast job.
+    pub fn unicast_target(sequence: u32, targets: u32) -> u32 {
+        (sequence - 1) % targets + 1
+    }
+
+    /// The last send that reaches `target`, 0 if there is none: what it has to wait for.
+    pub fn last_sequence(&self, target: u32, targets: u32) -> u32 {
+        match (self.work, self.pattern) {
+            (Work::Exit | Work::Crash, _) => 0,
+            (Work::Ipi, Pattern::Broadcast) => self.sends,
+            (Work::Ipi, Pattern::Unicast) if self.sends < target => 0,
+            (Work::Ipi, Pattern::Unicast) => self.sends - (self.sends - target) % targets,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job(work: Work, pattern: Pattern, sends: u32) -> Job {
+        Job { work, pattern, sends, mechanism: Mechanism::X2Apic, rest: Rest::Busy, gap: 0, patience: 1 }
+    }
+
+    #[test]
+    fn the_last_sequence_is_the_last_that_the_sender_picks() {
+        for targets in 1..=15 {
+            for sends in 0..=40 {
+                let job = job(Work::Ipi, Pattern::Unicast, sends);
+                for target in 1..=targets {
+                    let expected = (1..=sends).filter(|&s| Job::unicast_target(s, targets) == target).max().unwrap_or(0);
+                    assert_eq!(job.last_sequence(target, targets), expected, "{sends} sends, {target} of {targets}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_broadcast_reaches_every_target_every_time() {
+        let job = job(Work::Ipi, Pattern::Broadcast, 7);
+        assert_eq!(job.events(15), 105);
+        assert!((1..=15).all(|target| job.last_sequence(target, 15) == 7));
+    }
+
+    #[test]
+    fn targets_have_nothing_to_wait_for_while_the_sender_exits() {
+        let job = job(Work::Exit, Pattern::Unicast, 7);
+        assert_eq!(job.events(1), 7);
+        assert_eq!(job.last_sequence(1, 1), 0);
+    }
+
+    #[test]
+    fn only_known_numbers_are_read_back() {
+        assert_eq!(Rest::from_wire(Rest::Halted as u32), Some(Rest::Halted));
+        assert_eq!(Rest::from_wire(2), None);
+    }
+}

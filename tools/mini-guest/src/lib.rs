@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! What the mini guest and its VMM share: the boot protocol, the I/O ports, and a page of shared memory.
+//!
+//! # Boot protocol
+//!
+//! Every vCPU starts at the image's entry point in 64-bit mode, with flat segments, interrupts off, SSE on, and the
+//! machine's memory mapped one to one. `rdi` holds the address of [`Shared`] and `rsi` the vCPU's index, which is also
+//! its APIC ID. There is no stack, no IDT and no usable GDT yet.
+//!
+//! # Ports
+//!
+//! See [`port`]. Reads of all other ports give ones, and writes go nowhere.
+#![cfg_attr(not(test), no_std)]
+
+mod job;
+mod shared;
+
+pub use crate::{
+    job::{Job, Mechanism, Pattern, Rest, Work},
+    shared::{Mode, Shared, Slot, CYCLES_LEN},
+};
+
+/// The largest number of vCPUs.
+///
+/// The PV IPI hypercall's bitmap holds 128, the guest's stacks are sized for this many.
+pub const MAX_VCPUS: usize = 64;
+
+/// The vector that the guest's interrupts between vCPUs use.
+pub const IPI_VECTOR: u8 = 0x40;
+
+/// I/O ports of the machine.
+pub mod port {
+    /// First port of the serial console, a 16550.
+    pub const SERIAL: u16 = 0x3f8;
+    /// A byte written here ends the machine, with that byte as its status.
+    pub const EXIT: u16 = 0xf4;
+    /// A write here says that the vCPU has finished its job. It comes back when there is another.
+    pub const PARK: u16 = 0xf6;
+    /// A byte written here does nothing but cross to the VMM and back.
+    pub const NULL: u16 = 0xf8;
+}

@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! A guest without an operating system: it receives interrupts, sends them, and counts.
+//!
+//! # SSE and the red zone
+//!
+//! The guest is compiled for the host's target, whose `core` library uses SSE registers and the red zone below the
+//! stack pointer. Both shape how it takes interrupts. Each interrupt and exception switches to a stack of its own by
+//! the IST, so that the interrupted function's red zone survives. The one handler that returns, for IPIs, is written in
+//! assembly and touches three general registers, which it saves, so there is no SSE state to save. Exceptions never
+//! return: they are reported, and end the machine.
+#![no_std]
+#![no_main]
+
+mod apic;
+mod console;
+mod cpu;
+mod exception;
+mod ipi;
+mod percpu;
+mod self_test;
+mod sender;
+mod target;
+
+use core::{
+    arch::global_asm,
+    fmt::Write,
+    panic::PanicInfo,
+    sync::atomic::Ordering::{Relaxed, SeqCst},
+};
+
+use mini_guest::{port, Job, Shared, Work};
+
+use crate::{console::Console, percpu::PerCpu};
+
+/// The machine's status after a self-test that passed.
+const STATUS_OK: u8 = 0;
+/// The machine's status after a self-test that failed, or a job that cannot be done.
+const STATUS_FAILED: u8 = 1;
+/// The machine's status after an exception or a panic.
+const STATUS_CRASHED: u8 = 2;
+
+// The entry point of all vCPUs: takes the vCPU's own stack, and passes on what the VMM left in rdi and rsi.
+global_asm!(
+    ".globl start",
+    "start:",
+    "cmp rsi, {vcpus}",
+    "jae 1f",
+    "imul rax, rsi, {size}",
+    "lea rsp, [rip + {areas}]",
+    "lea rsp, [rsp + rax + {stack_end}]",
+    "xor ebp, ebp",
+    "call {main}",
+    "1: cli",
+    "hlt",
+    "jmp 1b",
+    vcpus = const mini_guest::MAX_VCPUS,
+    size = const size_of::<PerCpu>(),
+    areas = sym percpu::AREAS,
+    stack_end = const PerCpu::STACK_END,
+    main = sym main,
+);
+
+/// What every vCPU does.
+extern "C" fn main(shared: &'static Shared, index: usize) -> ! {
+    // SAFETY: This vCPU runs on the stack of area `index`, so no other one uses that area, and interrupts are off.
+    unsafe { percpu::load(index) };
+    cpu::set_gs_base(&shared.slots[index]);
+    apic::enable();
+    if shared.pv_eoi.load(Relaxed) != 0 {
+        apic::enable_pv_eoi(&shared.slots[index].pv_eoi);
+    }
+    if index == 0 {
+        ipi::init();
+        // Pages that the guest has not touched cost an exit each. This is where the measurements go.
+        shared.cycles.iter().for_each(|cycles| cycles.store(0, Relaxed));
+    }
+    shared.online.fetch_add(1, SeqCst);
+
+    if !shared.serves_jobs() {
+        self_test::run(shared, index as u32);
+    }
+    loop {
+        // SAFETY: A write to this port has no effect on the guest's memory.
+        unsafe { cpu::out(port::PARK, 0) };
+        match shared.job() {
+            Some(job) => work(shared, &job, index as u32),
+            None => fail(format_args!("there is no job, or one that this guest does not know")),
+        }
+    }
+}
+
+/// Does this vCPU's part of a job.
+fn work(shared: &'static Shared, job: &Job, index: u32) {
+    match (index, job.work) {
+        (0, Work::Ipi) => sender::send(shared, job),
+        (0, Work::Exit) => sender::exit(shared, job),
+        (_, Work::Ipi) => target::wait(shared, job, index),
+        (0, Work::Crash) | (_, Work::Exit) => {}
+        (_, Work::Crash) => cpu::touch_nothing(),
+    }
+}
+
+/// Ends the machine with a message.
+fn fail(message: core::fmt::Arguments<'_>) -> ! {
+    let _ = writeln!(Console::lock(), "mini-guest: {message}");
+    cpu::exit(STATUS_FAILED)
+}
+
+#[panic_handler]
+fn panic(info: &PanicInfo<'_>) -> ! {
+    let _ = writeln!(Console::seize(), "mini-guest: {info}");
+    cpu::exit(STATUS_CRASHED)
+}

@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! The memory that the guest and its VMM share.
+//!
+//! All of it is atomics, because both sides look at it at any time, and all of it is valid when zero, because that is
+//! how the VMM's memory begins. The VMM writes a job while all vCPUs are parked; the port exits order the accesses.
+
+use core::sync::atomic::{
+    AtomicU32, AtomicU64,
+    Ordering::{Relaxed, SeqCst},
+};
+
+use crate::{
+    job::{Job, Mechanism, Pattern, Rest, Work},
+    MAX_VCPUS,
+};
+
+/// The number of measurements that a job can leave.
+pub const CYCLES_LEN: usize = 8192;
+
+/// What the guest is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Mode {
+    /// It tests itself, reports on the console, and ends the machine.
+    SelfTest,
+    /// It parks, and does jobs.
+    Jobs,
+}
+
+/// What concerns one vCPU, each writer on its own cache line.
+#[derive(Default)]
+#[repr(C, align(64))]
+pub struct Slot {
+    /// Written by the sender: the sequence number of the last interrupt that it sent here.
+    pub sent: AtomicU64,
+    _sender: [u64; 7],
+    /// Written by the interrupt handler: the last sequence number that it saw.
+    pub acknowledged: AtomicU64,
+    /// Written by the interrupt handler: how often it ran.
+    pub interrupts: AtomicU64,
+    /// Written by the interrupt handler: how often there was nothing new to acknowledge.
+    pub duplicates: AtomicU64,
+    /// Shared by KVM and the interrupt handler: KVM's "no EOI required" word.
+    pub pv_eoi: AtomicU32,
+    _handler: [u32; 9],
+    /// Written by the vCPU: the sequence number that it had acknowledged when it last went to rest, plus one.
+    pub rested: AtomicU64,
+    _vcpu: [u64; 7],
+}
+
+/// The whole of it.
+#[repr(C, align(4096))]
+pub struct Shared {
+    /// The number of vCPUs. Set by the VMM before the start.
+    pub vcpus: AtomicU32,
+    /// A [`Mode`]. Set by the VMM before the start.
+    mode: AtomicU32,
+    /// Whether to use KVM's paravirtual EOI. Set by the VMM before the start.
+    pub pv_eoi: AtomicU32,
+    /// The number of vCPUs that have started.
+    pub online: AtomicU32,
+    /// Set by the sender when it gives up, for targets that still wait.
+    pub stop: AtomicU32,
+    work: AtomicU32,
+    mechanism: AtomicU32,
+    pattern: AtomicU32,
+    rest: AtomicU32,
+    sends: AtomicU32,
+    gap: AtomicU64,
+    patience: AtomicU64,
+    /// Interrupts that the job sent, or ports that it wrote.
+    pub events: AtomicU64,
+    /// Interrupts that were not acknowledged in time.
+    pub lost: AtomicU64,
+    /// One for each vCPU.
+    pub slots: [Slot; MAX_VCPUS],
+    /// Cycles from a send to its acknowledgement, of the first [`CYCLES_LEN`] events.
+    pub cycles: [AtomicU64; CYCLES_LEN],
+}
+
+impl Shared {
+    /// Says what the guest is for.
+    pub fn set_mode(&self, mode: Mode) {
+        self.mode.store(mode as u32, SeqCst);
+    }
+
+    /// Whether the guest is here for jobs.
+    pub fn serves_jobs(&self) -> bool {
+        self.mode.load(SeqCst) == Mode::Jobs as u32
+    }
+
+    /// Leaves a job, and clears what the last one left. No vCPU may be at work.
+    pub fn set_job(&self, job: &Job) {
+        self.work.store(job.work as u32, Relaxed);
+        self.mechanism.store(job.mechanism as u32, Relaxed);
+        self.pattern.store(job.pattern as u32, Relaxed);
+        self.rest.store(job.rest as u32, Relaxed);
+        self.sends.store(job.sends, Relaxed);
+        self.gap.store(job.gap, Relaxed);
+        self.patience.store(job.patience, Relaxed);
+        self.events.store(0, Relaxed);
+        self.lost.store(0, Relaxed);
+        for slot in &self.slots {
+            slot.sent.store(0, Relaxed);
+            slot.acknowledged.store(0, Relaxed);
+            slot.interrupts.store(0, Relaxed);
+            slot.duplicates.store(0, Relaxed);
+            slot.rested.store(0, Relaxed);
+        }
+        self.stop.store(0, SeqCst);
+    }
+
+    /// Leaves something that is no job, to test that it is refused.
+    pub fn clear_job(&self) {
+        self.work.store(u32::MAX, SeqCst);
+    }
+
+    /// The job, unless what is there is none.
+    pub fn job(&self) -> Option<Job> {
+        Some(Job {
+            work: Work::from_wire(self.work.load(SeqCst))?,
+            mechanism: Mechanism::from_wire(self.mechanism.load(Relaxed))?,
+            pattern: Pattern::from_wire(self.pattern.load(Relaxed))?,
+            rest: Rest::from_wire(self.rest.load(Relaxed))?,
+            sends: self.sends.load(Relaxed),
+            gap: self.gap.load(Relaxed),
+            patience: self.patience.load(Relaxed),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::mem::{align_of, offset_of, size_of};
+
+    use super::*;
+
+    #[test]
+    fn no_two_writers_share_a_cache_line() {
+        let lines =
+            [offset_of!(Slot, sent), offset_of!(Slot, acknowledged), offset_of!(Slot, rested)].map(|offset| offset / 64);
+        assert_eq!(lines, [0, 1, 2]);
+        assert_eq!(offset_of!(Slot, pv_eoi) / 64, 1);
+        assert_eq!((size_of::<Slot>(), align_of::<Slot>()), (192, 64));
+        assert_eq!(offset_of!(Shared, slots) % 64, 0);
+    }
+
+    #[test]
+    fn a_job_comes_back_and_clears_the_last_ones_results() {
+        // SAFETY: All fields are integers or atomics of them, for which zero is valid.
+        let shared: Box<Shared> = unsafe { Box::new(core::mem::zeroed()) };
+        shared.lost.store(3, SeqCst);
+        shared.stop.store(1, SeqCst);
+        shared.slots[MAX_VCPUS - 1].acknowledged.store(9, SeqCst);
+
+        let job = Job {
+            work: Work::Exit,
+            mechanism: Mechanism::PvIpi,
+            pattern: Pattern::Broadcast,
+            rest: Rest::Halted,
+            sends: 5,
+            gap: 6,
+            patience: 7,
+        };
+        shared.set_job(&job);
+
+        assert_eq!(shared.job(), Some(job));
+        assert_eq!(shared.lost.load(SeqCst), 0);
+        assert_eq!(shared.stop.load(SeqCst), 0);
+        assert_eq!(shared.slots[MAX_VCPUS - 1].acknowledged.load(SeqCst), 0);
+        shared.rest.store(77, SeqCst);
+        assert_eq!(shared.job(), None);
+    }
+}

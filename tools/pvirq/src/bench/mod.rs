@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! Benchmarks: what an interrupt between vCPUs costs, and what a VM exit does, on several devices in one run.
+//!
+//! Devices are measured in turn, a short piece each, in an order that reverses every time, so that whatever else the
+//! host does falls on all of them alike. Every interrupt is acknowledged by its sequence number; those that are not
+//! count as lost. Exits are counted twice, by KVM's statistics and by its tracepoint, each vCPU by its own thread
+//! between the moment it enters the guest and the moment it comes back with the job done. The two must agree.
+
+mod case;
+mod environment;
+mod report;
+mod session;
+mod summary;
+mod table;
+
+pub use self::{
+    case::{exit_plan, ipi_plan, Case, HaltPoll},
+    environment::{accel, kernel_release, Environment},
+    report::{Relative, Report, Row, Sides},
+    session::{Measurement, Options, Piece, Progress, Session},
+    summary::Summary,
+    table::table,
+};

@@ -1,0 +1,331 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! Results, as JSON: schema `pvirq-bench/1`.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use serde::Serialize;
+
+use super::{
+    case::{Case, HaltPoll},
+    environment::{self, Environment},
+    session::{Measurement, Options, Piece},
+    summary::{median, Summary},
+};
+use crate::{
+    error::Error,
+    exits::{Exits, Reason},
+};
+
+const SCHEMA: &str = "pvirq-bench/1";
+
+/// All results of a run.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    schema: &'static str,
+    environment: Environment,
+    /// One for each case and device.
+    pub rows: Vec<Row>,
+    #[serde(skip)]
+    options: Options,
+}
+
+/// A number for the sender, and one for the target or the sum of all targets.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Sides<T> {
+    /// The vCPU that sends.
+    pub sender: T,
+    /// The vCPUs that receive.
+    pub target: T,
+}
+
+/// How a row compares with the same case on the first device.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Relative {
+    /// The number of pairs of pieces that were measured one after the other.
+    pub pairs: usize,
+    /// Median over the pairs of the ratio of exits per event, without those that the host's timer caused: they come
+    /// with time, not with events.
+    pub exits_without_timer: f64,
+    /// Median over the pairs of the ratio of median cycles.
+    pub cycles: f64,
+}
+
+/// A case on a device.
+#[derive(Clone, Debug, Serialize)]
+pub struct Row {
+    /// The benchmark.
+    pub bench: &'static str,
+    /// Whom the sender sends to.
+    pub case: &'static str,
+    /// What targets do meanwhile.
+    pub target: &'static str,
+    /// How the sender sends.
+    pub mechanism: &'static str,
+    /// The device.
+    pub device: PathBuf,
+    /// The number of vCPUs.
+    pub vcpus: usize,
+    /// vCPUs on the CPU that has the most of them.
+    pub overcommit: usize,
+    /// KVM's halt_poll_ns, where targets halt; nothing if it is the host's default and cannot be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub halt_poll_ns: Option<u64>,
+    /// Interrupts, one for each target of each send; or exits.
+    pub events: u64,
+    /// Events that were acknowledged.
+    pub delivered: u64,
+    /// Events that were not.
+    pub lost: u64,
+    /// Interrupts that came again.
+    pub duplicates: u64,
+    /// Exits per event.
+    pub exits_per_event: Sides<f64>,
+    /// Exits per event, by reason.
+    pub exits_by_reason: Sides<BTreeMap<&'static str, f64>>,
+    /// Exits per event that the host's timer caused; part of those by `intr`.
+    pub timer_exits_per_event: Sides<f64>,
+    /// Cycles from the send to the sender's sight of the acknowledgement, as the guest measures.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cycles_per_event: Option<Summary>,
+    /// Comparison with the first device, in the other devices' rows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub relative: Option<Relative>,
+}
+
+impl Row {
+    /// Whether exits depend on which of several busy targets happens to run on their CPU when it is interrupted.
+    pub fn is_by_chance(&self) -> bool {
+        self.target == "busy" && self.overcommit > 1
+    }
+}
+
+impl Report {
+    /// Begins the report of a session with these options.
+    pub fn new(options: Options, cases: &[Case]) -> Result<Self, Error> {
+        let mut vcpus: Vec<_> = cases.iter().map(|case| case.vcpus).collect();
+        vcpus.sort_unstable();
+        vcpus.dedup();
+        Ok(Report {
+            schema: SCHEMA,
+            environment: Environment {
+                kernel: environment::kernel_release()?,
+                accel: environment::accel(),
+                cpus: options.cpus.len(),
+                vcpus,
+                devices: options.devices.clone(),
+                halt_poll_ns: environment::halt_poll_ns(),
+                eoi: if options.pv_eoi { "pv" } else { "x2apic" },
+                baseline_failures: 0,
+            },
+            rows: Vec::new(),
+            options,
+        })
+    }
+
+    /// Adds what was measured for a case, one measurement for each device.
+    pub fn add(&mut self, case: &Case, measurements: Vec<Measurement>) {
+        let first = measurements.first().map(|first| first.pieces.clone()).unwrap_or_default();
+        let overcommit = self.options.overcommit(case.vcpus);
+        let halt_poll_ns = match case.halt_poll {
+            HaltPoll::Zero => Some(0),
+            HaltPoll::Default if case.target() == "halted" => self.environment.halt_poll_ns,
+            HaltPoll::Default => None,
+        };
+        for (index, (mut measurement, device)) in measurements.into_iter().zip(&self.options.devices).enumerate() {
+            let events = measurement.events();
+            let by_reason = |exits: &Exits| {
+                Reason::ALL.map(|reason| (reason.name(), per_event(exits[reason], events))).into_iter().collect()
+            };
+            let (sender, target) = (measurement.sender, measurement.target);
+            self.rows.push(Row {
+                bench: case.bench(),
+                case: case.name(),
+                target: case.target(),
+                mechanism: case.mechanism(),
+                device: device.clone(),
+                vcpus: case.vcpus,
+                overcommit,
+                halt_poll_ns,
+                events,
+                delivered: measurement.delivered,
+                lost: measurement.lost,
+                duplicates: measurement.duplicates,
+                exits_per_event: Sides {
+                    sender: per_event(sender.total(), events),
+                    target: per_event(target.total(), events),
+                },
+                exits_by_reason: Sides { sender: by_reason(&sender), target: by_reason(&target) },
+                timer_exits_per_event: Sides {
+                    sender: per_event(sender.timer, events),
+                    target: per_event(target.timer, events),
+                },
+                relative: (index != 0).then(|| relative(&measurement.pieces, &first)),
+                cycles_per_event: Summary::of(&mut measurement.cycles),
+            });
+        }
+    }
+
+    /// The rows of each case, one for each device.
+    pub fn cases(&self) -> impl Iterator<Item = &[Row]> {
+        self.rows.chunks(self.environment.devices.len().max(1))
+    }
+
+    /// The devices.
+    pub fn devices(&self) -> &[PathBuf] {
+        &self.environment.devices
+    }
+
+    /// Interrupts that were lost or came twice.
+    pub fn misdelivered(&self) -> u64 {
+        self.rows.iter().map(|row| row.lost + row.duplicates).sum()
+    }
+
+    /// Sets how often a guest failed on the baseline.
+    pub fn set_baseline_failures(&mut self, failures: u32) {
+        self.environment.baseline_failures = failures;
+    }
+
+    /// How often a guest failed on the baseline.
+    pub fn baseline_failures(&self) -> u32 {
+        self.environment.baseline_failures
+    }
+
+    /// Writes the report as JSON: into a file aside, which then takes the place of `path`.
+    pub fn write(&self, path: &Path) -> io::Result<()> {
+        let mut aside = path.as_os_str().to_owned();
+        aside.push(".partial");
+        let aside = PathBuf::from(aside);
+        let mut file = File::create(&aside)?;
+        let written = serde_json::to_writer_pretty(&mut file, self)
+            .map_err(io::Error::from)
+            .and_then(|()| file.write_all(b"\n"))
+            .and_then(|()| file.sync_all())
+            .and_then(|()| fs::rename(&aside, path));
+        if written.is_err() {
+            let _ = fs::remove_file(&aside);
+        }
+        written
+    }
+}
+
+fn per_event(count: u64, events: u64) -> f64 {
+    if events == 0 {
+        return 0.0;
+    }
+    count as f64 / events as f64
+}
+
+fn relative(pieces: &[Piece], first: &[Piece]) -> Relative {
+    let ratio = |of: fn(&Piece) -> f64| {
+        let pairs = pieces.iter().zip(first);
+        let mut ratios: Vec<f64> = pairs.map(|(piece, first)| of(piece) / of(first)).collect();
+        // Nothing was delivered if there is no piece. That is no equality.
+        (ratios.len(), median(&mut ratios).unwrap_or(f64::NAN))
+    };
+    let (pairs, exits_without_timer) = ratio(|piece| piece.exits);
+    let (_, cycles) = ratio(|piece| piece.cycles);
+    Relative { pairs, exits_without_timer, cycles }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error;
+
+    use serde_json::Value;
+
+    use super::*;
+    use crate::bench::{exit_plan, ipi_plan};
+
+    fn options() -> Options {
+        Options {
+            devices: ["/dev/kvm", "/dev/pvirq"].map(PathBuf::from).into(),
+            cpus: "0-1".parse().unwrap(),
+            pv_eoi: true,
+        }
+    }
+
+    fn measurement(exits: u64, timer: u64) -> Measurement {
+        let mut measurement = Measurement { delivered: 100, cycles: (1..=100).collect(), ..Default::default() };
+        (0..exits).for_each(|_| measurement.sender.count(Reason::Msr));
+        (0..timer).for_each(|_| measurement.target.count(Reason::Intr));
+        measurement.target.timer = timer;
+        measurement.pieces = vec![Piece { exits: exits as f64 / 100.0, cycles: 50.0 }];
+        measurement
+    }
+
+    fn report(first: Measurement, second: Measurement) -> Report {
+        let plan = ipi_plan(&[2], &[]);
+        let mut report = Report::new(options(), &plan).unwrap();
+        report.add(&plan[2], vec![first, second]);
+        report
+    }
+
+    #[test]
+    fn rows_are_as_the_schema_says() -> Result<(), Box<dyn Error>> {
+        let report = report(measurement(100, 20), measurement(150, 30));
+        let json: Value = serde_json::from_str(&serde_json::to_string(&report)?)?;
+        assert_eq!(json["schema"], "pvirq-bench/1");
+        for key in ["kernel", "accel", "cpus", "vcpus"] {
+            assert!(!json["environment"][key].is_null(), "{key}");
+        }
+        let row = &json["rows"][1];
+        let expected = [
+            ("bench", "ipi"),
+            ("case", "unicast"),
+            ("target", "halted"),
+            ("mechanism", "x2apic"),
+            ("device", "/dev/pvirq"),
+        ];
+        expected.iter().for_each(|(key, value)| assert_eq!(row[key], *value));
+        for (key, value) in [("vcpus", 2), ("overcommit", 1), ("events", 100), ("delivered", 100), ("lost", 0)] {
+            assert_eq!(row[key], value, "{key}");
+        }
+        assert_eq!(row["exits_per_event"]["sender"], 1.5);
+        assert_eq!(row["exits_per_event"]["target"], 0.3);
+        assert_eq!(row["exits_by_reason"]["sender"]["msr"], 1.5);
+        for reason in ["msr", "hlt", "io", "intr"] {
+            assert!(row["exits_by_reason"]["target"][reason].is_number(), "{reason}");
+        }
+        assert_eq!(row["timer_exits_per_event"]["target"], 0.3);
+        assert_eq!(row["cycles_per_event"]["p50"], 50);
+        assert_eq!(row["cycles_per_event"]["p99"], 99);
+        assert_eq!(row["cycles_per_event"]["mean"], 50.5);
+        assert_eq!(row["relative"]["exits_without_timer"], 1.5);
+        assert!(json["rows"][0]["relative"].is_null());
+        Ok(())
+    }
+
+    #[test]
+    fn what_delivered_nothing_is_equal_to_nothing() {
+        let lost = Measurement { lost: 5, ..Default::default() };
+        let report = report(measurement(1, 0), lost);
+        assert_eq!(report.misdelivered(), 5);
+        assert!(report.rows[1].relative.unwrap().exits_without_timer.is_nan());
+        assert!(report.rows[1].cycles_per_event.is_none());
+    }
+
+    #[test]
+    fn a_report_replaces_the_last_one_or_leaves_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("ipi.json");
+        let report = Report::new(options(), &exit_plan()).unwrap();
+        fs::write(&path, "old").unwrap();
+        report.write(&path).unwrap();
+        let json: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        assert_eq!(json["rows"], Value::Array(Vec::new()));
+
+        assert!(report.write(&directory.path().join("none/ipi.json")).is_err());
+        // A directory cannot be replaced by a file.
+        let occupied = directory.path().join("occupied");
+        fs::create_dir(&occupied).unwrap();
+        assert!(report.write(&occupied).is_err());
+        let left: Vec<_> = fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left.len(), 2, "{left:?}");
+    }
+}

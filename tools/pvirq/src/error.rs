@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! What can go wrong with a virtual machine.
+
+use std::{io, path::PathBuf, time::Duration};
+
+use crate::state::VcpuState;
+
+/// An error of the machine or of what runs in it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The device file does not exist.
+    #[error("no such device: {} ({})", .0.display(), no_device_hint(.0))]
+    NoDevice(PathBuf),
+    /// The device may not be opened by this user.
+    #[error("not permitted to open {}: be root, or a member of the group that owns it (usually kvm)", .0.display())]
+    NotPermitted(PathBuf),
+    /// The device cannot be opened for another reason.
+    #[error("cannot open {}", .0.display())]
+    Open(PathBuf, #[source] io::Error),
+    /// The file is no KVM device.
+    #[error("{} does not speak the KVM API: KVM_GET_API_VERSION says {answer}, not 12", device.display())]
+    NotKvm {
+        /// The device.
+        device: PathBuf,
+        /// What it answered.
+        answer: String,
+    },
+    /// KVM on this machine lacks something.
+    #[error("{}: KVM lacks {what}", device.display())]
+    Lacks {
+        /// The device.
+        device: PathBuf,
+        /// What it lacks.
+        what: &'static str,
+    },
+    /// More vCPUs than there can be.
+    #[error("{vcpus} vCPUs: {} takes 1 to {max}", device.display())]
+    VcpuCount {
+        /// The device.
+        device: PathBuf,
+        /// How many were asked for.
+        vcpus: usize,
+        /// How many there can be.
+        max: usize,
+    },
+    /// A call of the KVM API failed.
+    #[error("{0} failed")]
+    Kvm(&'static str, #[source] kvm_ioctls::Error),
+    /// A system call failed.
+    #[error("{0}")]
+    Os(String, #[source] io::Error),
+    /// The guest's memory cannot be set up.
+    #[error("guest memory: {0}")]
+    Memory(String),
+    /// The guest's image cannot be loaded.
+    #[error("image: {0}")]
+    Image(String),
+    /// The guest stopped in a way that it should not.
+    #[error("vCPU {vcpu}: {what}\n{state}{}", quote(console))]
+    Guest {
+        /// The vCPU that stopped.
+        vcpu: usize,
+        /// Why.
+        what: String,
+        /// Its state at that time.
+        state: Box<VcpuState>,
+        /// What the guest had written to its console, if that was kept.
+        console: String,
+    },
+    /// The guest ended the machine, where it was expected to go on.
+    #[error("the guest ended with status {status}{}", quote(console))]
+    Ended {
+        /// The status that it gave.
+        status: u8,
+        /// What the guest had written to its console, if that was kept.
+        console: String,
+    },
+    /// The guest did not finish in time.
+    #[error("no end within {} s; what the vCPUs that still ran were doing:\n{states}{}", limit.as_secs(), quote(console))]
+    Hung {
+        /// The time limit.
+        limit: Duration,
+        /// The vCPUs' states.
+        states: String,
+        /// What the guest had written to its console, if that was kept.
+        console: String,
+    },
+    /// Exits cannot be counted.
+    #[error("cannot count exits: {0}")]
+    Count(String),
+}
+
+impl Error {
+    /// A failed system call, with what it was for.
+    pub fn os(what: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
+        let what = what.into();
+        move |source| Error::Os(what, source)
+    }
+
+    /// A failed call of the KVM API, by name.
+    pub fn kvm(what: &'static str) -> impl FnOnce(kvm_ioctls::Error) -> Error {
+        move |source| Error::Kvm(what, source)
+    }
+
+    /// Whether the guest itself failed, rather than the machine around it.
+    pub fn is_guest_failure(&self) -> bool {
+        matches!(self, Error::Guest { .. } | Error::Ended { .. } | Error::Hung { .. })
+    }
+}
+
+fn no_device_hint(path: &std::path::Path) -> &'static str {
+    match path.to_str() {
+        Some("/dev/kvm") => "is the kvm module loaded, and virtualisation enabled?",
+        Some("/dev/pvirq") => "is pvirq.ko loaded?",
+        _ => "nothing is there",
+    }
+}
+
+fn quote(console: &str) -> String {
+    match console.trim_end() {
+        "" => String::new(),
+        text => format!("\nThe guest's console:\n{text}"),
+    }
+}

@@ -1,0 +1,239 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! VM exits, by reason.
+
+use std::{
+    fmt,
+    ops::{AddAssign, Index, Sub},
+};
+
+/// Why a vCPU left the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// It accessed a model-specific register, the x2APIC's among them.
+    Msr,
+    /// It halted.
+    Hlt,
+    /// It accessed a port.
+    Io,
+    /// The host was interrupted: by its timer, or to make the vCPU take an interrupt.
+    Intr,
+    /// It had become ready to take an interrupt that waited.
+    Window,
+    /// It called the hypervisor.
+    Hypercall,
+    /// It touched a page that was not there.
+    Npf,
+    /// Any other reason.
+    Other,
+}
+
+impl Reason {
+    /// All reasons, in the order in which they are shown.
+    pub const ALL: [Reason; 8] = [
+        Reason::Msr,
+        Reason::Hlt,
+        Reason::Io,
+        Reason::Intr,
+        Reason::Window,
+        Reason::Hypercall,
+        Reason::Npf,
+        Reason::Other,
+    ];
+
+    /// The reason's name in results.
+    pub fn name(self) -> &'static str {
+        match self {
+            Reason::Msr => "msr",
+            Reason::Hlt => "hlt",
+            Reason::Io => "io",
+            Reason::Intr => "intr",
+            Reason::Window => "window",
+            Reason::Hypercall => "hypercall",
+            Reason::Npf => "npf",
+            Reason::Other => "other",
+        }
+    }
+
+    /// The reason for an exit code of AMD's SVM.
+    pub fn from_svm(code: u32) -> Self {
+        match code {
+            0x60 => Reason::Intr,
+            0x64 => Reason::Window,
+            0x78 => Reason::Hlt,
+            0x7b => Reason::Io,
+            0x7c => Reason::Msr,
+            0x81 => Reason::Hypercall,
+            0x400 => Reason::Npf,
+            _ => Reason::Other,
+        }
+    }
+
+    /// The reason for an exit reason of Intel's VMX.
+    pub fn from_vmx(reason: u32) -> Self {
+        // The upper half has flags.
+        match reason & 0xffff {
+            1 => Reason::Intr,
+            7 => Reason::Window,
+            12 => Reason::Hlt,
+            18 => Reason::Hypercall,
+            30 => Reason::Io,
+            31 | 32 => Reason::Msr,
+            48 | 49 => Reason::Npf,
+            _ => Reason::Other,
+        }
+    }
+}
+
+/// How many exits there were for each reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Exits {
+    counts: [u64; Reason::ALL.len()],
+    /// Those of [`Reason::Intr`] that were the host's timer ticks.
+    ///
+    /// They come with time, not with what the guest does, so they are noise where exits of two devices are compared.
+    pub timer: u64,
+}
+
+impl Exits {
+    /// Counts an exit.
+    pub fn count(&mut self, reason: Reason) {
+        self.counts[reason as usize] += 1;
+    }
+
+    /// Counts one exit less. Says whether there was one.
+    pub fn forget(&mut self, reason: Reason) -> bool {
+        let count = &mut self.counts[reason as usize];
+        let forgotten = count.checked_sub(1);
+        *count = forgotten.unwrap_or(0);
+        forgotten.is_some()
+    }
+
+    /// All exits.
+    pub fn total(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    /// All exits but the host's timer ticks.
+    pub fn without_timer(&self) -> u64 {
+        self.total() - self.timer
+    }
+}
+
+impl Index<Reason> for Exits {
+    type Output = u64;
+
+    fn index(&self, reason: Reason) -> &u64 {
+        &self.counts[reason as usize]
+    }
+}
+
+impl AddAssign for Exits {
+    fn add_assign(&mut self, other: Exits) {
+        self.counts.iter_mut().zip(other.counts).for_each(|(count, more)| *count += more);
+        self.timer += other.timer;
+    }
+}
+
+/// What KVM's statistics say about exits: fewer reasons, but counted by KVM itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Statistics {
+    /// All exits.
+    pub total: u64,
+    /// Exits of [`Reason::Hlt`].
+    pub halt: u64,
+    /// Exits of [`Reason::Io`].
+    pub io: u64,
+    /// Exits of [`Reason::Intr`].
+    pub irq: u64,
+    /// Exits of [`Reason::Window`].
+    pub irq_window: u64,
+    /// Exits of [`Reason::Hypercall`].
+    pub hypercalls: u64,
+}
+
+impl Sub for Statistics {
+    type Output = Self;
+
+    fn sub(self, earlier: Self) -> Self {
+        Statistics {
+            total: self.total - earlier.total,
+            halt: self.halt - earlier.halt,
+            io: self.io - earlier.io,
+            irq: self.irq - earlier.irq,
+            irq_window: self.irq_window - earlier.irq_window,
+            hypercalls: self.hypercalls - earlier.hypercalls,
+        }
+    }
+}
+
+/// A count on which KVM's statistics and its tracepoint differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Disagreement {
+    what: &'static str,
+    statistics: u64,
+    trace: u64,
+}
+
+impl fmt::Display for Disagreement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Disagreement { what, statistics, trace } = self;
+        write!(f, "KVM's statistics have {statistics} exits ({what}), its tracepoint has {trace}")
+    }
+}
+
+impl Statistics {
+    /// Compares with what the tracepoint says about the same time. The two count the same exits, so they must be equal.
+    pub fn agree_with(&self, trace: &Exits) -> Result<(), Disagreement> {
+        let pairs = [
+            ("all", self.total, trace.total()),
+            ("hlt", self.halt, trace[Reason::Hlt]),
+            ("io", self.io, trace[Reason::Io]),
+            ("intr", self.irq, trace[Reason::Intr]),
+            ("window", self.irq_window, trace[Reason::Window]),
+            ("hypercall", self.hypercalls, trace[Reason::Hypercall]),
+        ];
+        match pairs.into_iter().find(|(_, statistics, trace)| statistics != trace) {
+            None => Ok(()),
+            Some((what, statistics, trace)) => Err(Disagreement { what, statistics, trace }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_index_their_counts() {
+        for (index, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, index);
+        }
+    }
+
+    #[test]
+    fn ticks_are_told_apart() {
+        let mut exits = Exits::default();
+        [Reason::Msr, Reason::Intr, Reason::Intr].map(|reason| exits.count(reason));
+        exits.timer = 1;
+        assert_eq!((exits.total(), exits.without_timer()), (3, 2));
+
+        assert!(exits.forget(Reason::Msr));
+        assert!(!exits.forget(Reason::Msr));
+        assert_eq!(exits.total(), 2);
+    }
+
+    #[test]
+    fn a_disagreement_names_what_differs() {
+        let mut trace = Exits::default();
+        trace.count(Reason::Hlt);
+        let statistics = Statistics { total: 1, halt: 1, ..Default::default() };
+        assert_eq!(statistics.agree_with(&trace), Ok(()));
+
+        let other = Statistics { halt: 0, ..statistics };
+        let disagreement = other.agree_with(&trace).unwrap_err();
+        assert_eq!(disagreement, Disagreement { what: "hlt", statistics: 0, trace: 1 });
+        let fewer = Statistics { total: 0, ..statistics };
+        assert_eq!(fewer.agree_with(&trace).unwrap_err().what, "all");
+    }
+}

@@ -1,0 +1,301 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! A virtual machine: memory, vCPUs with their threads, ports.
+
+use std::{
+    io::Write,
+    sync::{
+        mpsc::{self, Receiver, RecvTimeoutError, Sender},
+        Arc,
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use kvm_bindings::{
+    kvm_enable_cap, kvm_userspace_memory_region, CpuId, KVM_CAP_HALT_POLL, KVM_MAX_CPUID_ENTRIES,
+};
+use kvm_ioctls::VmFd;
+use mini_guest::{Job, Mode, Shared, MAX_VCPUS};
+use vm_memory::{GuestAddress, GuestMemory, GuestMemoryMmap};
+
+use crate::{
+    boot,
+    device::Device,
+    error::Error,
+    features::KvmFeatures,
+    image::Image,
+    kick::kick,
+    ports::{Ports, Transcript},
+    stats::VcpuStats,
+    vcpu::{Counts, Event, Report, Stop, Vcpu},
+};
+
+/// Where Intel's KVM wants three pages for itself.
+const TSS_ADDRESS: usize = 0xfffb_d000;
+
+/// The least time that vCPUs get to stop once they were kicked.
+const KICK_LIMIT: Duration = Duration::from_secs(10);
+
+/// What a machine shall be like.
+pub struct Config<'a> {
+    /// What to run.
+    pub image: &'a Image,
+    /// Bytes of memory.
+    pub memory: usize,
+    /// The CPU of each vCPU.
+    pub cpus: &'a [usize],
+    /// What the mini guest is for; other guests do not look.
+    pub mode: Mode,
+    /// Whether the mini guest shall use KVM's paravirtual EOI.
+    pub pv_eoi: bool,
+    /// Whether exits are counted.
+    pub count: bool,
+}
+
+struct VcpuThread {
+    /// Dropped to end the thread.
+    commands: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// A virtual machine.
+pub struct Machine {
+    vcpus: Vec<VcpuThread>,
+    reports: Receiver<Report>,
+    transcript: Transcript,
+    tsc_khz: u32,
+    vm: VmFd,
+    // Declared behind the VM, so that it goes when KVM no longer refers to it.
+    memory: GuestMemoryMmap,
+}
+
+impl Machine {
+    /// Makes a machine whose console is kept in memory, to be shown if something goes wrong.
+    pub fn new(device: &Device, config: &Config<'_>) -> Result<Self, Error> {
+        let transcript = Transcript::default();
+        let mut machine = Machine::with_console(device, config, Box::new(transcript.clone()))?;
+        machine.transcript = transcript;
+        Ok(machine)
+    }
+
+    /// Makes a machine whose console writes to `console`.
+    pub fn with_console(device: &Device, config: &Config<'_>, console: Box<dyn Write + Send>) -> Result<Self, Error> {
+        let count = config.cpus.len();
+        let max = device.max_vcpus().min(MAX_VCPUS);
+        if !(1..=max).contains(&count) {
+            return Err(Error::VcpuCount { device: device.path().to_owned(), vcpus: count, max });
+        }
+        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), config.memory)])
+            .map_err(|error| Error::Memory(error.to_string()))?;
+        boot::set_up_memory(&memory, count, config.mode, config.pv_eoi)?;
+        let entry = config.image.load(&memory)?;
+
+        let vm = device.kvm().create_vm().map_err(Error::kvm("KVM_CREATE_VM"))?;
+        vm.set_tss_address(TSS_ADDRESS).map_err(Error::kvm("KVM_SET_TSS_ADDR"))?;
+        vm.create_irq_chip().map_err(Error::kvm("KVM_CREATE_IRQCHIP"))?;
+        map(&vm, &memory)?;
+
+        let cpuid = supported_cpuid(device)?;
+        let ports = Arc::new(Ports::new(console));
+        let (report, reports) = mpsc::channel();
+        let mut machine = Machine {
+            vcpus: Vec::with_capacity(count),
+            reports,
+            transcript: Transcript::default(),
+            tsc_khz: 0,
+            vm,
+            memory,
+        };
+        for (index, &cpu) in config.cpus.iter().enumerate() {
+            let fd = machine.vm.create_vcpu(index as u64).map_err(Error::kvm("KVM_CREATE_VCPU"))?;
+            boot::set_up_vcpu(&fd, cpuid.clone(), index, count, entry)?;
+            machine.tsc_khz = fd.get_tsc_khz().map_err(Error::kvm("KVM_GET_TSC_KHZ"))?;
+            let stats = config.count.then(|| VcpuStats::open(&fd)).transpose()?;
+            let vcpu = Vcpu { index, cpu, fd, ports: ports.clone(), stats };
+            machine.spawn(vcpu, report.clone())?;
+        }
+        drop(report);
+        for _ in 0..count {
+            machine.reports.recv().map_or_else(|_| Err(machine.threads_gone()), |report| report.event)?;
+        }
+        Ok(machine)
+    }
+
+    fn spawn(&mut self, vcpu: Vcpu, reports: Sender<Report>) -> Result<(), Error> {
+        let (commands, receiver) = mpsc::channel();
+        let thread = thread::Builder::new()
+            .name(format!("vcpu{}", vcpu.index))
+            .spawn(move || vcpu.serve(receiver, reports))
+            .map_err(Error::os("cannot start a thread"))?;
+        self.vcpus.push(VcpuThread { commands: Some(commands), thread: Some(thread) });
+        Ok(())
+    }
+
+    /// The number of vCPUs.
+    pub fn vcpus(&self) -> usize {
+        self.vcpus.len()
+    }
+
+    /// What the guest has written to its console, if that is kept.
+    pub fn console(&self) -> String {
+        self.transcript.text()
+    }
+
+    /// The guest's clock rate.
+    pub fn tsc_khz(&self) -> u32 {
+        self.tsc_khz
+    }
+
+    /// What the VMM and the mini guest share.
+    pub fn shared(&self) -> Result<&Shared, Error> {
+        boot::shared(&self.memory)
+    }
+
+    /// Sets how long KVM polls before a halted vCPU sleeps, at most.
+    pub fn set_halt_poll(&self, ns: u32) -> Result<(), Error> {
+        let cap = kvm_enable_cap { cap: KVM_CAP_HALT_POLL, args: [ns.into(), 0, 0, 0], ..Default::default() };
+        self.vm.enable_cap(&cap).map_err(Error::kvm("KVM_ENABLE_CAP of KVM_CAP_HALT_POLL"))
+    }
+
+    /// Whether [`Machine::set_halt_poll`] works.
+    pub fn has_halt_poll(&self) -> bool {
+        self.vm.check_extension_raw(KVM_CAP_HALT_POLL.into()) > 0
+    }
+
+    /// Lets the mini guest do a job, or get ready for the first, and returns each vCPU's exits.
+    ///
+    /// After an error the machine is of no more use.
+    pub fn run_job(&mut self, job: Option<&Job>, limit: Duration) -> Result<Vec<Counts>, Error> {
+        if let Some(job) = job {
+            self.shared()?.set_job(job);
+        }
+        self.resume();
+        let mut counts = vec![Counts::default(); self.vcpus.len()];
+        let deadline = Instant::now() + limit;
+        for stopped in 0..counts.len() {
+            match self.next_stop(deadline)? {
+                Some((vcpu, Stop::Parked, count)) => counts[vcpu] = count,
+                Some((vcpu, stop, _)) => {
+                    self.kick_out(counts.len() - stopped - 1)?;
+                    return Err(self.failure(vcpu, stop));
+                }
+                None => return Err(self.hung(limit, counts.len() - stopped)?),
+            }
+        }
+        Ok(counts)
+    }
+
+    /// Runs the guest until it ends the machine, and returns its status, or until all vCPUs have parked.
+    pub fn run(&mut self) -> Result<u8, Error> {
+        self.resume();
+        for stopped in 0..self.vcpus.len() {
+            let report = self.reports.recv().map_err(|_| self.threads_gone())?;
+            let Event::Stopped(stop, _) = report.event? else { continue };
+            if matches!(stop, Stop::Parked) {
+                continue;
+            }
+            self.kick_out(self.vcpus.len() - stopped - 1)?;
+            return match stop {
+                Stop::Exit(status) => Ok(status),
+                stop => Err(self.failure(report.vcpu, stop)),
+            };
+        }
+        Ok(0)
+    }
+
+    fn resume(&self) {
+        for vcpu in &self.vcpus {
+            // A thread that is gone has left a report, which will be found.
+            let _ = vcpu.commands.as_ref().map(|commands| commands.send(()));
+        }
+    }
+
+    /// Waits for the next vCPU that stops, until a deadline.
+    fn next_stop(&self, deadline: Instant) -> Result<Option<(usize, Stop, Counts)>, Error> {
+        loop {
+            match self.reports.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(Report { vcpu, event }) => match event? {
+                    Event::Ready => {}
+                    Event::Stopped(stop, counts) => return Ok(Some((vcpu, stop, counts))),
+                },
+                Err(RecvTimeoutError::Timeout) => return Ok(None),
+                Err(RecvTimeoutError::Disconnected) => return Err(self.threads_gone()),
+            }
+        }
+    }
+
+    /// Kicks all vCPUs, of which `running` still run, and returns the states of those that were kicked out.
+    fn kick_out(&self, running: usize) -> Result<String, Error> {
+        self.kick_all();
+        let deadline = Instant::now() + KICK_LIMIT;
+        let mut states = String::new();
+        for _ in 0..running {
+            match self.next_stop(deadline)? {
+                Some((vcpu, Stop::Kicked(state), _)) => states += &format!("vCPU {vcpu}:\n{state}"),
+                Some(_) => {}
+                None => return Ok(states + "and at least one vCPU does not even leave KVM_RUN when it is signalled\n"),
+            }
+        }
+        Ok(states)
+    }
+
+    fn kick_all(&self) {
+        self.vcpus.iter().filter_map(|vcpu| vcpu.thread.as_ref()).for_each(kick);
+    }
+
+    fn hung(&self, limit: Duration, running: usize) -> Result<Error, Error> {
+        let states = self.kick_out(running)?;
+        Ok(Error::Hung { limit, states, console: self.transcript.text() })
+    }
+
+    fn failure(&self, vcpu: usize, stop: Stop) -> Error {
+        let console = self.transcript.text();
+        match stop {
+            Stop::Exit(status) => Error::Ended { status, console },
+            Stop::Parked => Error::Ended { status: 0, console },
+            Stop::Kicked(state) => Error::Guest { vcpu, what: "kicked out by somebody else".into(), state, console },
+            Stop::Failed(what, state) => Error::Guest { vcpu, what, state, console },
+        }
+    }
+
+    fn threads_gone(&self) -> Error {
+        Error::Os("the vCPUs' threads are gone".into(), std::io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        for vcpu in &mut self.vcpus {
+            vcpu.commands = None;
+        }
+        self.kick_all();
+        for thread in self.vcpus.iter_mut().filter_map(|vcpu| vcpu.thread.take()) {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Gives the VM its memory.
+fn map(vm: &VmFd, memory: &GuestMemoryMmap) -> Result<(), Error> {
+    let address = memory
+        .get_host_address(GuestAddress(0))
+        .map_err(|error| Error::Memory(error.to_string()))?;
+    let region = kvm_userspace_memory_region {
+        memory_size: memory.last_addr().0 + 1,
+        userspace_addr: address as u64,
+        ..Default::default()
+    };
+    // SAFETY: The machine keeps this memory as long as the VM, and the guest may do with it what it wants.
+    unsafe { vm.set_user_memory_region(region) }.map_err(Error::kvm("KVM_SET_USER_MEMORY_REGION"))
+}
+
+/// What CPUID may say to guests.
+fn supported_cpuid(device: &Device) -> Result<CpuId, Error> {
+    device.kvm().get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(Error::kvm("KVM_GET_SUPPORTED_CPUID"))
+}
+
+/// What KVM offers its guests.
+pub fn features(device: &Device) -> Result<KvmFeatures, Error> {
+    supported_cpuid(device).map(|cpuid| KvmFeatures::from_cpuid(&cpuid))
+}

@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! A vCPU, which a thread of its own runs when it is told to.
+
+use std::sync::{
+    mpsc::{Receiver, Sender},
+    Arc,
+};
+
+use kvm_ioctls::{VcpuExit, VcpuFd};
+
+use crate::{
+    cpus,
+    error::Error,
+    exits::{Exits, Statistics},
+    kick::Kickable,
+    ports::{Ports, Written},
+    state::VcpuState,
+    stats::VcpuStats,
+    trace::ExitTrace,
+};
+
+/// Why a vCPU no longer runs.
+#[derive(Debug)]
+pub enum Stop {
+    /// It has finished its job.
+    Parked,
+    /// It has ended the machine, with a status.
+    Exit(u8),
+    /// It was kicked out, in this state.
+    Kicked(Box<VcpuState>),
+    /// It cannot go on, for a reason, in a state.
+    Failed(String, Box<VcpuState>),
+}
+
+/// What a vCPU's thread tells the machine.
+pub struct Report {
+    /// The vCPU.
+    pub vcpu: usize,
+    /// Why it stopped and what it counted since it was told to run; at the very first, that it is ready.
+    pub event: Result<Event, Error>,
+}
+
+/// What happened to a vCPU.
+pub enum Event {
+    /// Its thread is ready to run it.
+    Ready,
+    /// It has run.
+    Stopped(Stop, Counts),
+}
+
+/// Exits during a run, as KVM's two sources count them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counts {
+    /// KVM's statistics.
+    pub statistics: Statistics,
+    /// KVM's tracepoint.
+    pub trace: Exits,
+}
+
+/// Counts exits between two moments.
+struct Counter {
+    stats: VcpuStats,
+    trace: ExitTrace,
+    before: Statistics,
+}
+
+impl Counter {
+    fn begin(&mut self) -> Result<(), Error> {
+        self.trace.take()?;
+        self.before = self.stats.read()?;
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<Counts, Error> {
+        Ok(Counts { statistics: self.stats.read()? - self.before, trace: self.trace.take()? })
+    }
+}
+
+/// A vCPU.
+pub struct Vcpu {
+    /// Its number.
+    pub index: usize,
+    /// The CPU that it stays on.
+    pub cpu: usize,
+    /// KVM's file.
+    pub fd: VcpuFd,
+    /// The machine's ports.
+    pub ports: Arc<Ports>,
+    /// Its statistics, if exits shall be counted.
+    pub stats: Option<VcpuStats>,
+}
+
+impl Vcpu {
+    /// The vCPU's thread: runs it once for each command, and reports. It ends when nobody can command it any more.
+    pub fn serve(mut self, commands: Receiver<()>, reports: Sender<Report>) {
+        let vcpu = self.index;
+        // The machine may have gone, if another vCPU failed. Nobody is interested in this one then.
+        let report = |event| drop(reports.send(Report { vcpu, event }));
+
+        // SAFETY: `self` is declared, and so dropped, outside of this; both belong to this thread.
+        let prepared = cpus::pin(self.cpu).and_then(|()| unsafe { Kickable::new(&mut self.fd) });
+        let counter = self
+            .stats
+            .take()
+            .map(|stats| Ok(Counter { stats, trace: ExitTrace::start()?, before: Statistics::default() }))
+            .transpose();
+        let (_kickable, mut counter) = match (prepared, counter) {
+            (Ok(kickable), Ok(counter)) => (kickable, counter),
+            (Err(error), _) | (_, Err(error)) => return report(Err(error)),
+        };
+        report(Ok(Event::Ready));
+        for () in commands {
+            report(self.run(&mut counter));
+        }
+    }
+
+    /// Runs the vCPU until it stops, and counts.
+    fn run(&mut self, counter: &mut Option<Counter>) -> Result<Event, Error> {
+        counter.as_mut().map(Counter::begin).transpose()?;
+        let stop = self.run_until_stop();
+        let counts = counter.as_mut().map(Counter::end).transpose()?;
+        Ok(Event::Stopped(stop, counts.unwrap_or_default()))
+    }
+
+    fn run_until_stop(&mut self) -> Stop {
+        let what = loop {
+            match self.fd.run() {
+                Ok(VcpuExit::IoOut(address, data)) => match self.ports.write(address, data) {
+                    Written::Continue => {}
+                    Written::Parked => return Stop::Parked,
+                    Written::Exit(status) => return Stop::Exit(status),
+                },
+                Ok(VcpuExit::IoIn(address, data)) => self.ports.read(address, data),
+                Ok(VcpuExit::MmioRead(_, data)) => data.fill(0xff),
+                Ok(VcpuExit::MmioWrite(..)) => {}
+                Ok(VcpuExit::Shutdown) => {
+                    break "the guest shut down (KVM_EXIT_SHUTDOWN): a triple fault, most likely".into()
+                }
+                Ok(VcpuExit::FailEntry(reason, cpu)) => {
+                    break format!("CPU {cpu} refused to enter the guest (KVM_EXIT_FAIL_ENTRY): {reason:#x}")
+                }
+                Ok(VcpuExit::InternalError) => {
+                    break "KVM cannot emulate what the guest does (KVM_EXIT_INTERNAL_ERROR)".into()
+                }
+                Ok(exit) => break format!("an exit that nobody asked for: {exit:?}"),
+                Err(error) if error.errno() == libc::EINTR => {
+                    if self.fd.get_kvm_run().immediate_exit != 0 {
+                        self.fd.set_kvm_immediate_exit(0);
+                        return Stop::Kicked(Box::new(VcpuState::read(&self.fd)));
+                    }
+                    // A signal that is none of ours: the process was stopped and continued, or is being traced.
+                }
+                Err(error) => break format!("KVM_RUN failed: {error}"),
+            }
+        };
+        Stop::Failed(what, Box::new(VcpuState::read(&self.fd)))
+    }
+}

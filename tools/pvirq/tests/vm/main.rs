@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! Tests of the tool that need KVM: they boot guests, on `/dev/kvm` and, where it is, on `/dev/pvirq`.
+//!
+//! The program speaks KTAP. It runs the `pvirq` command that lies beside it, or the one named by its first argument.
+
+mod command;
+mod guests;
+mod jobs;
+mod ktap;
+
+use std::{
+    env,
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use anyhow::{Context as _, Result};
+use pvirq::device;
+
+use crate::ktap::{Plan, Test};
+
+/// What tests need.
+pub struct Context {
+    /// The `pvirq` command.
+    pub command: PathBuf,
+    /// The device to test.
+    pub device: PathBuf,
+}
+
+fn run() -> Result<bool> {
+    let command = match env::args_os().nth(1) {
+        Some(path) => path.into(),
+        None => env::current_exe()?.with_file_name("pvirq"),
+    };
+    let mut plan = Plan::default();
+    for device in device::present() {
+        let context = Context { command: command.clone(), device };
+        let tests: Vec<Test> = [guests::TESTS, jobs::TESTS, command::TESTS].concat();
+        plan.add(context, tests);
+    }
+    plan.run().context("cannot write the results")
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            println!("Bail out! {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
