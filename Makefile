@@ -21,8 +21,7 @@ jobs := $(shell nproc)
 # The prepared kernel's cache entry, made at the first use.
 kernel = $(eval kernel := $$(shell tools/env/kernel))$(or $(kernel),$(error the kernel could not be prepared))
 kbuild = $(enter) $(MAKE) --no-print-directory -C $(kernel)/linux M=$(CURDIR) MO=$(CURDIR)/build/module \
-	-j$(jobs) LOCALVERSION=+$(lastword $(subst +, ,$(shell cat $(kernel)/release))) \
-	CC=x86_64-linux-gnu-gcc-14
+	-j$(jobs) $(file <$(kernel)/make-flags)
 
 .PHONY: help
 help: ## This list

@@ -42,19 +42,22 @@ digest() {
 	cat -- "$@" - | sha256sum | cut -c1-12
 }
 
-# Makes the cache entry $1 by calling the function $2 with the directory to fill, unless it exists.
+# Makes the cache entry $1 by calling the function $2 with the directory to fill, unless it exists. What an interrupted
+# call has left is thrown away, unless $3 is `resume`: then the function goes on from there.
 cached() {
-	local entry=$cache/$1 partial=$cache/.partial.$1
+	local entry=$cache/$1 partial=$cache/.partial.$1 resume=${3-}
 
 	[ ! -d "$entry" ] || return 0
 	exec 9>"$cache/lock"
 	flock -n 9 || { say "waiting for another clone that fills the cache"; flock 9; }
 	# Descriptor 9 is closed in children, lest a stray one keep the lock.
 	if [ ! -d "$entry" ]; then
-		as_root rm -rf --one-file-system -- "$partial"
-		# shellcheck disable=SC2064 # The path is wanted as it is now.
-		trap "as_root rm -rf --one-file-system -- '$partial'" EXIT
-		mkdir -- "$partial"
+		if [ "$resume" != resume ]; then
+			as_root rm -rf --one-file-system -- "$partial"
+			# shellcheck disable=SC2064 # The path is wanted as it is now.
+			trap "as_root rm -rf --one-file-system -- '$partial'" EXIT
+		fi
+		mkdir -p -- "$partial"
 		"$2" "$partial" 9>&-
 		mv -T -- "$partial" "$entry"
 		trap - EXIT

@@ -13,6 +13,7 @@ mod accel;
 mod console;
 mod initramfs;
 mod ktap;
+mod symbols;
 mod vm;
 
 use std::{
@@ -33,6 +34,12 @@ use crate::{
 
 /// Exit status of a run that is bad for another reason than the command's own status.
 const BAD_RUN: u8 = 1;
+
+/// How often a run is tried in all when the emulator fails.
+const ATTEMPTS: u32 = 3;
+
+/// Lines of the kernel's first report that are shown, symbolised.
+const REPORT_LINES: usize = 60;
 
 /// Exit status where there was no run.
 const BAD_START: u8 = 2;
@@ -123,6 +130,26 @@ fn relay(output: ChildStdout) -> Vec<String> {
     lines
 }
 
+/// Runs the machine; again, and with a word about it, if the emulator's known defect ended the run.
+fn run_past_emulator(vm: &Vm) -> Result<(vm::Run, String)> {
+    let mut attempt = 1;
+    loop {
+        let run = vm.run(relay)?;
+        let log = console::read(&vm.console_log())?;
+        if vm.accel != Accel::Tcg || attempt == ATTEMPTS || !console::stale_int3(&log) {
+            return Ok((run, log));
+        }
+        let kept = vm.dir.join(format!("console.{attempt}.log"));
+        fs::rename(vm.console_log(), &kept)?;
+        eprintln!(
+            "testvm: TCG ran a stale int3 (Documentation/smp-guests.rst), trying again; log: {}",
+            kept.display()
+        );
+        println!("# testvm: the emulator failed, all over again");
+        attempt += 1;
+    }
+}
+
 /// Runs the machine and returns the exit status: the command's own, or [`BAD_RUN`] if the run is bad all the same.
 fn run(args: Args) -> Result<u8> {
     let dir = args.top.join("build/vm").join(&args.name);
@@ -143,8 +170,7 @@ fn run(args: Args) -> Result<u8> {
         dir,
     };
     eprintln!("testvm: {}: {vm}", args.name);
-    let run = vm.run(relay)?;
-    let log = console::read(&vm.console_log())?;
+    let (run, log) = run_past_emulator(&vm)?;
     let reports = console::reports(&log);
 
     let (mut status, mut show_log) = match run.outcome {
@@ -161,6 +187,11 @@ fn run(args: Args) -> Result<u8> {
             (BAD_RUN, true)
         }
     };
+    if let Some(excerpt) = console::excerpt(&log, REPORT_LINES) {
+        let modules = vm.top.join("build/module-debug");
+        eprintln!("testvm: the kernel's first report:");
+        eprintln!("{}", symbols::symbolise(&excerpt, &args.kernel, &modules));
+    }
     for report in &reports {
         eprintln!("testvm: the kernel reported: {report}");
         show_log = true;
