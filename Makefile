@@ -33,8 +33,11 @@ run: module tools guest ## Load pvirq in the test VM, print what IPIs cost, boot
 	$(testvm) --name qemu --toolchain --timeout 300 -- tools/testvm/scripts/qemu
 
 .PHONY: test
-test: module tools selftests ## Run the kselftests and the tool's tests in the test VM
-	$(testvm) --name test --timeout 900 --ktap -- tools/testvm/scripts/test
+test: module tools selftests ## Run the tests of the test VM, the kselftests, and the tool's own
+	tools/testvm/parts \
+		"testvm=tools/testvm/test" \
+		"kselftests=$(testvm) --name kselftests --timeout 900 --ktap -- selftests/run" \
+		"tool=$(testvm) --name tool --timeout 600 --ktap -- tools/testvm/scripts/test-tool"
 
 .PHONY: check
 check: tools/Cargo.lock ## Formatting, lints and host tests

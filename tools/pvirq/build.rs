@@ -12,13 +12,21 @@ use std::{
 };
 
 fn main() {
-    let variable = |name: &str| env::var_os(name).unwrap_or_else(|| panic!("cargo did not set {name}"));
+    let variable =
+        |name: &str| env::var_os(name).unwrap_or_else(|| panic!("cargo did not set {name}"));
     let guest = Path::new(&variable("CARGO_MANIFEST_DIR")).join("../mini-guest");
     let triple = variable("TARGET");
     let target = PathBuf::from(variable("OUT_DIR")).join("guest");
 
     let status = Command::new(variable("CARGO"))
-        .args(["build", "--quiet", "--release", "--frozen", "--bin", "mini-guest"])
+        .args([
+            "build",
+            "--quiet",
+            "--release",
+            "--frozen",
+            "--bin",
+            "mini-guest",
+        ])
         .arg("--manifest-path")
         .arg(guest.join("Cargo.toml"))
         .arg("--target")
@@ -33,5 +41,8 @@ fn main() {
     assert!(status.success(), "the mini guest did not build");
 
     println!("cargo:rerun-if-changed={}", guest.display());
-    println!("cargo:rustc-env=MINI_GUEST={}", target.join(&triple).join("release/mini-guest").display());
+    println!(
+        "cargo:rustc-env=MINI_GUEST={}",
+        target.join(&triple).join("release/mini-guest").display()
+    );
 }

@@ -33,7 +33,10 @@ pub fn enable() {
     unsafe {
         let base = cpu::read_msr(MSR_APIC_BASE);
         cpu::write_msr(MSR_APIC_BASE, base | APIC_BASE_ENABLE | APIC_BASE_X2APIC);
-        cpu::write_msr(MSR_X2APIC_SPURIOUS, SPURIOUS_ENABLE | u64::from(SPURIOUS_VECTOR));
+        cpu::write_msr(
+            MSR_X2APIC_SPURIOUS,
+            SPURIOUS_ENABLE | u64::from(SPURIOUS_VECTOR),
+        );
     }
 }
 

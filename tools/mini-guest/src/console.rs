@@ -3,8 +3,7 @@
 //! The serial console.
 
 use core::{
-    fmt,
-    hint,
+    fmt, hint,
     sync::atomic::{
         AtomicBool,
         Ordering::{Acquire, Relaxed, Release},

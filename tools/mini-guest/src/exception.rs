@@ -113,13 +113,18 @@ pub fn load_table() {
         let gate = match vector as u8 {
             IPI_VECTOR => Gate::new(ipi::ipi_entry as usize, percpu::INTERRUPT_STACK),
             ipi::WAKE_VECTOR => Gate::new(ipi::wake_entry as usize, percpu::INTERRUPT_STACK),
-            apic::SPURIOUS_VECTOR => Gate::new(ipi::spurious_entry as usize, percpu::INTERRUPT_STACK),
+            apic::SPURIOUS_VECTOR => {
+                Gate::new(ipi::spurious_entry as usize, percpu::INTERRUPT_STACK)
+            }
             _ => Gate::new(stub, percpu::EXCEPTION_STACK),
         };
         // SAFETY: The index is inside the table. Another vCPU that reads or writes it does so with equal bytes.
         unsafe { ptr::write_volatile(table.add(vector), gate) };
     }
-    let pointer = TablePointer { limit: (VECTORS * size_of::<Gate>() - 1) as u16, base: table as u64 };
+    let pointer = TablePointer {
+        limit: (VECTORS * size_of::<Gate>() - 1) as u16,
+        base: table as u64,
+    };
     // SAFETY: The table is complete and stays where it is.
     unsafe { asm!("lidt [{}]", in(reg) &pointer, options(readonly, nostack, preserves_flags)) };
 }

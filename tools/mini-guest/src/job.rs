@@ -111,7 +111,15 @@ mod tests {
     use super::*;
 
     fn job(work: Work, pattern: Pattern, sends: u32) -> Job {
-        Job { work, pattern, sends, mechanism: Mechanism::X2Apic, rest: Rest::Busy, gap: 0, patience: 1 }
+        Job {
+            work,
+            pattern,
+            sends,
+            mechanism: Mechanism::X2Apic,
+            rest: Rest::Busy,
+            gap: 0,
+            patience: 1,
+        }
     }
 
     #[test]
@@ -120,8 +128,15 @@ mod tests {
             for sends in 0..=40 {
                 let job = job(Work::Ipi, Pattern::Unicast, sends);
                 for target in 1..=targets {
-                    let expected = (1..=sends).filter(|&s| Job::unicast_target(s, targets) == target).max().unwrap_or(0);
-                    assert_eq!(job.last_sequence(target, targets), expected, "{sends} sends, {target} of {targets}");
+                    let expected = (1..=sends)
+                        .filter(|&s| Job::unicast_target(s, targets) == target)
+                        .max()
+                        .unwrap_or(0);
+                    assert_eq!(
+                        job.last_sequence(target, targets),
+                        expected,
+                        "{sends} sends, {target} of {targets}"
+                    );
                 }
             }
         }

@@ -73,7 +73,10 @@ extern "C" fn main(shared: &'static Shared, index: usize) -> ! {
     if index == 0 {
         ipi::init();
         // Pages that the guest has not touched cost an exit each. This is where the measurements go.
-        shared.cycles.iter().for_each(|cycles| cycles.store(0, Relaxed));
+        shared
+            .cycles
+            .iter()
+            .for_each(|cycles| cycles.store(0, Relaxed));
     }
     shared.online.fetch_add(1, SeqCst);
 
@@ -85,7 +88,9 @@ extern "C" fn main(shared: &'static Shared, index: usize) -> ! {
         unsafe { cpu::out(port::PARK, 0) };
         match shared.job() {
             Some(job) => work(shared, &job, index as u32),
-            None => fail(format_args!("there is no job, or one that this guest does not know")),
+            None => fail(format_args!(
+                "there is no job, or one that this guest does not know"
+            )),
         }
     }
 }

@@ -95,7 +95,10 @@ pub unsafe fn load(index: usize) {
         limit | (base & 0xff_ffff) << 16 | TASK_PRESENT | (base >> 24 & 0xff) << 56,
         base >> 32,
     ];
-    let pointer = TablePointer { limit: size_of_val(gdt) as u16 - 1, base: gdt.as_ptr() as u64 };
+    let pointer = TablePointer {
+        limit: size_of_val(gdt) as u16 - 1,
+        base: gdt.as_ptr() as u64,
+    };
 
     // SAFETY: The table describes flat segments, as the VMM's do, so reloading them changes nothing for Rust. The table
     // and the task state stay where they are.

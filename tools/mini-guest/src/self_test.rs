@@ -41,6 +41,9 @@ pub fn run(shared: &Shared, index: u32) -> ! {
     if lost != 0 {
         fail(format_args!("{lost} of {targets} interrupts were lost"));
     }
-    let _ = writeln!(Console::lock(), "mini-guest: {targets} interrupts sent, none lost");
+    let _ = writeln!(
+        Console::lock(),
+        "mini-guest: {targets} interrupts sent, none lost"
+    );
     cpu::exit(STATUS_OK)
 }

@@ -52,21 +52,35 @@ pub fn send(shared: &Shared, job: &Job) {
             Pattern::Broadcast => 1..=targets,
         };
         let slots = slots(shared, range.clone());
-        if !slots.iter().all(|slot| spin_until(job.patience, || rests(slot))) {
+        if !slots
+            .iter()
+            .all(|slot| spin_until(job.patience, || rests(slot)))
+        {
             // Targets that are late for the next interrupt count as having lost it.
-            lost += report(range, slots, "did not come to rest before", sequence, |slot| !rests(slot));
+            lost += report(
+                range,
+                slots,
+                "did not come to rest before",
+                sequence,
+                |slot| !rests(slot),
+            );
             break;
         }
         spin_until(job.gap, || false);
 
-        slots.iter().for_each(|slot| slot.sent.store(sequence.into(), SeqCst));
+        slots
+            .iter()
+            .for_each(|slot| slot.sent.store(sequence.into(), SeqCst));
         let start = cpu::cycles();
         let taken = match job.pattern {
             Pattern::Unicast => way.raise(*range.start()),
             Pattern::Broadcast => way.raise_all(targets),
         };
         if !taken {
-            fail(format_args!("the hypervisor refused to send interrupt {sequence} by {:?}", job.mechanism));
+            fail(format_args!(
+                "the hypervisor refused to send interrupt {sequence} by {:?}",
+                job.mechanism
+            ));
         }
         if !collect(shared, job, slots, sequence.into(), start, &mut events) {
             let missing = |slot: &Slot| slot.acknowledged.load(SeqCst) != sequence.into();
@@ -111,7 +125,14 @@ fn report(
 }
 
 /// Waits for all acknowledgements of a send, and notes how long each took. Says whether they came.
-fn collect(shared: &Shared, job: &Job, slots: &[Slot], sequence: u64, start: u64, events: &mut u64) -> bool {
+fn collect(
+    shared: &Shared,
+    job: &Job,
+    slots: &[Slot],
+    sequence: u64,
+    start: u64,
+    events: &mut u64,
+) -> bool {
     let mut waiting = u64::MAX >> (64 - slots.len());
 
     spin_until(job.patience, || {

@@ -138,8 +138,12 @@ mod tests {
 
     #[test]
     fn no_two_writers_share_a_cache_line() {
-        let lines =
-            [offset_of!(Slot, sent), offset_of!(Slot, acknowledged), offset_of!(Slot, rested)].map(|offset| offset / 64);
+        let lines = [
+            offset_of!(Slot, sent),
+            offset_of!(Slot, acknowledged),
+            offset_of!(Slot, rested),
+        ]
+        .map(|offset| offset / 64);
         assert_eq!(lines, [0, 1, 2]);
         assert_eq!(offset_of!(Slot, pv_eoi) / 64, 1);
         assert_eq!((size_of::<Slot>(), align_of::<Slot>()), (192, 64));

@@ -31,7 +31,9 @@ pub fn wait(shared: &Shared, job: &Job, index: u32) {
             Rest::Busy => {
                 cpu::enable_interrupts();
                 // Something to do that is neither a PAUSE nor memory that others use.
-                while slot.acknowledged.load(Relaxed) == acknowledged && shared.stop.load(Relaxed) == 0 {
+                while slot.acknowledged.load(Relaxed) == acknowledged
+                    && shared.stop.load(Relaxed) == 0
+                {
                     work = black_box(work.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(1));
                 }
             }

@@ -57,14 +57,22 @@ pub fn shared(memory: &GuestMemoryMmap) -> Result<&Shared, Error> {
         .get_slice(SHARED_START, size_of::<Shared>())
         .map_err(|error| Error::Memory(format!("no room for what is shared: {error}")))?;
     let pointer = slice.ptr_guard_mut().as_ptr().cast::<Shared>();
-    assert!(pointer.is_aligned(), "guest memory begins at a page boundary");
+    assert!(
+        pointer.is_aligned(),
+        "guest memory begins at a page boundary"
+    );
     // SAFETY: The slice is memory of this size, which lives as long as `memory`, and begins at a page boundary. All of
     // `Shared` is atomics, which are valid whatever they hold and may change at any time.
     Ok(unsafe { &*pointer })
 }
 
 /// Fills the memory below 1 MiB.
-pub fn set_up_memory(memory: &GuestMemoryMmap, vcpus: usize, mode: Mode, pv_eoi: bool) -> Result<(), Error> {
+pub fn set_up_memory(
+    memory: &GuestMemoryMmap,
+    vcpus: usize,
+    mode: Mode,
+    pv_eoi: bool,
+) -> Result<(), Error> {
     let write = |table: GuestAddress, index: u64, entry: u64| {
         memory
             .write_obj(entry, table.unchecked_add(index * size_of::<u64>() as u64))
@@ -75,15 +83,30 @@ pub fn set_up_memory(memory: &GuestMemoryMmap, vcpus: usize, mode: Mode, pv_eoi:
     write(PML4, 0, PDPT.raw_value() | table)?;
     let pages = memory.last_addr().raw_value() / LARGE_PAGE_SIZE + 1;
     for page in 0..pages {
-        write(DIRECTORIES, page, page * LARGE_PAGE_SIZE | table | PAGE_LARGE)?;
+        write(
+            DIRECTORIES,
+            page,
+            (page * LARGE_PAGE_SIZE) | table | PAGE_LARGE,
+        )?;
     }
     for directory in 0..pages.div_ceil(TABLE_SIZE / 8) {
-        write(PDPT, directory, DIRECTORIES.unchecked_add(directory * TABLE_SIZE).raw_value() | table)?;
+        write(
+            PDPT,
+            directory,
+            DIRECTORIES
+                .unchecked_add(directory * TABLE_SIZE)
+                .raw_value()
+                | table,
+        )?;
     }
 
     let shared = shared(memory)?;
-    shared.vcpus.store(vcpus as u32, std::sync::atomic::Ordering::SeqCst);
-    shared.pv_eoi.store(pv_eoi.into(), std::sync::atomic::Ordering::SeqCst);
+    shared
+        .vcpus
+        .store(vcpus as u32, std::sync::atomic::Ordering::SeqCst);
+    shared
+        .pv_eoi
+        .store(pv_eoi.into(), std::sync::atomic::Ordering::SeqCst);
     shared.set_mode(mode);
     Ok(())
 }
@@ -93,7 +116,7 @@ fn number_cpuid(cpuid: &mut CpuId, index: usize, vcpus: usize) {
     for entry in cpuid.as_mut_slice() {
         match entry.function {
             CPUID_FEATURES => {
-                entry.ebx = entry.ebx & 0xffff | (vcpus as u32) << 16 | (index as u32) << 24;
+                entry.ebx = (entry.ebx & 0xffff) | ((vcpus as u32) << 16) | ((index as u32) << 24);
             }
             CPUID_TOPOLOGY | CPUID_TOPOLOGY_V2 => entry.edx = index as u32,
             _ => {}
@@ -110,7 +133,8 @@ pub fn set_up_vcpu(
     entry: GuestAddress,
 ) -> Result<(), Error> {
     number_cpuid(&mut cpuid, index, vcpus);
-    vcpu.set_cpuid2(&cpuid).map_err(Error::kvm("KVM_SET_CPUID2"))?;
+    vcpu.set_cpuid2(&cpuid)
+        .map_err(Error::kvm("KVM_SET_CPUID2"))?;
 
     let code = kvm_segment {
         limit: u32::MAX,
@@ -122,9 +146,20 @@ pub fn set_up_vcpu(
         g: 1,
         ..Default::default()
     };
-    let data = kvm_segment { selector: 0x10, type_: 0x3, l: 0, db: 1, ..code };
-    let task =
-        kvm_segment { limit: 0x67, selector: 0x18, type_: 0xb, present: 1, ..Default::default() };
+    let data = kvm_segment {
+        selector: 0x10,
+        type_: 0x3,
+        l: 0,
+        db: 1,
+        ..code
+    };
+    let task = kvm_segment {
+        limit: 0x67,
+        selector: 0x18,
+        type_: 0xb,
+        present: 1,
+        ..Default::default()
+    };
 
     let mut sregs = vcpu.get_sregs().map_err(Error::kvm("KVM_GET_SREGS"))?;
     sregs.cs = code;
@@ -134,7 +169,8 @@ pub fn set_up_vcpu(
     sregs.cr3 = PML4.raw_value();
     sregs.cr4 = CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT;
     sregs.efer = EFER_LME | EFER_LMA;
-    vcpu.set_sregs(&sregs).map_err(Error::kvm("KVM_SET_SREGS"))?;
+    vcpu.set_sregs(&sregs)
+        .map_err(Error::kvm("KVM_SET_SREGS"))?;
 
     let regs = kvm_regs {
         rip: entry.raw_value(),
@@ -144,7 +180,10 @@ pub fn set_up_vcpu(
         ..Default::default()
     };
     vcpu.set_regs(&regs).map_err(Error::kvm("KVM_SET_REGS"))?;
-    vcpu.set_mp_state(kvm_mp_state { mp_state: KVM_MP_STATE_RUNNABLE }).map_err(Error::kvm("KVM_SET_MP_STATE"))
+    vcpu.set_mp_state(kvm_mp_state {
+        mp_state: KVM_MP_STATE_RUNNABLE,
+    })
+    .map_err(Error::kvm("KVM_SET_MP_STATE"))
 }
 
 #[cfg(test)]
@@ -163,7 +202,9 @@ mod tests {
     fn translate(memory: &GuestMemoryMmap, address: u64) -> Option<u64> {
         let mut table = PML4.raw_value();
         for shift in [39, 30, 21] {
-            let entry: u64 = memory.read_obj(GuestAddress(table + (address >> shift & 0x1ff) * 8)).unwrap();
+            let entry: u64 = memory
+                .read_obj(GuestAddress(table + (address >> shift & 0x1ff) * 8))
+                .unwrap();
             if entry & PAGE_PRESENT == 0 {
                 return None;
             }
@@ -200,11 +241,16 @@ mod tests {
 
     #[test]
     fn each_vcpu_is_told_its_number() {
-        let entries = [CPUID_FEATURES, 0x7, CPUID_TOPOLOGY]
-            .map(|function| kvm_cpuid_entry2 { function, ebx: 0x1234, ..Default::default() });
+        let entries = [CPUID_FEATURES, 0x7, CPUID_TOPOLOGY].map(|function| kvm_cpuid_entry2 {
+            function,
+            ebx: 0x1234,
+            ..Default::default()
+        });
         let mut cpuid = CpuId::from_entries(&entries).unwrap();
         number_cpuid(&mut cpuid, 5, 16);
-        let [features, other, topology] = cpuid.as_slice() else { panic!() };
+        let [features, other, topology] = cpuid.as_slice() else {
+            panic!()
+        };
         assert_eq!(features.ebx, 0x0510_1234);
         assert_eq!(other, &entries[1]);
         assert_eq!(topology.edx, 5);

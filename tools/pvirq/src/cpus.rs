@@ -20,7 +20,11 @@ impl CpuList {
     pub fn allowed() -> Result<Self, Error> {
         let set = sched_getaffinity(Pid::from_raw(0))
             .map_err(|errno| Error::Os("cannot tell which CPUs there are".into(), errno.into()))?;
-        Ok(CpuList((0..CpuSet::count()).filter(|&cpu| set.is_set(cpu).unwrap_or(false)).collect()))
+        Ok(CpuList(
+            (0..CpuSet::count())
+                .filter(|&cpu| set.is_set(cpu).unwrap_or(false))
+                .collect(),
+        ))
     }
 
     /// The number of CPUs.
@@ -37,9 +41,12 @@ impl CpuList {
     /// The CPU of each vCPU, if the first has a CPU for itself, where there are several, and the others share the rest.
     pub fn first_alone(&self, vcpus: usize) -> Vec<usize> {
         match self.0.split_first() {
-            Some((first, rest)) if !rest.is_empty() => {
-                [first].into_iter().chain(rest.iter().cycle()).copied().take(vcpus).collect()
-            }
+            Some((first, rest)) if !rest.is_empty() => [first]
+                .into_iter()
+                .chain(rest.iter().cycle())
+                .copied()
+                .take(vcpus)
+                .collect(),
             _ => self.in_turn(vcpus),
         }
     }

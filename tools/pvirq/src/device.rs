@@ -22,11 +22,23 @@ const API_VERSION: i32 = 12;
 
 /// The capabilities that a machine needs, with KVM's names for them.
 const NEEDED: [(Cap, &str); 6] = [
-    (Cap::Irqchip, "KVM_CAP_IRQCHIP (interrupt controllers in the kernel)"),
-    (Cap::UserMemory, "KVM_CAP_USER_MEMORY (guest memory from user space)"),
-    (Cap::ExtCpuid, "KVM_CAP_EXT_CPUID (choice of the guest's CPUID)"),
+    (
+        Cap::Irqchip,
+        "KVM_CAP_IRQCHIP (interrupt controllers in the kernel)",
+    ),
+    (
+        Cap::UserMemory,
+        "KVM_CAP_USER_MEMORY (guest memory from user space)",
+    ),
+    (
+        Cap::ExtCpuid,
+        "KVM_CAP_EXT_CPUID (choice of the guest's CPUID)",
+    ),
     (Cap::MpState, "KVM_CAP_MP_STATE (starting vCPUs)"),
-    (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT (stopping vCPUs)"),
+    (
+        Cap::ImmediateExit,
+        "KVM_CAP_IMMEDIATE_EXIT (stopping vCPUs)",
+    ),
     (Cap::GetTscKhz, "KVM_CAP_GET_TSC_KHZ (the guest's clock)"),
 ];
 
@@ -39,10 +51,12 @@ pub struct Device {
 impl Device {
     /// Opens a device and checks that it is KVM, with all that a machine needs.
     pub fn open(path: &Path) -> Result<Self, Error> {
-        let name =
-            CString::new(path.as_os_str().as_bytes()).map_err(|_| Error::NoDevice(path.to_owned()))?;
+        let name = CString::new(path.as_os_str().as_bytes())
+            .map_err(|_| Error::NoDevice(path.to_owned()))?;
         let kvm = Kvm::new_with_path(&name).map_err(|error| match error.errno() {
-            libc::ENOENT | libc::ENODEV | libc::ENXIO | libc::ENOTDIR => Error::NoDevice(path.to_owned()),
+            libc::ENOENT | libc::ENODEV | libc::ENXIO | libc::ENOTDIR => {
+                Error::NoDevice(path.to_owned())
+            }
             libc::EACCES | libc::EPERM => Error::NotPermitted(path.to_owned()),
             errno => Error::Open(path.to_owned(), io::Error::from_raw_os_error(errno)),
         })?;
@@ -52,14 +66,23 @@ impl Device {
             version => Some(version.to_string()),
         };
         if let Some(answer) = answer {
-            return Err(Error::NotKvm { device: path.to_owned(), answer });
+            return Err(Error::NotKvm {
+                device: path.to_owned(),
+                answer,
+            });
         }
         for (cap, name) in NEEDED {
             if !kvm.check_extension(cap) {
-                return Err(Error::Lacks { device: path.to_owned(), what: name });
+                return Err(Error::Lacks {
+                    device: path.to_owned(),
+                    what: name,
+                });
             }
         }
-        Ok(Device { path: path.to_owned(), kvm })
+        Ok(Device {
+            path: path.to_owned(),
+            kvm,
+        })
     }
 
     /// The path that was opened.

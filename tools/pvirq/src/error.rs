@@ -105,7 +105,10 @@ impl Error {
 
     /// Whether the guest itself failed, rather than the machine around it.
     pub fn is_guest_failure(&self) -> bool {
-        matches!(self, Error::Guest { .. } | Error::Ended { .. } | Error::Hung { .. })
+        matches!(
+            self,
+            Error::Guest { .. } | Error::Ended { .. } | Error::Hung { .. }
+        )
     }
 }
 

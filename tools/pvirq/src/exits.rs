@@ -130,7 +130,10 @@ impl Index<Reason> for Exits {
 
 impl AddAssign for Exits {
     fn add_assign(&mut self, other: Exits) {
-        self.counts.iter_mut().zip(other.counts).for_each(|(count, more)| *count += more);
+        self.counts
+            .iter_mut()
+            .zip(other.counts)
+            .for_each(|(count, more)| *count += more);
         self.timer += other.timer;
     }
 }
@@ -177,8 +180,15 @@ pub struct Disagreement {
 
 impl fmt::Display for Disagreement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Disagreement { what, statistics, trace } = self;
-        write!(f, "KVM's statistics have {statistics} exits ({what}), its tracepoint has {trace}")
+        let Disagreement {
+            what,
+            statistics,
+            trace,
+        } = self;
+        write!(
+            f,
+            "KVM's statistics have {statistics} exits ({what}), its tracepoint has {trace}"
+        )
     }
 }
 
@@ -193,9 +203,16 @@ impl Statistics {
             ("window", self.irq_window, trace[Reason::Window]),
             ("hypercall", self.hypercalls, trace[Reason::Hypercall]),
         ];
-        match pairs.into_iter().find(|(_, statistics, trace)| statistics != trace) {
+        match pairs
+            .into_iter()
+            .find(|(_, statistics, trace)| statistics != trace)
+        {
             None => Ok(()),
-            Some((what, statistics, trace)) => Err(Disagreement { what, statistics, trace }),
+            Some((what, statistics, trace)) => Err(Disagreement {
+                what,
+                statistics,
+                trace,
+            }),
         }
     }
 }
@@ -227,13 +244,30 @@ mod tests {
     fn a_disagreement_names_what_differs() {
         let mut trace = Exits::default();
         trace.count(Reason::Hlt);
-        let statistics = Statistics { total: 1, halt: 1, ..Default::default() };
+        let statistics = Statistics {
+            total: 1,
+            halt: 1,
+            ..Default::default()
+        };
         assert_eq!(statistics.agree_with(&trace), Ok(()));
 
-        let other = Statistics { halt: 0, ..statistics };
+        let other = Statistics {
+            halt: 0,
+            ..statistics
+        };
         let disagreement = other.agree_with(&trace).unwrap_err();
-        assert_eq!(disagreement, Disagreement { what: "hlt", statistics: 0, trace: 1 });
-        let fewer = Statistics { total: 0, ..statistics };
+        assert_eq!(
+            disagreement,
+            Disagreement {
+                what: "hlt",
+                statistics: 0,
+                trace: 1
+            }
+        );
+        let fewer = Statistics {
+            total: 0,
+            ..statistics
+        };
         assert_eq!(fewer.agree_with(&trace).unwrap_err().what, "all");
     }
 }

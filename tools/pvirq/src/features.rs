@@ -16,7 +16,10 @@ impl KvmFeatures {
 
     /// Finds them in CPUID.
     pub fn from_cpuid(cpuid: &CpuId) -> Self {
-        let leaf = cpuid.as_slice().iter().find(|entry| entry.function == CPUID_KVM_FEATURES);
+        let leaf = cpuid
+            .as_slice()
+            .iter()
+            .find(|entry| entry.function == CPUID_KVM_FEATURES);
         KvmFeatures(leaf.map_or(0, |entry| entry.eax))
     }
 
@@ -39,10 +42,18 @@ mod tests {
 
     #[test]
     fn features_are_bits_of_one_leaf() {
-        let entry = |function, eax| kvm_cpuid_entry2 { function, eax, ..Default::default() };
-        let cpuid = CpuId::from_entries(&[entry(1, u32::MAX), entry(CPUID_KVM_FEATURES, 1 << 11)]).unwrap();
+        let entry = |function, eax| kvm_cpuid_entry2 {
+            function,
+            eax,
+            ..Default::default()
+        };
+        let cpuid =
+            CpuId::from_entries(&[entry(1, u32::MAX), entry(CPUID_KVM_FEATURES, 1 << 11)]).unwrap();
         let features = KvmFeatures::from_cpuid(&cpuid);
         assert!(features.pv_send_ipi() && !features.pv_eoi());
-        assert_eq!(KvmFeatures::from_cpuid(&CpuId::from_entries(&[]).unwrap()), KvmFeatures::default());
+        assert_eq!(
+            KvmFeatures::from_cpuid(&CpuId::from_entries(&[]).unwrap()),
+            KvmFeatures::default()
+        );
     }
 }

@@ -21,7 +21,10 @@ pub struct Image {
 impl Image {
     /// The guest that measures and tests, see the crate `mini-guest`.
     pub fn mini_guest() -> Self {
-        Image { name: "mini guest".into(), bytes: MINI_GUEST.into() }
+        Image {
+            name: "mini guest".into(),
+            bytes: MINI_GUEST.into(),
+        }
     }
 
     /// Reads an image from a file.
@@ -39,9 +42,14 @@ impl Image {
     pub fn load(&self, memory: &GuestMemoryMmap) -> Result<GuestAddress, Error> {
         let entry = if self.bytes.starts_with(b"\x7fELF") {
             // The loader takes segments below this address for a mistake, and so do we: it is the VMM's.
-            Elf::load(memory, None, &mut Cursor::new(&self.bytes), Some(IMAGE_START))
-                .map_err(|error| Error::Image(format!("{}: {error}", self.name)))?
-                .kernel_load
+            Elf::load(
+                memory,
+                None,
+                &mut Cursor::new(&self.bytes),
+                Some(IMAGE_START),
+            )
+            .map_err(|error| Error::Image(format!("{}: {error}", self.name)))?
+            .kernel_load
         } else {
             memory
                 .write_slice(&self.bytes, IMAGE_START)
@@ -49,7 +57,10 @@ impl Image {
             IMAGE_START
         };
         if !memory.address_in_range(entry) {
-            return Err(Error::Image(format!("{}: entry point {:#x} is outside of memory", self.name, entry.0)));
+            return Err(Error::Image(format!(
+                "{}: entry point {:#x} is outside of memory",
+                self.name, entry.0
+            )));
         }
         Ok(entry)
     }
@@ -64,7 +75,10 @@ mod tests {
     }
 
     fn image(bytes: &[u8]) -> Image {
-        Image { name: "test".into(), bytes: bytes.into() }
+        Image {
+            name: "test".into(),
+            bytes: bytes.into(),
+        }
     }
 
     #[test]
@@ -83,7 +97,9 @@ mod tests {
     #[test]
     fn images_that_cannot_be_loaded_are_refused() {
         assert!(image(&vec![0x90; 2 << 20]).load(&memory(2 << 20)).is_err());
-        assert!(image(b"\x7fELF but not really").load(&memory(2 << 20)).is_err());
+        assert!(image(b"\x7fELF but not really")
+            .load(&memory(2 << 20))
+            .is_err());
         assert!(Image::mini_guest().load(&memory(1 << 20)).is_err());
         assert!(Image::from_file(Path::new("/nonexistent")).is_err());
     }

@@ -32,6 +32,16 @@ extern "C" fn on_signal(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c
     }
 }
 
+/// Handles the signal, which ends the process otherwise. To be called before there are threads to kick.
+pub fn install() -> Result<(), Error> {
+    static INSTALLED: OnceLock<Result<(), i32>> = OnceLock::new();
+    INSTALLED
+        .get_or_init(|| {
+            register_signal_handler(SIGRTMIN(), on_signal).map_err(|error| error.errno())
+        })
+        .map_err(|errno| Error::os("cannot handle signals")(io::Error::from_raw_os_error(errno)))
+}
+
 /// As long as it lives, its thread can be kicked out of its vCPU.
 pub struct Kickable(());
 
@@ -41,13 +51,9 @@ impl Kickable {
     /// # Safety
     ///
     /// The vCPU must outlive the result, which must be dropped in this thread.
-    pub unsafe fn new(vcpu: &mut VcpuFd) -> Result<Self, Error> {
-        static INSTALLED: OnceLock<Result<(), i32>> = OnceLock::new();
-        INSTALLED
-            .get_or_init(|| register_signal_handler(SIGRTMIN(), on_signal).map_err(|error| error.errno()))
-            .map_err(|errno| Error::os("cannot handle signals")(io::Error::from_raw_os_error(errno)))?;
+    pub unsafe fn new(vcpu: &mut VcpuFd) -> Self {
         RUN.set(vcpu.get_kvm_run());
-        Ok(Kickable(()))
+        Kickable(())
     }
 }
 

@@ -25,7 +25,7 @@ use crate::{
     error::Error,
     features::KvmFeatures,
     image::Image,
-    kick::kick,
+    kick::{self, kick},
     ports::{Ports, Transcript},
     stats::VcpuStats,
     vcpu::{Counts, Event, Report, Stop, Vcpu},
@@ -80,20 +80,34 @@ impl Machine {
     }
 
     /// Makes a machine whose console writes to `console`.
-    pub fn with_console(device: &Device, config: &Config<'_>, console: Box<dyn Write + Send>) -> Result<Self, Error> {
+    pub fn with_console(
+        device: &Device,
+        config: &Config<'_>,
+        console: Box<dyn Write + Send>,
+    ) -> Result<Self, Error> {
         let count = config.cpus.len();
         let max = device.max_vcpus().min(MAX_VCPUS);
         if !(1..=max).contains(&count) {
-            return Err(Error::VcpuCount { device: device.path().to_owned(), vcpus: count, max });
+            return Err(Error::VcpuCount {
+                device: device.path().to_owned(),
+                vcpus: count,
+                max,
+            });
         }
+        kick::install()?;
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), config.memory)])
             .map_err(|error| Error::Memory(error.to_string()))?;
         boot::set_up_memory(&memory, count, config.mode, config.pv_eoi)?;
         let entry = config.image.load(&memory)?;
 
-        let vm = device.kvm().create_vm().map_err(Error::kvm("KVM_CREATE_VM"))?;
-        vm.set_tss_address(TSS_ADDRESS).map_err(Error::kvm("KVM_SET_TSS_ADDR"))?;
-        vm.create_irq_chip().map_err(Error::kvm("KVM_CREATE_IRQCHIP"))?;
+        let vm = device
+            .kvm()
+            .create_vm()
+            .map_err(Error::kvm("KVM_CREATE_VM"))?;
+        vm.set_tss_address(TSS_ADDRESS)
+            .map_err(Error::kvm("KVM_SET_TSS_ADDR"))?;
+        vm.create_irq_chip()
+            .map_err(Error::kvm("KVM_CREATE_IRQCHIP"))?;
         map(&vm, &memory)?;
 
         let cpuid = supported_cpuid(device)?;
@@ -108,16 +122,28 @@ impl Machine {
             memory,
         };
         for (index, &cpu) in config.cpus.iter().enumerate() {
-            let fd = machine.vm.create_vcpu(index as u64).map_err(Error::kvm("KVM_CREATE_VCPU"))?;
+            let fd = machine
+                .vm
+                .create_vcpu(index as u64)
+                .map_err(Error::kvm("KVM_CREATE_VCPU"))?;
             boot::set_up_vcpu(&fd, cpuid.clone(), index, count, entry)?;
             machine.tsc_khz = fd.get_tsc_khz().map_err(Error::kvm("KVM_GET_TSC_KHZ"))?;
             let stats = config.count.then(|| VcpuStats::open(&fd)).transpose()?;
-            let vcpu = Vcpu { index, cpu, fd, ports: ports.clone(), stats };
+            let vcpu = Vcpu {
+                index,
+                cpu,
+                fd,
+                ports: ports.clone(),
+                stats,
+            };
             machine.spawn(vcpu, report.clone())?;
         }
         drop(report);
         for _ in 0..count {
-            machine.reports.recv().map_or_else(|_| Err(machine.threads_gone()), |report| report.event)?;
+            machine
+                .reports
+                .recv()
+                .map_or_else(|_| Err(machine.threads_gone()), |report| report.event)?;
         }
         Ok(machine)
     }
@@ -128,7 +154,10 @@ impl Machine {
             .name(format!("vcpu{}", vcpu.index))
             .spawn(move || vcpu.serve(receiver, reports))
             .map_err(Error::os("cannot start a thread"))?;
-        self.vcpus.push(VcpuThread { commands: Some(commands), thread: Some(thread) });
+        self.vcpus.push(VcpuThread {
+            commands: Some(commands),
+            thread: Some(thread),
+        });
         Ok(())
     }
 
@@ -154,8 +183,14 @@ impl Machine {
 
     /// Sets how long KVM polls before a halted vCPU sleeps, at most.
     pub fn set_halt_poll(&self, ns: u32) -> Result<(), Error> {
-        let cap = kvm_enable_cap { cap: KVM_CAP_HALT_POLL, args: [ns.into(), 0, 0, 0], ..Default::default() };
-        self.vm.enable_cap(&cap).map_err(Error::kvm("KVM_ENABLE_CAP of KVM_CAP_HALT_POLL"))
+        let cap = kvm_enable_cap {
+            cap: KVM_CAP_HALT_POLL,
+            args: [ns.into(), 0, 0, 0],
+            ..Default::default()
+        };
+        self.vm
+            .enable_cap(&cap)
+            .map_err(Error::kvm("KVM_ENABLE_CAP of KVM_CAP_HALT_POLL"))
     }
 
     /// Whether [`Machine::set_halt_poll`] works.
@@ -191,7 +226,9 @@ impl Machine {
         self.resume();
         for stopped in 0..self.vcpus.len() {
             let report = self.reports.recv().map_err(|_| self.threads_gone())?;
-            let Event::Stopped(stop, _) = report.event? else { continue };
+            let Event::Stopped(stop, _) = report.event? else {
+                continue;
+            };
             if matches!(stop, Stop::Parked) {
                 continue;
             }
@@ -214,7 +251,10 @@ impl Machine {
     /// Waits for the next vCPU that stops, until a deadline.
     fn next_stop(&self, deadline: Instant) -> Result<Option<(usize, Stop, Counts)>, Error> {
         loop {
-            match self.reports.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            match self
+                .reports
+                .recv_timeout(deadline.saturating_duration_since(Instant::now()))
+            {
                 Ok(Report { vcpu, event }) => match event? {
                     Event::Ready => {}
                     Event::Stopped(stop, counts) => return Ok(Some((vcpu, stop, counts))),
@@ -234,19 +274,27 @@ impl Machine {
             match self.next_stop(deadline)? {
                 Some((vcpu, Stop::Kicked(state), _)) => states += &format!("vCPU {vcpu}:\n{state}"),
                 Some(_) => {}
-                None => return Ok(states + "and at least one vCPU does not even leave KVM_RUN when it is signalled\n"),
+                None => return Ok(states
+                    + "and at least one vCPU does not even leave KVM_RUN when it is signalled\n"),
             }
         }
         Ok(states)
     }
 
     fn kick_all(&self) {
-        self.vcpus.iter().filter_map(|vcpu| vcpu.thread.as_ref()).for_each(kick);
+        self.vcpus
+            .iter()
+            .filter_map(|vcpu| vcpu.thread.as_ref())
+            .for_each(kick);
     }
 
     fn hung(&self, limit: Duration, running: usize) -> Result<Error, Error> {
         let states = self.kick_out(running)?;
-        Ok(Error::Hung { limit, states, console: self.transcript.text() })
+        Ok(Error::Hung {
+            limit,
+            states,
+            console: self.transcript.text(),
+        })
     }
 
     fn failure(&self, vcpu: usize, stop: Stop) -> Error {
@@ -254,13 +302,26 @@ impl Machine {
         match stop {
             Stop::Exit(status) => Error::Ended { status, console },
             Stop::Parked => Error::Ended { status: 0, console },
-            Stop::Kicked(state) => Error::Guest { vcpu, what: "kicked out by somebody else".into(), state, console },
-            Stop::Failed(what, state) => Error::Guest { vcpu, what, state, console },
+            Stop::Kicked(state) => Error::Guest {
+                vcpu,
+                what: "kicked out by somebody else".into(),
+                state,
+                console,
+            },
+            Stop::Failed(what, state) => Error::Guest {
+                vcpu,
+                what,
+                state,
+                console,
+            },
         }
     }
 
     fn threads_gone(&self) -> Error {
-        Error::Os("the vCPUs' threads are gone".into(), std::io::ErrorKind::BrokenPipe.into())
+        Error::Os(
+            "the vCPUs' threads are gone".into(),
+            std::io::ErrorKind::BrokenPipe.into(),
+        )
     }
 }
 
@@ -292,7 +353,10 @@ fn map(vm: &VmFd, memory: &GuestMemoryMmap) -> Result<(), Error> {
 
 /// What CPUID may say to guests.
 fn supported_cpuid(device: &Device) -> Result<CpuId, Error> {
-    device.kvm().get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(Error::kvm("KVM_GET_SUPPORTED_CPUID"))
+    device
+        .kvm()
+        .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+        .map_err(Error::kvm("KVM_GET_SUPPORTED_CPUID"))
 }
 
 /// What KVM offers its guests.

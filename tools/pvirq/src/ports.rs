@@ -43,7 +43,9 @@ impl Ports {
 
     /// Makes the ports, with a console that writes to `console`.
     pub fn new(console: Box<dyn Write + Send>) -> Self {
-        Ports { serial: Mutex::new(Serial::new(NotConnected, console)) }
+        Ports {
+            serial: Mutex::new(Serial::new(NotConnected, console)),
+        }
     }
 
     /// A vCPU writes `data` to a port: one byte, or several in a row by a string instruction.
@@ -89,7 +91,10 @@ impl Transcript {
 
 impl Write for Transcript {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).write(bytes)
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -39,10 +39,20 @@ impl Ring {
         let size = NonZeroUsize::MIN.saturating_add(page_size + DATA_SIZE - 1);
         // SAFETY: A new mapping at an address of the kernel's choice disturbs nobody.
         let control = unsafe {
-            mmap(None, size, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, event, 0)
+            mmap(
+                None,
+                size,
+                ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
+                MapFlags::MAP_SHARED,
+                event,
+                0,
+            )
         };
         match control {
-            Ok(control) => Ok(Ring { control: control.cast(), page_size }),
+            Ok(control) => Ok(Ring {
+                control: control.cast(),
+                page_size,
+            }),
             Err(errno) => Err(Error::Count(format!(
                 "cannot map a perf ring: {errno}; root may, or see kernel.perf_event_mlock_kb"
             ))),
@@ -53,14 +63,20 @@ impl Ring {
     pub fn drain(&mut self, mut record: impl FnMut(&[u8]) -> Option<()>) -> Result<(), Error> {
         let page = self.control.as_ptr();
         // SAFETY: The control page is mapped; the kernel and we agree that these words are accessed atomically.
-        let (head, tail) =
-            unsafe { (AtomicU64::from_ptr(addr_of_mut!((*page).data_head)), AtomicU64::from_ptr(addr_of_mut!((*page).data_tail))) };
+        let (head, tail) = unsafe {
+            (
+                AtomicU64::from_ptr(addr_of_mut!((*page).data_head)),
+                AtomicU64::from_ptr(addr_of_mut!((*page).data_tail)),
+            )
+        };
         let end = head.load(Acquire);
         let mut position = tail.load(Acquire);
         let mut bytes = Vec::new();
         let mut result = Ok(());
         if end - position > (DATA_SIZE - RECORD_MAX) as u64 {
-            result = Err(Error::Count("the trace ring is full, and has lost exits".into()));
+            result = Err(Error::Count(
+                "the trace ring is full, and has lost exits".into(),
+            ));
         }
 
         while position < end && result.is_ok() {
@@ -74,7 +90,9 @@ impl Ring {
                 _ => Some(()),
             };
             if sound.is_none() || size < HEADER_SIZE {
-                result = Err(Error::Count("a record of the trace is not as the kernel describes it".into()));
+                result = Err(Error::Count(
+                    "a record of the trace is not as the kernel describes it".into(),
+                ));
             }
             position += size as u64;
         }

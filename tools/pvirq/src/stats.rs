@@ -28,7 +28,14 @@ pub struct VcpuStats {
 }
 
 /// The statistics that we read, by KVM's names.
-const NAMES: [&str; 6] = ["exits", "halt_exits", "io_exits", "irq_exits", "irq_window_exits", "hypercalls"];
+const NAMES: [&str; 6] = [
+    "exits",
+    "halt_exits",
+    "io_exits",
+    "irq_exits",
+    "irq_window_exits",
+    "hypercalls",
+];
 
 impl VcpuStats {
     /// Opens a vCPU's statistics. To be called before the vCPU first runs: KVM takes the vCPU's lock for it.
@@ -36,7 +43,9 @@ impl VcpuStats {
         // SAFETY: The call takes no argument.
         let fd = unsafe { libc::ioctl(vcpu.as_raw_fd(), KVM_GET_STATS_FD) };
         if fd < 0 {
-            return Err(Error::os("KVM_GET_STATS_FD failed")(io::Error::last_os_error()));
+            return Err(Error::os("KVM_GET_STATS_FD failed")(
+                io::Error::last_os_error(),
+            ));
         }
         // SAFETY: The file descriptor is new and ours.
         let file = unsafe { File::from_raw_fd(fd) };
@@ -50,11 +59,20 @@ impl VcpuStats {
         let mut counts = [0; NAMES.len()];
         for (count, offset) in counts.iter_mut().zip(self.offsets) {
             let mut bytes = [0; size_of::<u64>()];
-            self.file.read_exact_at(&mut bytes, offset).map_err(Error::os("cannot read KVM's statistics"))?;
+            self.file
+                .read_exact_at(&mut bytes, offset)
+                .map_err(Error::os("cannot read KVM's statistics"))?;
             *count = u64::from_ne_bytes(bytes);
         }
         let [total, halt, io, irq, irq_window, hypercalls] = counts;
-        Ok(Statistics { total, halt, io, irq, irq_window, hypercalls })
+        Ok(Statistics {
+            total,
+            halt,
+            io,
+            irq,
+            irq_window,
+            hypercalls,
+        })
     }
 }
 
@@ -63,7 +81,12 @@ fn find(read: impl Fn(&mut [u8], u64) -> io::Result<()>) -> io::Result<[u64; NAM
     let mut header = [0; size_of::<kvm_stats_header>()];
     read(&mut header, 0)?;
     let number = |bytes: &[u8], offset: usize| {
-        u32::from_ne_bytes([bytes[offset], bytes[offset + 1], bytes[offset + 2], bytes[offset + 3]])
+        u32::from_ne_bytes([
+            bytes[offset],
+            bytes[offset + 1],
+            bytes[offset + 2],
+            bytes[offset + 3],
+        ])
     };
     let name_size = number(&header, offset_of!(kvm_stats_header, name_size)) as usize;
     let descriptors = number(&header, offset_of!(kvm_stats_header, num_desc)) as usize;
@@ -77,7 +100,10 @@ fn find(read: impl Fn(&mut [u8], u64) -> io::Result<()>) -> io::Result<[u64; NAM
 
     let mut offsets = [None; NAMES.len()];
     for descriptor in bytes.chunks_exact(descriptor_size) {
-        let name = descriptor[size_of::<kvm_stats_desc>()..].split(|&byte| byte == 0).next().unwrap_or_default();
+        let name = descriptor[size_of::<kvm_stats_desc>()..]
+            .split(|&byte| byte == 0)
+            .next()
+            .unwrap_or_default();
         if let Some(index) = NAMES.iter().position(|wanted| wanted.as_bytes() == name) {
             let offset = number(descriptor, offset_of!(kvm_stats_desc, offset));
             offsets[index] = Some(u64::from(data_offset) + u64::from(offset));
@@ -100,7 +126,10 @@ mod tests {
         let descriptor_size = size_of::<kvm_stats_desc>() + NAME_SIZE;
         let descriptors_offset = size_of::<kvm_stats_header>() + NAME_SIZE;
         let header = [0, NAME_SIZE, names.len(), 0, descriptors_offset, 4096];
-        let mut bytes: Vec<u8> = header.iter().flat_map(|&field| (field as u32).to_ne_bytes()).collect();
+        let mut bytes: Vec<u8> = header
+            .iter()
+            .flat_map(|&field| (field as u32).to_ne_bytes())
+            .collect();
         bytes.resize(descriptors_offset, 0);
         for (index, name) in names.iter().enumerate() {
             let start = bytes.len();
@@ -116,20 +145,42 @@ mod tests {
     fn find_in(bytes: &[u8]) -> io::Result<[u64; NAMES.len()]> {
         find(|buffer, offset| {
             let offset = offset as usize;
-            buffer.copy_from_slice(bytes.get(offset..offset + buffer.len()).ok_or(io::ErrorKind::UnexpectedEof)?);
+            buffer.copy_from_slice(
+                bytes
+                    .get(offset..offset + buffer.len())
+                    .ok_or(io::ErrorKind::UnexpectedEof)?,
+            );
             Ok(())
         })
     }
 
     #[test]
     fn counts_are_found_by_name() {
-        let names = ["hypercalls", "irq_exits", "exits", "nmi_window_exits", "io_exits", "irq_window_exits", "halt_exits"];
-        assert_eq!(find_in(&file(&names)).unwrap(), [2, 6, 4, 1, 5, 0].map(|index| 4096 + index * 8));
+        let names = [
+            "hypercalls",
+            "irq_exits",
+            "exits",
+            "nmi_window_exits",
+            "io_exits",
+            "irq_window_exits",
+            "halt_exits",
+        ];
+        assert_eq!(
+            find_in(&file(&names)).unwrap(),
+            [2, 6, 4, 1, 5, 0].map(|index| 4096 + index * 8)
+        );
     }
 
     #[test]
     fn a_count_that_is_not_there_is_named() {
-        let error = find_in(&file(&["exits", "halt_exits", "io_exits", "irq_exits", "hypercalls"])).unwrap_err();
+        let error = find_in(&file(&[
+            "exits",
+            "halt_exits",
+            "io_exits",
+            "irq_exits",
+            "hypercalls",
+        ]))
+        .unwrap_err();
         assert_eq!(error.to_string(), "there is no 'irq_window_exits'");
         assert!(find_in(&[0; 8]).is_err());
     }

@@ -7,8 +7,7 @@
 //! recorded into the same ring, which is in order: the first one after an exit is its cause.
 
 use std::{
-    fs,
-    io,
+    fs, io,
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
     path::{Path, PathBuf},
 };
@@ -40,7 +39,10 @@ impl Tracepoint {
         for directory in directories {
             match fs::read_to_string(directory.join("id")) {
                 Ok(text) => {
-                    let id = text.trim().parse().map_err(|_| Error::Count(format!("{name} has no valid id")))?;
+                    let id = text
+                        .trim()
+                        .parse()
+                        .map_err(|_| Error::Count(format!("{name} has no valid id")))?;
                     return Ok(Tracepoint { directory, id });
                 }
                 Err(new) => error = error.or(Some(new)),
@@ -56,7 +58,8 @@ impl Tracepoint {
     /// Where a 32-bit field is in a record.
     fn field(&self, name: &str) -> Result<usize, Error> {
         let path = self.directory.join("format");
-        let text = fs::read_to_string(&path).map_err(Error::os(format!("cannot read {}", path.display())))?;
+        let text = fs::read_to_string(&path)
+            .map_err(Error::os(format!("cannot read {}", path.display())))?;
         field_offset(&text, name)
             .ok_or_else(|| Error::Count(format!("{} has no 32-bit field {name}", path.display())))
     }
@@ -73,7 +76,13 @@ impl Tracepoint {
         attributes.__bindgen_anon_1.sample_period = 1;
         // SAFETY: The attributes are valid for the call, and no pointer is kept.
         let fd = unsafe {
-            perf_event_open_sys::perf_event_open(&mut attributes, 0, -1, -1, perf::PERF_FLAG_FD_CLOEXEC.into())
+            perf_event_open_sys::perf_event_open(
+                &mut attributes,
+                0,
+                -1,
+                -1,
+                perf::PERF_FLAG_FD_CLOEXEC.into(),
+            )
         };
         if fd < 0 {
             let error = io::Error::last_os_error();
@@ -131,23 +140,40 @@ impl ExitTrace {
         let first = exit.open()?;
         let ring = Ring::map(&first)?;
         let mut events = vec![first];
-        let interrupts = ["reschedule_entry", "call_function_entry", "call_function_single_entry", "irq_work_entry"];
-        let interrupts = interrupts.into_iter().map(|name| Tracepoint::find(&format!("irq_vectors/{name}")));
+        let interrupts = [
+            "reschedule_entry",
+            "call_function_entry",
+            "call_function_single_entry",
+            "irq_work_entry",
+        ];
+        let interrupts = interrupts
+            .into_iter()
+            .map(|name| Tracepoint::find(&format!("irq_vectors/{name}")));
         for tracepoint in [Ok(timer)].into_iter().chain(interrupts) {
             let event = tracepoint?.open()?;
             // SAFETY: Both file descriptors are open perf events.
             if unsafe { ioctls::SET_OUTPUT(event.as_raw_fd(), events[0].as_raw_fd()) } < 0 {
                 let error = io::Error::last_os_error();
-                return Err(Error::Count(format!("perf events cannot share a ring: {error}")));
+                return Err(Error::Count(format!(
+                    "perf events cannot share a ring: {error}"
+                )));
             }
             events.push(event);
         }
-        Ok(ExitTrace { format, ring, _events: events })
+        Ok(ExitTrace {
+            format,
+            ring,
+            _events: events,
+        })
     }
 
     /// Takes the exits since the last call.
     pub fn take(&mut self) -> Result<Exits, Error> {
-        let mut tally = Tally { format: &self.format, exits: Exits::default(), cause_wanted: false };
+        let mut tally = Tally {
+            format: &self.format,
+            exits: Exits::default(),
+            cause_wanted: false,
+        };
         self.ring.drain(|raw| tally.record(raw))?;
         Ok(tally.exits)
     }
@@ -163,14 +189,21 @@ struct Tally<'a> {
 
 impl Tally<'_> {
     fn record(&mut self, raw: &[u8]) -> Option<()> {
-        let word = |offset: usize| Some(u32::from_ne_bytes(raw.get(offset..offset + 4)?.try_into().ok()?));
+        let word = |offset: usize| {
+            Some(u32::from_ne_bytes(
+                raw.get(offset..offset + 4)?.try_into().ok()?,
+            ))
+        };
         // Every record begins with its tracepoint's ID.
         let id = u16::from_ne_bytes(raw.get(..2)?.try_into().ok()?);
 
         if id == self.format.exit {
             let code = word(self.format.exit_reason)?;
-            let reason =
-                if word(self.format.isa)? == ISA_SVM { Reason::from_svm(code) } else { Reason::from_vmx(code) };
+            let reason = if word(self.format.isa)? == ISA_SVM {
+                Reason::from_svm(code)
+            } else {
+                Reason::from_vmx(code)
+            };
             self.exits.count(reason);
             self.cause_wanted = reason == Reason::Intr;
         } else if self.cause_wanted {
@@ -185,7 +218,12 @@ impl Tally<'_> {
 mod tests {
     use super::*;
 
-    const FORMAT: Format = Format { exit: 300, timer: 40, exit_reason: 8, isa: 24 };
+    const FORMAT: Format = Format {
+        exit: 300,
+        timer: 40,
+        exit_reason: 8,
+        isa: 24,
+    };
 
     fn exit(code: u32, isa: u32) -> Vec<u8> {
         let mut raw = vec![0; 32];
@@ -202,7 +240,11 @@ mod tests {
     }
 
     fn tally(records: &[Vec<u8>]) -> Exits {
-        let mut tally = Tally { format: &FORMAT, exits: Exits::default(), cause_wanted: false };
+        let mut tally = Tally {
+            format: &FORMAT,
+            exits: Exits::default(),
+            cause_wanted: false,
+        };
         records.iter().for_each(|raw| tally.record(raw).unwrap());
         tally.exits
     }
@@ -231,13 +273,25 @@ mod tests {
 
     #[test]
     fn codes_are_the_vendors() {
-        let exits = tally(&[exit(0x7c, ISA_SVM), exit(32, 1), exit(12, 1), exit(0x8000_0021, 1)]);
-        assert_eq!((exits[Reason::Msr], exits[Reason::Hlt], exits[Reason::Other]), (2, 1, 1));
+        let exits = tally(&[
+            exit(0x7c, ISA_SVM),
+            exit(32, 1),
+            exit(12, 1),
+            exit(0x8000_0021, 1),
+        ]);
+        assert_eq!(
+            (exits[Reason::Msr], exits[Reason::Hlt], exits[Reason::Other]),
+            (2, 1, 1)
+        );
     }
 
     #[test]
     fn short_records_are_noticed() {
-        let mut tally = Tally { format: &FORMAT, exits: Exits::default(), cause_wanted: false };
+        let mut tally = Tally {
+            format: &FORMAT,
+            exits: Exits::default(),
+            cause_wanted: false,
+        };
         assert_eq!(tally.record(&[1]), None);
         assert_eq!(tally.record(&exit(0x60, ISA_SVM)[..20]), None);
     }

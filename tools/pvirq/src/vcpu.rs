@@ -73,7 +73,10 @@ impl Counter {
     }
 
     fn end(&mut self) -> Result<Counts, Error> {
-        Ok(Counts { statistics: self.stats.read()? - self.before, trace: self.trace.take()? })
+        Ok(Counts {
+            statistics: self.stats.read()? - self.before,
+            trace: self.trace.take()?,
+        })
     }
 }
 
@@ -98,16 +101,22 @@ impl Vcpu {
         // The machine may have gone, if another vCPU failed. Nobody is interested in this one then.
         let report = |event| drop(reports.send(Report { vcpu, event }));
 
-        // SAFETY: `self` is declared, and so dropped, outside of this; both belong to this thread.
-        let prepared = cpus::pin(self.cpu).and_then(|()| unsafe { Kickable::new(&mut self.fd) });
+        // SAFETY: Both belong to this thread, and `self` is dropped after what is declared later.
+        let _kickable = unsafe { Kickable::new(&mut self.fd) };
         let counter = self
             .stats
             .take()
-            .map(|stats| Ok(Counter { stats, trace: ExitTrace::start()?, before: Statistics::default() }))
+            .map(|stats| {
+                Ok(Counter {
+                    stats,
+                    trace: ExitTrace::start()?,
+                    before: Statistics::default(),
+                })
+            })
             .transpose();
-        let (_kickable, mut counter) = match (prepared, counter) {
-            (Ok(kickable), Ok(counter)) => (kickable, counter),
-            (Err(error), _) | (_, Err(error)) => return report(Err(error)),
+        let mut counter = match cpus::pin(self.cpu).and(counter) {
+            Ok(counter) => counter,
+            Err(error) => return report(Err(error)),
         };
         report(Ok(Event::Ready));
         for () in commands {
@@ -135,10 +144,13 @@ impl Vcpu {
                 Ok(VcpuExit::MmioRead(_, data)) => data.fill(0xff),
                 Ok(VcpuExit::MmioWrite(..)) => {}
                 Ok(VcpuExit::Shutdown) => {
-                    break "the guest shut down (KVM_EXIT_SHUTDOWN): a triple fault, most likely".into()
+                    break "the guest shut down (KVM_EXIT_SHUTDOWN): a triple fault, most likely"
+                        .into()
                 }
                 Ok(VcpuExit::FailEntry(reason, cpu)) => {
-                    break format!("CPU {cpu} refused to enter the guest (KVM_EXIT_FAIL_ENTRY): {reason:#x}")
+                    break format!(
+                        "CPU {cpu} refused to enter the guest (KVM_EXIT_FAIL_ENTRY): {reason:#x}"
+                    )
                 }
                 Ok(VcpuExit::InternalError) => {
                     break "KVM cannot emulate what the guest does (KVM_EXIT_INTERNAL_ERROR)".into()

@@ -71,7 +71,14 @@ impl Case {
 
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} {} {}", self.bench(), self.name(), self.mechanism(), self.target())?;
+        write!(
+            f,
+            "{} {} {} {}",
+            self.bench(),
+            self.name(),
+            self.mechanism(),
+            self.target()
+        )?;
         if self.halt_poll == HaltPoll::Zero {
             write!(f, " (halt_poll_ns 0)")?;
         }
@@ -130,14 +137,24 @@ mod tests {
     fn cases_share_machines_and_never_undo_halt_poll() {
         let plan = ipi_plan(&[2, 16], &[4, 16]);
         assert_eq!(plan.len(), 4 * 3 * 2);
-        assert!(plan.windows(2).all(|pair| (pair[0].vcpus, pair[0].halt_poll) <= (pair[1].vcpus, pair[1].halt_poll)));
-        assert!(plan.iter().all(|case| case.rest == Rest::Halted || case.halt_poll == HaltPoll::Default));
+        assert!(plan
+            .windows(2)
+            .all(|pair| (pair[0].vcpus, pair[0].halt_poll) <= (pair[1].vcpus, pair[1].halt_poll)));
+        assert!(plan
+            .iter()
+            .all(|case| case.rest == Rest::Halted || case.halt_poll == HaltPoll::Default));
     }
 
     #[test]
     fn names_are_those_of_the_results() {
         let case = ipi_plan(&[2], &[])[5];
-        assert_eq!(case.to_string(), "ipi unicast pv-ipi halted (halt_poll_ns 0), 2 vCPUs");
-        assert_eq!(exit_plan()[0].to_string(), "exit user-space port none, 1 vCPUs");
+        assert_eq!(
+            case.to_string(),
+            "ipi unicast pv-ipi halted (halt_poll_ns 0), 2 vCPUs"
+        );
+        assert_eq!(
+            exit_plan()[0].to_string(),
+            "exit user-space port none, 1 vCPUs"
+        );
     }
 }

@@ -49,7 +49,9 @@ pub fn accel() -> String {
     }
     // SAFETY: As above; the leaf exists, because there is a hypervisor.
     let leaf = unsafe { __cpuid(CPUID_HYPERVISOR) };
-    let signature = [leaf.ebx, leaf.ecx, leaf.edx].map(u32::to_le_bytes).concat();
+    let signature = [leaf.ebx, leaf.ecx, leaf.edx]
+        .map(u32::to_le_bytes)
+        .concat();
     match signature.as_slice() {
         b"TCGTCGTCGTCG" => "tcg".into(),
         b"KVMKVMKVM\0\0\0" => "kvm".into(),
@@ -59,5 +61,9 @@ pub fn accel() -> String {
 
 /// KVM's halt_poll_ns, if it can be read.
 pub fn halt_poll_ns() -> Option<u64> {
-    fs::read_to_string("/sys/module/kvm/parameters/halt_poll_ns").ok()?.trim().parse().ok()
+    fs::read_to_string("/sys/module/kvm/parameters/halt_poll_ns")
+        .ok()?
+        .trim()
+        .parse()
+        .ok()
 }

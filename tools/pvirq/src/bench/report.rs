@@ -130,17 +130,27 @@ impl Report {
 
     /// Adds what was measured for a case, one measurement for each device.
     pub fn add(&mut self, case: &Case, measurements: Vec<Measurement>) {
-        let first = measurements.first().map(|first| first.pieces.clone()).unwrap_or_default();
+        let first = measurements
+            .first()
+            .map(|first| first.pieces.clone())
+            .unwrap_or_default();
         let overcommit = self.options.overcommit(case.vcpus);
         let halt_poll_ns = match case.halt_poll {
             HaltPoll::Zero => Some(0),
             HaltPoll::Default if case.target() == "halted" => self.environment.halt_poll_ns,
             HaltPoll::Default => None,
         };
-        for (index, (mut measurement, device)) in measurements.into_iter().zip(&self.options.devices).enumerate() {
+        for (index, (mut measurement, device)) in measurements
+            .into_iter()
+            .zip(&self.options.devices)
+            .enumerate()
+        {
             let events = measurement.events();
             let by_reason = |exits: &Exits| {
-                Reason::ALL.map(|reason| (reason.name(), per_event(exits[reason], events))).into_iter().collect()
+                Reason::ALL
+                    .map(|reason| (reason.name(), per_event(exits[reason], events)))
+                    .into_iter()
+                    .collect()
             };
             let (sender, target) = (measurement.sender, measurement.target);
             self.rows.push(Row {
@@ -160,7 +170,10 @@ impl Report {
                     sender: per_event(sender.total(), events),
                     target: per_event(target.total(), events),
                 },
-                exits_by_reason: Sides { sender: by_reason(&sender), target: by_reason(&target) },
+                exits_by_reason: Sides {
+                    sender: by_reason(&sender),
+                    target: by_reason(&target),
+                },
                 timer_exits_per_event: Sides {
                     sender: per_event(sender.timer, events),
                     target: per_event(target.timer, events),
@@ -230,7 +243,11 @@ fn relative(pieces: &[Piece], first: &[Piece]) -> Relative {
     };
     let (pairs, exits_without_timer) = ratio(|piece| piece.exits);
     let (_, cycles) = ratio(|piece| piece.cycles);
-    Relative { pairs, exits_without_timer, cycles }
+    Relative {
+        pairs,
+        exits_without_timer,
+        cycles,
+    }
 }
 
 #[cfg(test)]
@@ -251,11 +268,18 @@ mod tests {
     }
 
     fn measurement(exits: u64, timer: u64) -> Measurement {
-        let mut measurement = Measurement { delivered: 100, cycles: (1..=100).collect(), ..Default::default() };
+        let mut measurement = Measurement {
+            delivered: 100,
+            cycles: (1..=100).collect(),
+            ..Default::default()
+        };
         (0..exits).for_each(|_| measurement.sender.count(Reason::Msr));
         (0..timer).for_each(|_| measurement.target.count(Reason::Intr));
         measurement.target.timer = timer;
-        measurement.pieces = vec![Piece { exits: exits as f64 / 100.0, cycles: 50.0 }];
+        measurement.pieces = vec![Piece {
+            exits: exits as f64 / 100.0,
+            cycles: 50.0,
+        }];
         measurement
     }
 
@@ -282,15 +306,26 @@ mod tests {
             ("mechanism", "x2apic"),
             ("device", "/dev/pvirq"),
         ];
-        expected.iter().for_each(|(key, value)| assert_eq!(row[key], *value));
-        for (key, value) in [("vcpus", 2), ("overcommit", 1), ("events", 100), ("delivered", 100), ("lost", 0)] {
+        expected
+            .iter()
+            .for_each(|(key, value)| assert_eq!(row[key], *value));
+        for (key, value) in [
+            ("vcpus", 2),
+            ("overcommit", 1),
+            ("events", 100),
+            ("delivered", 100),
+            ("lost", 0),
+        ] {
             assert_eq!(row[key], value, "{key}");
         }
         assert_eq!(row["exits_per_event"]["sender"], 1.5);
         assert_eq!(row["exits_per_event"]["target"], 0.3);
         assert_eq!(row["exits_by_reason"]["sender"]["msr"], 1.5);
         for reason in ["msr", "hlt", "io", "intr"] {
-            assert!(row["exits_by_reason"]["target"][reason].is_number(), "{reason}");
+            assert!(
+                row["exits_by_reason"]["target"][reason].is_number(),
+                "{reason}"
+            );
         }
         assert_eq!(row["timer_exits_per_event"]["target"], 0.3);
         assert_eq!(row["cycles_per_event"]["p50"], 50);
@@ -303,10 +338,17 @@ mod tests {
 
     #[test]
     fn what_delivered_nothing_is_equal_to_nothing() {
-        let lost = Measurement { lost: 5, ..Default::default() };
+        let lost = Measurement {
+            lost: 5,
+            ..Default::default()
+        };
         let report = report(measurement(1, 0), lost);
         assert_eq!(report.misdelivered(), 5);
-        assert!(report.rows[1].relative.unwrap().exits_without_timer.is_nan());
+        assert!(report.rows[1]
+            .relative
+            .unwrap()
+            .exits_without_timer
+            .is_nan());
         assert!(report.rows[1].cycles_per_event.is_none());
     }
 
@@ -320,12 +362,17 @@ mod tests {
         let json: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
         assert_eq!(json["rows"], Value::Array(Vec::new()));
 
-        assert!(report.write(&directory.path().join("none/ipi.json")).is_err());
+        assert!(report
+            .write(&directory.path().join("none/ipi.json"))
+            .is_err());
         // A directory cannot be replaced by a file.
         let occupied = directory.path().join("occupied");
         fs::create_dir(&occupied).unwrap();
         assert!(report.write(&occupied).is_err());
-        let left: Vec<_> = fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        let left: Vec<_> = fs::read_dir(directory.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
         assert_eq!(left.len(), 2, "{left:?}");
     }
 }

@@ -61,7 +61,10 @@ impl Options {
     /// The number of vCPUs on the CPU that has the most of them.
     pub fn overcommit(&self, vcpus: usize) -> usize {
         let cpus = self.cpus.first_alone(vcpus);
-        cpus.iter().map(|cpu| cpus.iter().filter(|&other| other == cpu).count()).max().unwrap_or(0)
+        cpus.iter()
+            .map(|cpu| cpus.iter().filter(|&other| other == cpu).count())
+            .max()
+            .unwrap_or(0)
     }
 }
 
@@ -130,10 +133,23 @@ impl Session {
     /// Opens the devices.
     pub fn new(options: Options) -> Result<Self, Error> {
         let open = |path: &PathBuf| {
-            Ok(Subject { device: Device::open(path)?, machine: None, halt_poll: HaltPoll::Default })
+            Ok(Subject {
+                device: Device::open(path)?,
+                machine: None,
+                halt_poll: HaltPoll::Default,
+            })
         };
-        let subjects = options.devices.iter().map(open).collect::<Result<_, Error>>()?;
-        Ok(Session { options, image: Image::mini_guest(), subjects, failures: 0 })
+        let subjects = options
+            .devices
+            .iter()
+            .map(open)
+            .collect::<Result<_, Error>>()?;
+        Ok(Session {
+            options,
+            image: Image::mini_guest(),
+            subjects,
+            failures: 0,
+        })
     }
 
     /// How often a guest failed on the baseline.
@@ -188,7 +204,10 @@ impl Session {
                 let piece = self.piece(index, case, sends, progress)?;
                 if piece.lost != 0 {
                     let device = self.subjects[index].device.path().display();
-                    progress.note(&format!("{device}: {case}: {} interrupts were lost\n{}", piece.lost, piece.console));
+                    progress.note(&format!(
+                        "{device}: {case}: {} interrupts were lost\n{}",
+                        piece.lost, piece.console
+                    ));
                 }
                 measurements[index].add(piece);
                 progress.piece();
@@ -210,7 +229,9 @@ impl Session {
                 Err(error) if error.is_guest_failure() && self.subjects[index].is_baseline() => {
                     self.failures += 1;
                     self.subjects[index].machine = None;
-                    progress.note(&format!("{KVM}: {case}: the guest failed, trying again: {error}"));
+                    progress.note(&format!(
+                        "{KVM}: {case}: the guest failed, trying again: {error}"
+                    ));
                 }
                 result => return result,
             }
@@ -230,8 +251,9 @@ impl Session {
             count: true,
         };
 
-        let reusable =
-            |machine: &Machine| machine.vcpus() == case.vcpus && subject.halt_poll <= case.halt_poll;
+        let reusable = |machine: &Machine| {
+            machine.vcpus() == case.vcpus && subject.halt_poll <= case.halt_poll
+        };
         let fresh = !subject.machine.as_ref().is_some_and(reusable);
         if fresh {
             // The old one goes first.
@@ -239,7 +261,9 @@ impl Session {
             subject.machine = Some(Machine::new(&subject.device, &config)?);
             subject.halt_poll = HaltPoll::Default;
         }
-        let Some(machine) = &mut subject.machine else { unreachable!("it was just made") };
+        let Some(machine) = &mut subject.machine else {
+            unreachable!("it was just made")
+        };
         if fresh {
             machine.run_job(None, JOB_LIMIT)?;
         }
@@ -271,7 +295,11 @@ fn job(case: &Case, sends: u32, tsc_khz: u32) -> Job {
         pattern: case.pattern,
         rest: case.rest,
         sends,
-        gap: if case.rest == Rest::Halted { cycles(GAP) } else { 0 },
+        gap: if case.rest == Rest::Halted {
+            cycles(GAP)
+        } else {
+            0
+        },
         patience: cycles(PATIENCE),
     }
 }
@@ -299,9 +327,15 @@ impl Measurement {
                 .map_err(|disagreement| Error::Count(format!("vCPU {vcpu}: {disagreement}")))?;
             // The port that says that the job is done is not part of it.
             if !exits.forget(Reason::Io) {
-                return Err(Error::Count(format!("vCPU {vcpu} has parked without an exit")));
+                return Err(Error::Count(format!(
+                    "vCPU {vcpu} has parked without an exit"
+                )));
             }
-            let side = if vcpu == 0 { &mut measurement.sender } else { &mut measurement.target };
+            let side = if vcpu == 0 {
+                &mut measurement.sender
+            } else {
+                &mut measurement.target
+            };
             *side += exits;
         }
         let cycles = &shared.cycles[..CYCLES_LEN.min(delivered as usize)];
@@ -337,7 +371,11 @@ mod tests {
     use crate::bench::{exit_plan, ipi_plan};
 
     fn session(cpus: &str) -> Session {
-        let options = Options { devices: Vec::new(), cpus: cpus.parse().unwrap(), pv_eoi: true };
+        let options = Options {
+            devices: Vec::new(),
+            cpus: cpus.parse().unwrap(),
+            pv_eoi: true,
+        };
         Session::new(options).unwrap()
     }
 
@@ -345,25 +383,40 @@ mod tests {
     fn broadcasts_and_turns_need_fewer_sends() {
         let case = |cpus: &str, case| session(cpus).sends(case, 900);
         let plan = ipi_plan(&[2], &[16]);
-        let find = |pattern, rest| plan.iter().find(|case| (case.pattern, case.rest) == (pattern, rest)).unwrap();
+        let find = |pattern, rest| {
+            plan.iter()
+                .find(|case| (case.pattern, case.rest) == (pattern, rest))
+                .unwrap()
+        };
         assert_eq!(case("0-1", find(Pattern::Unicast, Rest::Busy)), 900);
         assert_eq!(case("0", find(Pattern::Unicast, Rest::Busy)), 900 / TURNS);
         assert_eq!(case("0-1", find(Pattern::Broadcast, Rest::Halted)), 60);
-        assert_eq!(case("0-1", find(Pattern::Broadcast, Rest::Busy)), 60 / TURNS);
+        assert_eq!(
+            case("0-1", find(Pattern::Broadcast, Rest::Busy)),
+            60 / TURNS
+        );
         assert_eq!(case("0-31", find(Pattern::Broadcast, Rest::Busy)), 60);
         assert_eq!(case("0", &exit_plan()[0]), 900);
     }
 
     #[test]
     fn pieces_are_small_and_several() {
-        assert_eq!([1, 3, 4, 100, 399, 400, 401, 1000].map(rounds), [1, 3, 4, 4, 4, 4, 5, 10]);
+        assert_eq!(
+            [1, 3, 4, 100, 399, 400, 401, 1000].map(rounds),
+            [1, 3, 4, 4, 4, 4, 5, 10]
+        );
     }
 
     #[test]
     fn jobs_give_targets_time_to_halt_only_if_they_do() {
         let plan = ipi_plan(&[2], &[]);
         let jobs: Vec<_> = plan.iter().map(|case| job(case, 5, 2_000_000)).collect();
-        assert_eq!(jobs.iter().map(|job| job.gap).collect::<Vec<_>>(), [0, 0, 200_000, 200_000, 200_000, 200_000]);
-        assert!(jobs.iter().all(|job| job.patience == 120_000_000_000 && job.sends == 5));
+        assert_eq!(
+            jobs.iter().map(|job| job.gap).collect::<Vec<_>>(),
+            [0, 0, 200_000, 200_000, 200_000, 200_000]
+        );
+        assert!(jobs
+            .iter()
+            .all(|job| job.patience == 120_000_000_000 && job.sends == 5));
     }
 }

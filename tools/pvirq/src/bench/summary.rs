@@ -49,8 +49,22 @@ mod tests {
     #[test]
     fn percentiles_are_values_that_occurred() {
         let mut values: Vec<u64> = (1..=200).rev().collect();
-        assert_eq!(Summary::of(&mut values), Some(Summary { p50: 100, p99: 198, mean: 100.5 }));
-        assert_eq!(Summary::of(&mut [7]), Some(Summary { p50: 7, p99: 7, mean: 7.0 }));
+        assert_eq!(
+            Summary::of(&mut values),
+            Some(Summary {
+                p50: 100,
+                p99: 198,
+                mean: 100.5
+            })
+        );
+        assert_eq!(
+            Summary::of(&mut [7]),
+            Some(Summary {
+                p50: 7,
+                p99: 7,
+                mean: 7.0
+            })
+        );
         assert_eq!(Summary::of(&mut []), None);
     }
 

@@ -11,23 +11,47 @@ pub fn table(report: &Report) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
 
-    let names: Vec<_> = report.devices().iter().map(|device| device.display().to_string()).collect();
-    let mut header: Vec<String> = ["case", "mechanism", "target", "vCPUs"].map(String::from).into();
-    header.extend(names.iter().map(|name| format!("exits per event\nsender + target\n{name}")));
+    let names: Vec<_> = report
+        .devices()
+        .iter()
+        .map(|device| device.display().to_string())
+        .collect();
+    let mut header: Vec<String> = ["case", "mechanism", "target", "vCPUs"]
+        .map(String::from)
+        .into();
+    header.extend(
+        names
+            .iter()
+            .map(|name| format!("exits per event\nsender + target\n{name}")),
+    );
     header.extend(names.iter().skip(1).map(|_| "exits\n(ratio)".into()));
-    header.extend(names.iter().take(1).map(|name| format!("cycles\n(median)\n{name}")));
+    header.extend(
+        names
+            .iter()
+            .take(1)
+            .map(|name| format!("cycles\n(median)\n{name}")),
+    );
     header.extend(names.iter().skip(1).map(|_| "cycles\n(ratio)".into()));
     table.set_header(header);
 
     for case in report.cases() {
-        let mut line = vec![case[0].case.into(), case[0].mechanism.into(), target(&case[0]), case[0].vcpus.to_string()];
+        let mut line = vec![
+            case[0].case.into(),
+            case[0].mechanism.into(),
+            target(&case[0]),
+            case[0].vcpus.to_string(),
+        ];
         line.extend(case.iter().map(|row| {
             let exits = row.exits_per_event;
             format!("{:.2} + {:.2}", exits.sender, exits.target)
         }));
         let relative = || case.iter().filter_map(|row| row.relative.as_ref());
         line.extend(relative().map(|relative| format!("{:.3}", relative.exits_without_timer)));
-        line.push(case[0].cycles_per_event.map_or("-".into(), |cycles| cycles.p50.to_string()));
+        line.push(
+            case[0]
+                .cycles_per_event
+                .map_or("-".into(), |cycles| cycles.p50.to_string()),
+        );
         line.extend(relative().map(|relative| format!("{:.2}", relative.cycles)));
         table.add_row(line);
     }

@@ -84,7 +84,9 @@ impl Facts {
         facts.accel = accel();
         facts.kvm = probe(KVM);
         facts.pvirq = probe(PVIRQ);
-        facts.tracing = ExitTrace::start().map(drop).map_err(|error| error.to_string());
+        facts.tracing = ExitTrace::start()
+            .map(drop)
+            .map_err(|error| error.to_string());
         Ok(facts)
     }
 
@@ -92,7 +94,12 @@ impl Facts {
     fn gather_files(root: &Path, kernel: &str) -> Self {
         let processor = processor(&read(root, "proc/cpuinfo").unwrap_or_default());
         let module = processor.vendor.map(Vendor::module);
-        let parameter = |name: &str| switch(&read(root, &format!("sys/module/{}/parameters/{name}", module?))?);
+        let parameter = |name: &str| {
+            switch(&read(
+                root,
+                &format!("sys/module/{}/parameters/{name}", module?),
+            )?)
+        };
         let (virtual_apic, virtual_ipi) = match processor.vendor {
             // AVIC sends interrupts as well.
             Some(Vendor::Svm) => (parameter("avic"), parameter("avic")),
@@ -103,12 +110,14 @@ impl Facts {
             kernel: kernel.into(),
             rust: rust(root, kernel),
             accel: "none".into(),
-            module_loaded: module.is_some_and(|module| root.join("sys/module").join(module).exists()),
+            module_loaded: module
+                .is_some_and(|module| root.join("sys/module").join(module).exists()),
             nested: parameter("nested"),
             virtual_apic,
             virtual_ipi,
             pvirq_version: root.join("sys/module/pvirq").exists().then(|| {
-                read(root, "sys/module/pvirq/version").map_or("unknown".into(), |version| version.trim().into())
+                read(root, "sys/module/pvirq/version")
+                    .map_or("unknown".into(), |version| version.trim().into())
             }),
             kvm: Err("not looked at".into()),
             pvirq: Err("not looked at".into()),
@@ -124,7 +133,9 @@ fn read(root: &Path, path: &str) -> Option<String> {
 
 /// Opens a device and asks what it offers.
 fn probe(path: &str) -> Result<KvmFeatures, String> {
-    Device::open(Path::new(path)).and_then(|device| machine::features(&device)).map_err(|error| error.to_string())
+    Device::open(Path::new(path))
+        .and_then(|device| machine::features(&device))
+        .map_err(|error| error.to_string())
 }
 
 /// Reads a module parameter that is a switch.
@@ -144,7 +155,10 @@ fn processor(cpuinfo: &str) -> Processor {
             (key.trim() == name).then(|| value.trim())
         })
     };
-    let flags: Vec<&str> = field("flags").unwrap_or_default().split_whitespace().collect();
+    let flags: Vec<&str> = field("flags")
+        .unwrap_or_default()
+        .split_whitespace()
+        .collect();
     let vendor = match (flags.contains(&"svm"), flags.contains(&"vmx")) {
         (true, _) => Some(Vendor::Svm),
         (_, true) => Some(Vendor::Vmx),
@@ -159,13 +173,20 @@ fn processor(cpuinfo: &str) -> Processor {
 
 /// Whether the kernel has Rust: by its configuration, or else by its symbols.
 fn rust(root: &Path, kernel: &str) -> Option<bool> {
-    let configurations = [format!("boot/config-{kernel}"), format!("lib/modules/{kernel}/config")];
+    let configurations = [
+        format!("boot/config-{kernel}"),
+        format!("lib/modules/{kernel}/config"),
+    ];
     if let Some(text) = configurations.iter().find_map(|path| read(root, path)) {
         return Some(text.lines().any(|line| line == "CONFIG_RUST=y"));
     }
     let symbols = BufReader::new(File::open(root.join("proc/kallsyms")).ok()?);
     // Symbols of the kernel come before those of modules, which have the module's name behind a tab.
-    let mut own = symbols.lines().map_while(Result::ok).filter(|line| !line.contains('\t')).peekable();
+    let mut own = symbols
+        .lines()
+        .map_while(Result::ok)
+        .filter(|line| !line.contains('\t'))
+        .peekable();
     own.peek()?;
     Some(own.any(|line| line.contains(" rust_helper_")))
 }
@@ -187,17 +208,26 @@ mod tests {
     #[test]
     fn an_amd_host_is_seen() {
         let root = tree(&[
-            ("proc/cpuinfo", "processor\t: 0\nmodel name\t: AMD EPYC 7\nflags\t\t: fpu svm avic x2avic\n"),
+            (
+                "proc/cpuinfo",
+                "processor\t: 0\nmodel name\t: AMD EPYC 7\nflags\t\t: fpu svm avic x2avic\n",
+            ),
             ("sys/module/kvm_amd/parameters/avic", "N\n"),
             ("sys/module/kvm_amd/parameters/nested", "1\n"),
             ("sys/module/pvirq/version", "0.1.0\n"),
-            ("boot/config-7.3", "# CONFIG_FOO is not set\nCONFIG_RUST=y\n"),
+            (
+                "boot/config-7.3",
+                "# CONFIG_FOO is not set\nCONFIG_RUST=y\n",
+            ),
         ]);
         let facts = Facts::gather_files(root.path(), "7.3");
         assert_eq!(facts.processor.model, "AMD EPYC 7");
         assert_eq!(facts.processor.vendor, Some(Vendor::Svm));
         assert!(facts.processor.avic && facts.module_loaded);
-        assert_eq!((facts.virtual_apic, facts.virtual_ipi), (Some(false), Some(false)));
+        assert_eq!(
+            (facts.virtual_apic, facts.virtual_ipi),
+            (Some(false), Some(false))
+        );
         assert_eq!(facts.nested, Some(true));
         assert_eq!(facts.pvirq_version.as_deref(), Some("0.1.0"));
         assert_eq!(facts.rust, Some(true));
@@ -209,11 +239,17 @@ mod tests {
             ("proc/cpuinfo", "model name\t: Xeon\nflags\t\t: fpu vmx\n"),
             ("sys/module/kvm_intel/parameters/enable_apicv", "Y\n"),
             ("sys/module/kvm_intel/parameters/enable_ipiv", "N\n"),
-            ("proc/kallsyms", "0000 T start\n0000 t rust_helper_foo\t[rust_module]\n"),
+            (
+                "proc/kallsyms",
+                "0000 T start\n0000 t rust_helper_foo\t[rust_module]\n",
+            ),
         ]);
         let facts = Facts::gather_files(root.path(), "7.3");
         assert_eq!(facts.processor.vendor, Some(Vendor::Vmx));
-        assert_eq!((facts.virtual_apic, facts.virtual_ipi), (Some(true), Some(false)));
+        assert_eq!(
+            (facts.virtual_apic, facts.virtual_ipi),
+            (Some(true), Some(false))
+        );
         assert_eq!(facts.nested, None);
         assert_eq!(facts.pvirq_version, None);
         // A module's symbol says nothing about the kernel.
@@ -227,6 +263,9 @@ mod tests {
         assert_eq!(facts.processor.vendor, None);
         assert_eq!(facts.rust, None);
         assert!(!facts.module_loaded);
-        assert_eq!((facts.virtual_apic, facts.virtual_ipi, facts.nested), (None, None, None));
+        assert_eq!(
+            (facts.virtual_apic, facts.virtual_ipi, facts.nested),
+            (None, None, None)
+        );
     }
 }

@@ -29,8 +29,18 @@ pub struct Finding {
     pub meaning: String,
 }
 
-fn finding(mark: Mark, subject: &'static str, fact: impl Into<String>, meaning: impl Into<String>) -> Finding {
-    Finding { mark, subject, fact: fact.into(), meaning: meaning.into() }
+fn finding(
+    mark: Mark,
+    subject: &'static str,
+    fact: impl Into<String>,
+    meaning: impl Into<String>,
+) -> Finding {
+    Finding {
+        mark,
+        subject,
+        fact: fact.into(),
+        meaning: meaning.into(),
+    }
 }
 
 /// Says what the facts mean, and whether pvirq can be used.
@@ -53,8 +63,16 @@ pub fn diagnose(facts: &Facts) -> (Vec<Finding>, bool) {
 fn kernel(facts: &Facts) -> Finding {
     let (mark, rust, meaning) = match facts.rust {
         Some(true) => (Mark::Good, "with Rust", ""),
-        Some(false) => (Mark::Bad, "without Rust", "pvirq.ko needs a kernel with CONFIG_RUST=y, as Debian's 7.2 and later."),
-        None => (Mark::Note, "which may have Rust or not", "pvirq.ko needs a kernel with CONFIG_RUST=y."),
+        Some(false) => (
+            Mark::Bad,
+            "without Rust",
+            "pvirq.ko needs a kernel with CONFIG_RUST=y, as Debian's 7.2 and later.",
+        ),
+        None => (
+            Mark::Note,
+            "which may have Rust or not",
+            "pvirq.ko needs a kernel with CONFIG_RUST=y.",
+        ),
     };
     finding(mark, "kernel", format!("{}, {rust}", facts.kernel), meaning)
 }
@@ -96,7 +114,12 @@ fn kvm_module(facts: &Facts) -> Finding {
     if facts.module_loaded {
         finding(Mark::Good, "KVM", format!("{name} is loaded"), "")
     } else {
-        finding(Mark::Bad, "KVM", format!("{name} is not loaded"), format!("Load it: modprobe {name}."))
+        finding(
+            Mark::Bad,
+            "KVM",
+            format!("{name} is not loaded"),
+            format!("Load it: modprobe {name}."),
+        )
     }
 }
 
@@ -145,20 +168,39 @@ fn nested(facts: &Facts) -> Finding {
 
 fn features(features: KvmFeatures) -> String {
     let has = |has: bool| if has { "yes" } else { "no" };
-    format!("usable; PV IPI: {}, PV EOI: {}", has(features.pv_send_ipi()), has(features.pv_eoi()))
+    format!(
+        "usable; PV IPI: {}, PV EOI: {}",
+        has(features.pv_send_ipi()),
+        has(features.pv_eoi())
+    )
 }
 
 fn kvm_device(facts: &Facts) -> Finding {
     match &facts.kvm {
         Ok(kvm) => finding(Mark::Good, "/dev/kvm", features(*kvm), ""),
-        Err(error) => finding(Mark::Bad, "/dev/kvm", error, "pvirq needs what /dev/kvm needs."),
+        Err(error) => finding(
+            Mark::Bad,
+            "/dev/kvm",
+            error,
+            "pvirq needs what /dev/kvm needs.",
+        ),
     }
 }
 
 fn pvirq_module(facts: &Facts) -> Finding {
     match &facts.pvirq_version {
-        Some(version) => finding(Mark::Good, "pvirq", format!("the module is loaded, version {version}"), ""),
-        None => finding(Mark::Bad, "pvirq", "the module is not loaded", "Load it: insmod pvirq.ko."),
+        Some(version) => finding(
+            Mark::Good,
+            "pvirq",
+            format!("the module is loaded, version {version}"),
+            "",
+        ),
+        None => finding(
+            Mark::Bad,
+            "pvirq",
+            "the module is not loaded",
+            "Load it: insmod pvirq.ko.",
+        ),
     }
 }
 
@@ -177,7 +219,12 @@ fn pvirq_device(facts: &Facts) -> Finding {
 fn tracing(facts: &Facts) -> Finding {
     match &facts.tracing {
         Ok(()) => finding(Mark::Good, "tracing", "KVM's tracepoints can be read", ""),
-        Err(error) => finding(Mark::Note, "tracing", error, "pvirq bench cannot be used, all else can."),
+        Err(error) => finding(
+            Mark::Note,
+            "tracing",
+            error,
+            "pvirq bench cannot be used, all else can.",
+        ),
     }
 }
 
@@ -191,7 +238,11 @@ mod tests {
         Facts {
             kernel: "7.3".into(),
             rust: Some(true),
-            processor: Processor { model: "CPU".into(), vendor: Some(Vendor::Svm), avic: false },
+            processor: Processor {
+                model: "CPU".into(),
+                vendor: Some(Vendor::Svm),
+                avic: false,
+            },
             accel: "none".into(),
             module_loaded: true,
             nested: Some(true),
@@ -205,7 +256,12 @@ mod tests {
     }
 
     fn bad(facts: &Facts) -> Vec<&'static str> {
-        diagnose(facts).0.iter().filter(|finding| finding.mark == Mark::Bad).map(|finding| finding.subject).collect()
+        diagnose(facts)
+            .0
+            .iter()
+            .filter(|finding| finding.mark == Mark::Bad)
+            .map(|finding| finding.subject)
+            .collect()
     }
 
     #[test]
@@ -216,31 +272,64 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_in_the_way() {
-        let without_module = Facts { pvirq_version: None, pvirq: Err("no such device".into()), ..facts() };
+        let without_module = Facts {
+            pvirq_version: None,
+            pvirq: Err("no such device".into()),
+            ..facts()
+        };
         assert_eq!(bad(&without_module), ["pvirq", "/dev/pvirq"]);
         assert!(!diagnose(&without_module).1);
 
-        let not_permitted = Facts { pvirq: Err("not permitted".into()), ..facts() };
+        let not_permitted = Facts {
+            pvirq: Err("not permitted".into()),
+            ..facts()
+        };
         assert_eq!(bad(&not_permitted), ["/dev/pvirq"]);
-        assert_eq!(bad(&Facts { rust: Some(false), ..facts() }), ["kernel"]);
-        assert_eq!(bad(&Facts { module_loaded: false, ..facts() }), ["KVM"]);
+        assert_eq!(
+            bad(&Facts {
+                rust: Some(false),
+                ..facts()
+            }),
+            ["kernel"]
+        );
+        assert_eq!(
+            bad(&Facts {
+                module_loaded: false,
+                ..facts()
+            }),
+            ["KVM"]
+        );
     }
 
     #[test]
     fn what_pvirq_can_save_depends_on_the_cpu() {
         let meaning = |facts: &Facts| interrupts(facts).meaning;
         assert!(meaning(&facts()).contains("what pvirq is for"));
-        let avic = Facts { virtual_apic: Some(true), virtual_ipi: Some(true), ..facts() };
+        let avic = Facts {
+            virtual_apic: Some(true),
+            virtual_ipi: Some(true),
+            ..facts()
+        };
         assert!(meaning(&avic).contains("idle vCPUs only"));
-        let apicv = Facts { virtual_apic: Some(true), ..facts() };
+        let apicv = Facts {
+            virtual_apic: Some(true),
+            ..facts()
+        };
         assert!(meaning(&apicv).contains("the sender's exits"));
-        let unknown = Facts { virtual_apic: None, virtual_ipi: None, ..facts() };
+        let unknown = Facts {
+            virtual_apic: None,
+            virtual_ipi: None,
+            ..facts()
+        };
         assert!(meaning(&unknown).contains("what pvirq is for"));
     }
 
     #[test]
     fn without_tracing_pvirq_is_still_usable() {
-        let facts = Facts { tracing: Err("not permitted".into()), ..facts() };
+        let facts = Facts {
+            tracing: Err("not permitted".into()),
+            ..facts()
+        };
         assert!(bad(&facts).is_empty());
         assert!(diagnose(&facts).1);
     }

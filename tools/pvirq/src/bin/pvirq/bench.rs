@@ -170,9 +170,14 @@ fn ipi(args: &IpiArgs) -> Result<ExitCode> {
         );
     }
     let plan = args.plan();
-    let events = args.events.unwrap_or(if args.full { EVENTS_FULL } else { EVENTS });
+    let events = args
+        .events
+        .unwrap_or(if args.full { EVENTS_FULL } else { EVENTS });
     let report = measure(options, &plan, events)?;
-    args.common.finish(&report, args.max_difference, |relative| (relative.exits_without_timer, "exits per event"))
+    args.common
+        .finish(&report, args.max_difference, |relative| {
+            (relative.exits_without_timer, "exits per event")
+        })
 }
 
 impl IpiArgs {
@@ -202,8 +207,15 @@ impl IpiArgs {
 }
 
 fn exit(args: &ExitArgs) -> Result<ExitCode> {
-    let report = measure(args.common.options(false)?, &bench::exit_plan(), args.events)?;
-    args.common.finish(&report, args.max_difference, |relative| (relative.cycles, "cycles per exit"))
+    let report = measure(
+        args.common.options(false)?,
+        &bench::exit_plan(),
+        args.events,
+    )?;
+    args.common
+        .finish(&report, args.max_difference, |relative| {
+            (relative.cycles, "cycles per exit")
+        })
 }
 
 /// Measures all cases of a plan.
@@ -214,7 +226,9 @@ fn measure(options: Options, plan: &[Case], events: u32) -> Result<Report> {
     let mut progress = Display::new(plan.len(), pieces);
 
     for case in plan {
-        let measurements = session.measure(case, events, &mut progress).with_context(|| case.to_string())?;
+        let measurements = session
+            .measure(case, events, &mut progress)
+            .with_context(|| case.to_string())?;
         report.add(case, measurements);
     }
     progress.finish();
@@ -224,9 +238,17 @@ fn measure(options: Options, plan: &[Case], events: u32) -> Result<Report> {
 
 impl Common {
     fn options(&self, pv_eoi: bool) -> Result<Options> {
-        let devices = if self.devices.is_empty() { device::present() } else { self.devices.clone() };
+        let devices = if self.devices.is_empty() {
+            device::present()
+        } else {
+            self.devices.clone()
+        };
         let cpus = self.cpus.clone().map_or_else(CpuList::allowed, Ok)?;
-        Ok(Options { devices, cpus, pv_eoi })
+        Ok(Options {
+            devices,
+            cpus,
+            pv_eoi,
+        })
     }
 
     /// Shows and writes the results, and says what they amount to.
@@ -238,22 +260,36 @@ impl Common {
     ) -> Result<ExitCode> {
         println!("{}", bench::table(report));
         if report.baseline_failures() != 0 {
-            println!("A guest failed {} times on the baseline, and was measured again.", report.baseline_failures());
+            println!(
+                "A guest failed {} times on the baseline, and was measured again.",
+                report.baseline_failures()
+            );
         }
         if let Some(path) = &self.json {
-            report.write(path).with_context(|| format!("cannot write {}", path.display()))?;
+            report
+                .write(path)
+                .with_context(|| format!("cannot write {}", path.display()))?;
         }
-        ensure!(report.misdelivered() == 0, "{} interrupts were lost or came twice", report.misdelivered());
+        ensure!(
+            report.misdelivered() == 0,
+            "{} interrupts were lost or came twice",
+            report.misdelivered()
+        );
 
-        let Some(percent) = max_difference else { return Ok(ExitCode::SUCCESS) };
+        let Some(percent) = max_difference else {
+            return Ok(ExitCode::SUCCESS);
+        };
         let mut status = ExitCode::SUCCESS;
         for row in &report.rows {
-            let Some((ratio, what)) = row.relative.as_ref().map(&of) else { continue };
+            let Some((ratio, what)) = row.relative.as_ref().map(&of) else {
+                continue;
+            };
             if row.is_by_chance() {
                 continue;
             }
-            // Written so that a ratio that is not a number fails as well.
-            if !((ratio - 1.0).abs() * 100.0 <= percent) {
+            // A ratio that is not a number is not within any bounds.
+            let within = (ratio - 1.0).abs() * 100.0 <= percent;
+            if !within {
                 eprintln!(
                     "pvirq: {} {} {} {}, {} vCPUs: {what} on {} are {ratio:.4} times those on the first device",
                     row.bench, row.case, row.mechanism, row.target, row.vcpus, row.device.display(),

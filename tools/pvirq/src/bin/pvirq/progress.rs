@@ -22,8 +22,9 @@ impl Display {
         if terminal_size::terminal_size_of(stderr()).is_none() {
             return Display::Lines(0, cases);
         }
-        let style = ProgressStyle::with_template("{bar:30} {percent:>3} % [{elapsed_precise}] {wide_msg}")
-            .unwrap_or_else(|_| ProgressStyle::default_bar());
+        let style =
+            ProgressStyle::with_template("{bar:30} {percent:>3} % [{elapsed_precise}] {wide_msg}")
+                .unwrap_or_else(|_| ProgressStyle::default_bar());
         Display::Bar(ProgressBar::new(pieces.into()).with_style(style))
     }
 

@@ -42,7 +42,10 @@ pub struct Args {
 
 /// Runs the guest to its end.
 pub fn run(args: &Args) -> Result<ExitCode> {
-    let image = args.image.as_deref().map_or_else(|| Ok(Image::mini_guest()), Image::from_file)?;
+    let image = args
+        .image
+        .as_deref()
+        .map_or_else(|| Ok(Image::mini_guest()), Image::from_file)?;
     let cpus = args.cpus.clone().map_or_else(CpuList::allowed, Ok)?;
     ensure!(cpus.len() > 0, "there is no CPU to run on");
     let config = Config {

@@ -23,21 +23,30 @@ use crate::{
 pub const TESTS: &[Test] = &[
     ("self-test, 1 vCPU", |context| self_test(context, 1)),
     ("self-test, 2 vCPUs", |context| self_test(context, 2)),
-    ("self-test, 64 vCPUs", |context| self_test(context, MAX_VCPUS)),
+    ("self-test, 64 vCPUs", |context| {
+        self_test(context, MAX_VCPUS)
+    }),
     ("two machines at once", two_machines),
     ("flat image", flat_image),
     ("port that nobody answers", unanswered_port),
     ("shutdown is reported with the vCPU's state", shutdown),
-    ("guest that spins is stopped", |context| hang(context, &SPIN)),
-    ("guest that halts for good is stopped", |context| hang(context, &HALT)),
+    ("guest that spins is stopped", |context| {
+        hang(context, &SPIN)
+    }),
+    ("guest that halts for good is stopped", |context| {
+        hang(context, &HALT)
+    }),
     ("too many vCPUs are refused", too_many_vcpus),
 ];
 
 /// mov $'h', %al; mov $0x3f8, %dx; out %al, %dx; mov $42, %al; mov $0xf4, %dx; out %al, %dx; hlt
-const HELLO: [u8; 15] =
-    [0xb0, b'h', 0x66, 0xba, 0xf8, 0x03, 0xee, 0xb0, 42, 0x66, 0xba, 0xf4, 0x00, 0xee, 0xf4];
+const HELLO: [u8; 15] = [
+    0xb0, b'h', 0x66, 0xba, 0xf8, 0x03, 0xee, 0xb0, 42, 0x66, 0xba, 0xf4, 0x00, 0xee, 0xf4,
+];
 /// mov $0x510, %dx; in %dx, %al; mov $0xf4, %dx; out %al, %dx; hlt
-const READ: [u8; 11] = [0x66, 0xba, 0x10, 0x05, 0xec, 0x66, 0xba, 0xf4, 0x00, 0xee, 0xf4];
+const READ: [u8; 11] = [
+    0x66, 0xba, 0x10, 0x05, 0xec, 0x66, 0xba, 0xf4, 0x00, 0xee, 0xf4,
+];
 /// ud2, without an IDT
 const TRIPLE_FAULT: [u8; 2] = [0x0f, 0x0b];
 /// 1: jmp 1b
@@ -57,7 +66,10 @@ fn machine(context: &Context, image: &Image, vcpus: usize) -> Result<(Machine, T
         count: false,
     };
     let console = Transcript::default();
-    Ok((Machine::with_console(&device, &config, Box::new(console.clone()))?, console))
+    Ok((
+        Machine::with_console(&device, &config, Box::new(console.clone()))?,
+        console,
+    ))
 }
 
 /// Makes an image of machine code.
@@ -73,7 +85,10 @@ fn self_test(context: &Context, vcpus: usize) -> Result<Outcome> {
     let text = console.text();
     ensure!(status == 0, "status {status}: {text}");
     ensure!(text.contains(&format!("{vcpus} vCPUs are up")), "{text}");
-    ensure!(text.contains(&format!("{} interrupts sent, none lost", vcpus - 1)), "{text}");
+    ensure!(
+        text.contains(&format!("{} interrupts sent, none lost", vcpus - 1)),
+        "{text}"
+    );
     Ok(Outcome::Pass)
 }
 
@@ -129,7 +144,10 @@ fn hang(context: &Context, code: &[u8]) -> Result<Outcome> {
     match machine.run_job(None, Duration::from_millis(500)) {
         Err(error @ Error::Hung { .. }) => {
             let text = error.to_string();
-            ensure!(text.contains("vCPU 0:\n") && text.contains("vCPU 1:\n"), "{text}");
+            ensure!(
+                text.contains("vCPU 0:\n") && text.contains("vCPU 1:\n"),
+                "{text}"
+            );
             ensure!(text.contains("rip 000000000010000"), "{text}");
             Ok(Outcome::Pass)
         }
@@ -139,7 +157,9 @@ fn hang(context: &Context, code: &[u8]) -> Result<Outcome> {
 
 fn too_many_vcpus(context: &Context) -> Result<Outcome> {
     match machine(context, &Image::mini_guest(), MAX_VCPUS + 1) {
-        Err(error) if matches!(error.downcast_ref(), Some(Error::VcpuCount { .. })) => Ok(Outcome::Pass),
+        Err(error) if matches!(error.downcast_ref(), Some(Error::VcpuCount { .. })) => {
+            Ok(Outcome::Pass)
+        }
         Err(error) => Err(error),
         Ok(_) => bail!("it was made"),
     }

@@ -41,7 +41,9 @@ impl Plan {
                 let name = format!("{} {name}", context.device.display());
                 match test(context) {
                     Ok(Outcome::Pass) => writeln!(out, "ok {number} {name}")?,
-                    Ok(Outcome::Skip(reason)) => writeln!(out, "ok {number} {name} # SKIP {reason}")?,
+                    Ok(Outcome::Skip(reason)) => {
+                        writeln!(out, "ok {number} {name} # SKIP {reason}")?
+                    }
                     Err(error) => {
                         success = false;
                         for line in format!("{error:#}").lines() {

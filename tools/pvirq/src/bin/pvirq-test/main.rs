@@ -2,18 +2,14 @@
 
 //! Tests of the tool that need KVM: they boot guests, on `/dev/kvm` and, where it is, on `/dev/pvirq`.
 //!
-//! The program speaks KTAP. It runs the `pvirq` command that lies beside it, or the one named by its first argument.
+//! They are a program of their own, and not cargo's, because they run in the test VM. The program speaks KTAP. It runs the `pvirq` command that lies beside it, or the one named by its first argument.
 
 mod command;
 mod guests;
 mod jobs;
 mod ktap;
 
-use std::{
-    env,
-    path::PathBuf,
-    process::ExitCode,
-};
+use std::{env, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, Result};
 use pvirq::device;
@@ -35,7 +31,10 @@ fn run() -> Result<bool> {
     };
     let mut plan = Plan::default();
     for device in device::present() {
-        let context = Context { command: command.clone(), device };
+        let context = Context {
+            command: command.clone(),
+            device,
+        };
         let tests: Vec<Test> = [guests::TESTS, jobs::TESTS, command::TESTS].concat();
         plan.add(context, tests);
     }

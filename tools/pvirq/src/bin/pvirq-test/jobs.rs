@@ -22,14 +22,54 @@ use crate::{
 };
 
 pub const TESTS: &[Test] = &[
-    ("x2APIC interrupts to a busy vCPU", |context| ipi(context, 2, Mechanism::X2Apic, Pattern::Unicast, Rest::Busy)),
-    ("x2APIC interrupts to a halted vCPU", |context| ipi(context, 2, Mechanism::X2Apic, Pattern::Unicast, Rest::Halted)),
-    ("x2APIC interrupts to vCPUs in turn", |context| ipi(context, 5, Mechanism::X2Apic, Pattern::Unicast, Rest::Halted)),
-    ("x2APIC interrupts to all vCPUs", |context| ipi(context, 5, Mechanism::X2Apic, Pattern::Broadcast, Rest::Halted)),
-    ("PV IPIs to a busy vCPU", |context| ipi(context, 2, Mechanism::PvIpi, Pattern::Unicast, Rest::Busy)),
-    ("PV IPIs to a halted vCPU", |context| ipi(context, 2, Mechanism::PvIpi, Pattern::Unicast, Rest::Halted)),
-    ("PV IPIs to vCPUs in turn", |context| ipi(context, 5, Mechanism::PvIpi, Pattern::Unicast, Rest::Halted)),
-    ("PV IPIs to all vCPUs", |context| ipi(context, 5, Mechanism::PvIpi, Pattern::Broadcast, Rest::Halted)),
+    ("x2APIC interrupts to a busy vCPU", |context| {
+        ipi(context, 2, Mechanism::X2Apic, Pattern::Unicast, Rest::Busy)
+    }),
+    ("x2APIC interrupts to a halted vCPU", |context| {
+        ipi(
+            context,
+            2,
+            Mechanism::X2Apic,
+            Pattern::Unicast,
+            Rest::Halted,
+        )
+    }),
+    ("x2APIC interrupts to vCPUs in turn", |context| {
+        ipi(
+            context,
+            5,
+            Mechanism::X2Apic,
+            Pattern::Unicast,
+            Rest::Halted,
+        )
+    }),
+    ("x2APIC interrupts to all vCPUs", |context| {
+        ipi(
+            context,
+            5,
+            Mechanism::X2Apic,
+            Pattern::Broadcast,
+            Rest::Halted,
+        )
+    }),
+    ("PV IPIs to a busy vCPU", |context| {
+        ipi(context, 2, Mechanism::PvIpi, Pattern::Unicast, Rest::Busy)
+    }),
+    ("PV IPIs to a halted vCPU", |context| {
+        ipi(context, 2, Mechanism::PvIpi, Pattern::Unicast, Rest::Halted)
+    }),
+    ("PV IPIs to vCPUs in turn", |context| {
+        ipi(context, 5, Mechanism::PvIpi, Pattern::Unicast, Rest::Halted)
+    }),
+    ("PV IPIs to all vCPUs", |context| {
+        ipi(
+            context,
+            5,
+            Mechanism::PvIpi,
+            Pattern::Broadcast,
+            Rest::Halted,
+        )
+    }),
     ("exits to user space are counted", exits_to_user_space),
     ("EOIs cost an exit without KVM's paravirtual one", eoi),
     ("interrupts that are late count as lost", lost),
@@ -82,16 +122,30 @@ fn agree(counts: &[Counts]) -> Result<()> {
     Ok(())
 }
 
-fn ipi(context: &Context, vcpus: usize, mechanism: Mechanism, pattern: Pattern, rest: Rest) -> Result<Outcome> {
+fn ipi(
+    context: &Context,
+    vcpus: usize,
+    mechanism: Mechanism,
+    pattern: Pattern,
+    rest: Rest,
+) -> Result<Outcome> {
     let mut machine = machine(context, vcpus, true)?;
-    let job = Job { mechanism, pattern, rest, ..job(Work::Ipi) };
+    let job = Job {
+        mechanism,
+        pattern,
+        rest,
+        ..job(Work::Ipi)
+    };
     // Twice, because the second job must not see anything of the first.
     for _ in 0..2 {
         let counts = machine.run_job(Some(&job), LIMIT)?;
         let targets = vcpus as u32 - 1;
         let shared = machine.shared()?;
         let (delivered, lost) = (shared.events.load(SeqCst), shared.lost.load(SeqCst));
-        ensure!((delivered, lost) == (job.events(targets), 0), "{delivered} delivered, {lost} lost");
+        ensure!(
+            (delivered, lost) == (job.events(targets), 0),
+            "{delivered} delivered, {lost} lost"
+        );
         for target in 1..=targets {
             let slot = &shared.slots[target as usize];
             let expected = match pattern {
@@ -99,17 +153,29 @@ fn ipi(context: &Context, vcpus: usize, mechanism: Mechanism, pattern: Pattern, 
                 Pattern::Broadcast => SENDS,
             };
             let interrupts = slot.interrupts.load(SeqCst);
-            ensure!(interrupts == expected.into(), "vCPU {target} was interrupted {interrupts} times");
-            ensure!(slot.duplicates.load(SeqCst) == 0, "vCPU {target} was interrupted for nothing");
+            ensure!(
+                interrupts == u64::from(expected),
+                "vCPU {target} was interrupted {interrupts} times"
+            );
+            ensure!(
+                slot.duplicates.load(SeqCst) == 0,
+                "vCPU {target} was interrupted for nothing"
+            );
         }
-        ensure!((0..delivered as usize).all(|event| shared.cycles[event].load(SeqCst) != 0), "an event took no time");
+        ensure!(
+            (0..delivered as usize).all(|event| shared.cycles[event].load(SeqCst) != 0),
+            "an event took no time"
+        );
         agree(&counts)?;
         let sender = counts[0].trace;
         let (used, unused) = match mechanism {
             Mechanism::X2Apic => (sender[Reason::Msr], sender[Reason::Hypercall]),
             Mechanism::PvIpi => (sender[Reason::Hypercall], sender[Reason::Msr]),
         };
-        ensure!((used, unused) == (SENDS.into(), 0), "the sender had {used} exits to send, and {unused} others");
+        ensure!(
+            (used, unused) == (SENDS.into(), 0),
+            "the sender had {used} exits to send, and {unused} others"
+        );
     }
     Ok(Outcome::Pass)
 }
@@ -129,14 +195,21 @@ fn eoi(context: &Context) -> Result<Outcome> {
     let counts = machine.run_job(Some(&job(Work::Ipi)), LIMIT)?;
     agree(&counts)?;
     let msr = counts[1].trace[Reason::Msr];
-    ensure!(msr == SENDS.into(), "{msr} exits by EOI");
+    ensure!(msr == u64::from(SENDS), "{msr} exits by EOI");
     Ok(Outcome::Pass)
 }
 
 fn lost(context: &Context) -> Result<Outcome> {
     let mut machine = machine(context, 3, true)?;
     // Nobody is as fast as that.
-    machine.run_job(Some(&Job { patience: 1, pattern: Pattern::Broadcast, ..job(Work::Ipi) }), LIMIT)?;
+    machine.run_job(
+        Some(&Job {
+            patience: 1,
+            pattern: Pattern::Broadcast,
+            ..job(Work::Ipi)
+        }),
+        LIMIT,
+    )?;
     let lost = machine.shared()?.lost.load(SeqCst);
     ensure!((1..=2).contains(&lost), "{lost} lost");
     let console = machine.console();
@@ -145,14 +218,22 @@ fn lost(context: &Context) -> Result<Outcome> {
     machine.run_job(Some(&job(Work::Ipi)), LIMIT)?;
     let shared = machine.shared()?;
     let (delivered, lost) = (shared.events.load(SeqCst), shared.lost.load(SeqCst));
-    ensure!((delivered, lost) == (SENDS.into(), 0), "then {delivered} delivered, {lost} lost");
+    ensure!(
+        (delivered, lost) == (SENDS.into(), 0),
+        "then {delivered} delivered, {lost} lost"
+    );
     Ok(Outcome::Pass)
 }
 
 fn exception(context: &Context) -> Result<Outcome> {
     match machine(context, 2, true)?.run_job(Some(&job(Work::Crash)), LIMIT) {
         Err(Error::Ended { status: 2, console }) => {
-            for part in ["page fault (vector 14) on vCPU 1", "rip 0x1", "error code 0x2", "cr2 0xffff800000000000"] {
+            for part in [
+                "page fault (vector 14) on vCPU 1",
+                "rip 0x1",
+                "error code 0x2",
+                "cr2 0xffff800000000000",
+            ] {
                 ensure!(console.contains(part), "{console}");
             }
             Ok(Outcome::Pass)
