@@ -20,8 +20,9 @@ jobs := $(shell nproc)
 
 # The prepared kernel's cache entry, made at the first use.
 kernel = $(eval kernel := $$(shell tools/env/kernel))$(or $(kernel),$(error the kernel could not be prepared))
-kbuild = $(enter) $(MAKE) --no-print-directory -C $(kernel)/linux M=$(CURDIR) MO=$(CURDIR)/build/module \
-	-j$(jobs) $(file <$(kernel)/make-flags)
+# Builds the directory $2 against the kernel's cache entry $1 into build/$3.
+kbuild = mkdir -p build/$3 && $(enter) $(MAKE) --no-print-directory -C $1/linux M=$(abspath $2) \
+	MO=$(CURDIR)/build/$3 -j$(jobs) $(shell cat $1/make-flags)
 
 .PHONY: help
 help: ## This list
@@ -29,21 +30,21 @@ help: ## This list
 
 .PHONY: run
 run: module tools guest ## Load pvirq in the test VM, print what IPIs cost, boot a Linux guest through it
-	$(testvm) --name bench --timeout 240 -- tools/testvm/scripts/bench
+	$(testvm) --name bench --timeout 420 -- tools/testvm/scripts/bench
 	$(testvm) --name qemu --toolchain --timeout 300 -- tools/testvm/scripts/qemu
 
 .PHONY: test
 test: module tools selftests ## Run the tests of the test VM, the kselftests, and the tool's own
 	tools/testvm/parts \
 		"testvm=tools/testvm/test" \
-		"kselftests=$(testvm) --name kselftests --timeout 900 --ktap -- selftests/run" \
+		"kselftests=$(testvm) --name kselftests --timeout 1200 --ktap -- selftests/run" \
 		"tool=$(testvm) --name tool --timeout 600 --ktap -- tools/testvm/scripts/test-tool"
 
 .PHONY: check
 check: tools/Cargo.lock ## Formatting, lints and host tests
 	$(enter) rustfmt --check --config-path .rustfmt.toml $$(git ls-files 'rust/*.rs')
 	$(cargo) fmt --all --check
-	$(kbuild) CLIPPY=1 KRUSTFLAGS=-Dwarnings modules
+	$(call kbuild,$(kernel),.,module-clippy) CLIPPY=1 KRUSTFLAGS=-Dwarnings modules
 	$(cargo) clippy $(cargo_flags) --workspace --all-targets -- -D warnings
 	$(cargo) test $(cargo_flags) --workspace
 
@@ -53,8 +54,7 @@ conformance: module ## Run KVM's own selftests on both devices and compare
 
 .PHONY: module
 module: ## Build pvirq.ko and check that it fits the kernel
-	@mkdir -p build/module
-	$(kbuild) modules
+	$(call kbuild,$(kernel),.,module) modules
 	tools/env/check-module $(module)
 
 .PHONY: tools

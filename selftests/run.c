@@ -194,9 +194,6 @@ GUEST(guest_handler_out,
 	"	out	%al, %dx\n"
 	"	iret\n");
 
-GUEST(guest_handler_empty,
-	"	iret\n");
-
 /* The VMM is the interrupt controller: it waits for the window, and injects. */
 TEST_F(run, interrupt)
 {
@@ -299,6 +296,12 @@ TEST_F(run, forked_child)
 	ASSERT_IO(KVM_EXIT_IO_OUT, 4);
 }
 
+/* Halts for ever; what interrupts it writes to the port. */
+GUEST(guest_halt_for_ever,
+	"	mov	$" STR(GUEST_PORT) ", %dx\n"
+	"1:	hlt\n"
+	"	jmp	1b\n");
+
 /* With an interrupt controller in the kernel: KVM_RUN sleeps until an NMI ends the guest's halt. */
 FIXTURE(halted)
 {
@@ -315,9 +318,9 @@ FIXTURE_SETUP(halted)
 	vm_open(&self->vm, variant->device);
 	vm_create_irqchip(&self->vm);
 	vcpu_open(&self->vm, &self->vcpu, 0);
-	vcpu_load(&self->vm, &self->vcpu, guest_halt);
+	vcpu_load(&self->vm, &self->vcpu, guest_halt_for_ever);
 	vcpu_enable_lapic(&self->vcpu);
-	vm_set_handler(&self->vm, NMI, guest_handler_empty);
+	vm_set_handler(&self->vm, NMI, guest_handler_out);
 }
 
 FIXTURE_TEARDOWN(halted)
