@@ -19,12 +19,14 @@ FIXTURE(fds)
 {
 	struct vm vm;
 	struct vcpu vcpu;
+	int files;
 };
 
 ON_BOTH_DEVICES(fds);
 
 FIXTURE_SETUP(fds)
 {
+	self->files = file_references();
 	vm_open(&self->vm, variant->device);
 	vcpu_open(&self->vm, &self->vcpu, 0);
 	vcpu_load(&self->vm, &self->vcpu, guest_out);
@@ -35,10 +37,7 @@ FIXTURE_TEARDOWN(fds)
 	vcpu_close(&self->vcpu);
 	vm_close(&self->vm);
 	/* Whatever a test did with descriptors, none is left. */
-	if (is_overlay(variant->device)) {
-		EXPECT_TRUE(eventually(module_references() == 0))
-			TH_LOG("%d references to the module", module_references());
-	}
+	EXPECT_FILES(self->files);
 }
 
 static bool runs(struct vcpu *vcpu)

@@ -17,6 +17,7 @@ FIXTURE(objects)
 	struct vm vm;
 	struct vcpu vcpu;
 	int event;
+	int files;
 };
 
 ON_BOTH_DEVICES(objects);
@@ -33,6 +34,7 @@ GUEST(guest_handler_out,
 
 FIXTURE_SETUP(objects)
 {
+	self->files = file_references();
 	vm_open(&self->vm, variant->device);
 	vm_create_irqchip(&self->vm);
 	vcpu_open(&self->vm, &self->vcpu, 0);
@@ -48,10 +50,7 @@ FIXTURE_TEARDOWN(objects)
 	close(self->event);
 	vcpu_close(&self->vcpu);
 	vm_close(&self->vm);
-	if (is_overlay(variant->device)) {
-		EXPECT_TRUE(eventually(module_references() == 0))
-			TH_LOG("%d references to the module", module_references());
-	}
+	EXPECT_FILES(self->files);
 }
 
 /* Makes the GSI an NMI to vCPU 0, and the eventfd its source. */

@@ -11,6 +11,7 @@
 #include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -32,6 +33,7 @@ FIXTURE(race)
 {
 	int device;
 	int event;
+	int files;
 	volatile bool stop;
 	volatile int raw;
 };
@@ -40,6 +42,7 @@ ON_BOTH_DEVICES(race);
 
 FIXTURE_SETUP(race)
 {
+	self->files = file_references();
 	self->device = device_open(variant->device);
 	self->event = eventfd(0, EFD_CLOEXEC);
 	ASSERT_LE(0, self->event);
@@ -51,12 +54,11 @@ FIXTURE_SETUP(race)
 FIXTURE_TEARDOWN(race)
 {
 	ASSERT_EQ(0, close_range(self->device, ~0U, 0));
-	if (!is_overlay(variant->device))
-		return;
-	EXPECT_TRUE(eventually(module_references() == 0))
-		TH_LOG("%d references to the module", module_references());
-	EXPECT_EQ(0, module_statistic("vms"));
-	EXPECT_EQ(0, module_statistic("vcpus"));
+	EXPECT_FILES(self->files);
+	if (is_overlay(variant->device)) {
+		EXPECT_EQ(0, module_statistic("vms"));
+		EXPECT_EQ(0, module_statistic("vcpus"));
+	}
 }
 
 static bool vcpu_is_wrapped(int vcpu)
@@ -285,6 +287,8 @@ TEST_F(race, close_while_running)
 	ASSERT_EQ(0, pthread_kill(thread, SIGUSR1));
 	ASSERT_EQ(0, pthread_join(thread, &result));
 	EXPECT_EQ(-EINTR, (intptr_t)result);
+	munmap(vcpu.run, vcpu.run_size);
+	munmap(vm.memory, GUEST_MEMORY);
 }
 
 /* The VM that KVM_CAP_VM_COPY_ENC_CONTEXT_FROM names comes and goes meanwhile. */

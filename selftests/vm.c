@@ -284,6 +284,22 @@ int module_references(void)
 	return read_number("/sys/module/pvirq/refcnt", &references) ? references : -1;
 }
 
+int file_references(void)
+{
+	static const char *const modules[] = { "pvirq", "kvm_amd", "kvm_intel" };
+	long sum = 0;
+
+	for (unsigned int i = 0; i < sizeof(modules) / sizeof(modules[0]); i++) {
+		char path[64];
+		long references;
+
+		snprintf(path, sizeof(path), "/sys/module/%s/refcnt", modules[i]);
+		if (read_number(path, &references))
+			sum += references;
+	}
+	return sum;
+}
+
 long module_statistic(const char *name)
 {
 	char path[64];

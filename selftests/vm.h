@@ -170,8 +170,16 @@ char thread_state(pid_t tid);
 /* Whether the device is the overlay; it is not where the tests are tried on /dev/kvm in both roles. */
 bool is_overlay(const char *device);
 
-/* How often the module is in use; -1 if it is not loaded. */
+/* How often pvirq's module is in use; -1 if it is not loaded. */
 int module_references(void);
+
+/* How often pvirq's and KVM's modules are in use: each file of a device, a VM or a vCPU counts. */
+int file_references(void);
+
+/* Expects that files are gone; what a process that has ended had open may take a moment. */
+#define EXPECT_FILES(count)						\
+	EXPECT_TRUE(eventually(file_references() == (count)))		\
+		TH_LOG("%d files are open, not %d", file_references(), count)
 
 /* A statistic that the module shows in debugfs. */
 long module_statistic(const char *name);

@@ -29,6 +29,7 @@ GUEST(guest_show_register,
 FIXTURE(vms)
 {
 	int fds;
+	int files;
 };
 
 ON_BOTH_DEVICES(vms);
@@ -36,18 +37,18 @@ ON_BOTH_DEVICES(vms);
 FIXTURE_SETUP(vms)
 {
 	self->fds = fd_count();
+	self->files = file_references();
 }
 
 /* Nothing is left of the VMs. */
 FIXTURE_TEARDOWN(vms)
 {
 	EXPECT_EQ(self->fds, fd_count());
-	if (!is_overlay(variant->device))
-		return;
-	EXPECT_TRUE(eventually(module_references() == 0))
-		TH_LOG("%d references to the module", module_references());
-	EXPECT_EQ(0, module_statistic("vms"));
-	EXPECT_EQ(0, module_statistic("vcpus"));
+	EXPECT_FILES(self->files);
+	if (is_overlay(variant->device)) {
+		EXPECT_EQ(0, module_statistic("vms"));
+		EXPECT_EQ(0, module_statistic("vcpus"));
+	}
 }
 
 TEST_F(vms, two_at_once)

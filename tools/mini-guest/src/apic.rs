@@ -49,7 +49,7 @@ pub fn enable_pv_eoi(word: &'static AtomicU32) {
 
 /// Sends a fixed interrupt to one vCPU.
 pub fn send(vector: u8, target: u32) {
-    write_icr(u64::from(target) << 32 | u64::from(vector));
+    write_icr((u64::from(target) << 32) | u64::from(vector));
 }
 
 /// Sends a fixed interrupt to all other vCPUs.

@@ -60,7 +60,7 @@ pub unsafe fn read_msr(msr: u32) -> u64 {
     unsafe {
         asm!("rdmsr", in("ecx") msr, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags))
     };
-    u64::from(high) << 32 | u64::from(low)
+    (u64::from(high) << 32) | u64::from(low)
 }
 
 /// Writes a model-specific register.

@@ -155,7 +155,7 @@ extern "C" fn report(frame: &Frame) -> ! {
         8 => "double fault",
         13 => "general protection fault",
         14 => "page fault",
-        0..32 => "exception",
+        vector if vector < 32 => "exception",
         _ => "unexpected interrupt",
     };
     let _ = writeln!(

@@ -92,7 +92,7 @@ pub unsafe fn load(index: usize) {
         0,
         CODE_SEGMENT,
         DATA_SEGMENT,
-        limit | (base & 0xff_ffff) << 16 | TASK_PRESENT | (base >> 24 & 0xff) << 56,
+        limit | ((base & 0xff_ffff) << 16) | TASK_PRESENT | (((base >> 24) & 0xff) << 56),
         base >> 32,
     ];
     let pointer = TablePointer {

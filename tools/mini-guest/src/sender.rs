@@ -137,7 +137,7 @@ fn collect(
 
     spin_until(job.patience, || {
         for (index, slot) in slots.iter().enumerate() {
-            if waiting & 1 << index != 0 && slot.acknowledged.load(SeqCst) == sequence {
+            if waiting & (1 << index) != 0 && slot.acknowledged.load(SeqCst) == sequence {
                 waiting &= !(1 << index);
                 if let Some(cycles) = shared.cycles.get(*events as usize) {
                     cycles.store(cpu::cycles().wrapping_sub(start), Relaxed);

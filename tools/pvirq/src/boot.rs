@@ -203,7 +203,7 @@ mod tests {
         let mut table = PML4.raw_value();
         for shift in [39, 30, 21] {
             let entry: u64 = memory
-                .read_obj(GuestAddress(table + (address >> shift & 0x1ff) * 8))
+                .read_obj(GuestAddress(table + ((address >> shift) & 0x1ff) * 8))
                 .unwrap();
             if entry & PAGE_PRESENT == 0 {
                 return None;

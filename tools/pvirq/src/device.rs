@@ -9,9 +9,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES};
 use kvm_ioctls::{Cap, Kvm};
 
-use crate::error::Error;
+use crate::{error::Error, features::KvmFeatures};
 
 /// KVM's own device.
 pub const KVM: &str = "/dev/kvm";
@@ -93,6 +94,18 @@ impl Device {
     /// The KVM system file.
     pub fn kvm(&self) -> &Kvm {
         &self.kvm
+    }
+
+    /// What CPUID may say to guests.
+    pub fn supported_cpuid(&self) -> Result<CpuId, Error> {
+        self.kvm
+            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+            .map_err(Error::kvm("KVM_GET_SUPPORTED_CPUID"))
+    }
+
+    /// KVM's paravirtual features.
+    pub fn features(&self) -> Result<KvmFeatures, Error> {
+        Ok(KvmFeatures::from_cpuid(&self.supported_cpuid()?))
     }
 
     /// The largest number of vCPUs.

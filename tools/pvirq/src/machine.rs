@@ -12,9 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kvm_bindings::{
-    kvm_enable_cap, kvm_userspace_memory_region, CpuId, KVM_CAP_HALT_POLL, KVM_MAX_CPUID_ENTRIES,
-};
+use kvm_bindings::{kvm_enable_cap, kvm_userspace_memory_region, KVM_CAP_HALT_POLL};
 use kvm_ioctls::VmFd;
 use mini_guest::{Job, Mode, Shared, MAX_VCPUS};
 use vm_memory::{GuestAddress, GuestMemory, GuestMemoryMmap};
@@ -23,7 +21,6 @@ use crate::{
     boot,
     device::Device,
     error::Error,
-    features::KvmFeatures,
     image::Image,
     kick::{self, kick},
     ports::{Ports, Transcript},
@@ -110,7 +107,7 @@ impl Machine {
             .map_err(Error::kvm("KVM_CREATE_IRQCHIP"))?;
         map(&vm, &memory)?;
 
-        let cpuid = supported_cpuid(device)?;
+        let cpuid = device.supported_cpuid()?;
         let ports = Arc::new(Ports::new(console));
         let (report, reports) = mpsc::channel();
         let mut machine = Machine {
@@ -349,17 +346,4 @@ fn map(vm: &VmFd, memory: &GuestMemoryMmap) -> Result<(), Error> {
     };
     // SAFETY: The machine keeps this memory as long as the VM, and the guest may do with it what it wants.
     unsafe { vm.set_user_memory_region(region) }.map_err(Error::kvm("KVM_SET_USER_MEMORY_REGION"))
-}
-
-/// What CPUID may say to guests.
-fn supported_cpuid(device: &Device) -> Result<CpuId, Error> {
-    device
-        .kvm()
-        .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
-        .map_err(Error::kvm("KVM_GET_SUPPORTED_CPUID"))
-}
-
-/// What KVM offers its guests.
-pub fn features(device: &Device) -> Result<KvmFeatures, Error> {
-    supported_cpuid(device).map(|cpuid| KvmFeatures::from_cpuid(&cpuid))
 }

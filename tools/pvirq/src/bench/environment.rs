@@ -30,7 +30,9 @@ pub struct Environment {
     pub halt_poll_ns: Option<u64>,
     /// How the guest ended interrupts: `pv` (KVM's paravirtual EOI) or `x2apic`.
     pub eoi: &'static str,
-    /// How often a guest failed on the baseline, and the piece was measured again.
+    /// How often a guest was given something to do on KVM's own device.
+    pub baseline_runs: u32,
+    /// How often it failed at that, and was made to do it again.
     pub baseline_failures: u32,
 }
 

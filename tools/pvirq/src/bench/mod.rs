@@ -9,6 +9,7 @@
 
 mod case;
 mod environment;
+mod measurement;
 mod report;
 mod session;
 mod summary;
@@ -17,8 +18,9 @@ mod table;
 pub use self::{
     case::{exit_plan, ipi_plan, Case, HaltPoll},
     environment::{accel, kernel_release, Environment},
+    measurement::{Measurement, Piece},
     report::{Relative, Report, Row, Sides},
-    session::{Measurement, Options, Piece, Progress, Session},
+    session::{Baseline, Options, Progress, Session},
     summary::Summary,
     table::table,
 };

@@ -4,6 +4,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     fs::{self, File},
     io::{self, Write},
     path::{Path, PathBuf},
@@ -14,7 +15,8 @@ use serde::Serialize;
 use super::{
     case::{Case, HaltPoll},
     environment::{self, Environment},
-    session::{Measurement, Options, Piece},
+    measurement::{Measurement, Piece},
+    session::{Baseline, Options},
     summary::{median, Summary},
 };
 use crate::{
@@ -28,7 +30,8 @@ const SCHEMA: &str = "pvirq-bench/1";
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
     schema: &'static str,
-    environment: Environment,
+    /// Where it was measured.
+    pub environment: Environment,
     /// One for each case and device.
     pub rows: Vec<Row>,
     #[serde(skip)]
@@ -105,6 +108,20 @@ impl Row {
     }
 }
 
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Row {
+            bench,
+            case,
+            mechanism,
+            target,
+            vcpus,
+            ..
+        } = self;
+        write!(f, "{bench} {case} {mechanism} {target}, {vcpus} vCPUs")
+    }
+}
+
 impl Report {
     /// Begins the report of a session with these options.
     pub fn new(options: Options, cases: &[Case]) -> Result<Self, Error> {
@@ -121,6 +138,7 @@ impl Report {
                 devices: options.devices.clone(),
                 halt_poll_ns: environment::halt_poll_ns(),
                 eoi: if options.pv_eoi { "pv" } else { "x2apic" },
+                baseline_runs: 0,
                 baseline_failures: 0,
             },
             rows: Vec::new(),
@@ -189,24 +207,15 @@ impl Report {
         self.rows.chunks(self.environment.devices.len().max(1))
     }
 
-    /// The devices.
-    pub fn devices(&self) -> &[PathBuf] {
-        &self.environment.devices
-    }
-
     /// Interrupts that were lost or came twice.
     pub fn misdelivered(&self) -> u64 {
         self.rows.iter().map(|row| row.lost + row.duplicates).sum()
     }
 
-    /// Sets how often a guest failed on the baseline.
-    pub fn set_baseline_failures(&mut self, failures: u32) {
-        self.environment.baseline_failures = failures;
-    }
-
-    /// How often a guest failed on the baseline.
-    pub fn baseline_failures(&self) -> u32 {
-        self.environment.baseline_failures
+    /// Says how guests fared on KVM's own device.
+    pub fn set_baseline(&mut self, baseline: Baseline) {
+        self.environment.baseline_runs = baseline.runs;
+        self.environment.baseline_failures = baseline.failures;
     }
 
     /// Writes the report as JSON: into a file aside, which then takes the place of `path`.
@@ -264,6 +273,7 @@ mod tests {
             devices: ["/dev/kvm", "/dev/pvirq"].map(PathBuf::from).into(),
             cpus: "0-1".parse().unwrap(),
             pv_eoi: true,
+            limit: None,
         }
     }
 

@@ -4,24 +4,21 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::atomic::Ordering::SeqCst,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use mini_guest::{Job, Mode, Pattern, Rest, Work, CYCLES_LEN};
+use mini_guest::{Job, Mode, Pattern, Rest, Work};
 
 use super::{
     case::{Case, HaltPoll},
-    summary::Summary,
+    measurement::Measurement,
 };
 use crate::{
     cpus::CpuList,
     device::{Device, KVM},
     error::Error,
-    exits::{Exits, Reason},
     image::Image,
     machine::{Config, Machine},
-    vcpu::Counts,
 };
 
 const MEMORY: usize = 16 << 20;
@@ -38,9 +35,11 @@ const JOB_LIMIT: Duration = Duration::from_secs(180);
 const GAP: Duration = Duration::from_micros(100);
 
 /// The largest number of sends, or exits, in a row on one device.
-const PIECE: u32 = 100;
+const PIECE: u32 = 50;
 /// The least number of pieces, if there are as many sends. It is even, so that every device is as often first.
 const PIECES_MIN: u32 = 4;
+/// The number of pieces after which a case may end because it takes too long.
+const PIECES_LATE: u32 = 2;
 /// So many fewer events where each has to wait for other threads' turns.
 const TURNS: u32 = 6;
 /// How often one piece may fail on the baseline.
@@ -55,6 +54,9 @@ pub struct Options {
     pub cpus: CpuList,
     /// Whether the guest shall use KVM's paravirtual EOI.
     pub pv_eoi: bool,
+    /// The time after which a case ends with fewer events than wanted, if it is limited. A few pieces are always
+    /// measured.
+    pub limit: Option<Duration>,
 }
 
 impl Options {
@@ -78,36 +80,6 @@ pub trait Progress {
     fn note(&mut self, text: &str);
 }
 
-/// What was measured for one case on one device.
-#[derive(Clone, Debug, Default)]
-pub struct Measurement {
-    /// Interrupts that were acknowledged.
-    pub delivered: u64,
-    /// Interrupts that were not.
-    pub lost: u64,
-    /// Interrupts that arrived again.
-    pub duplicates: u64,
-    /// The sender's exits.
-    pub sender: Exits,
-    /// All targets' exits.
-    pub target: Exits,
-    /// Cycles of each event.
-    pub cycles: Vec<u64>,
-    /// What the guest says about interrupts that were lost.
-    pub console: String,
-    /// Each piece's exits per event, but timer ticks, and median of cycles per event.
-    pub pieces: Vec<Piece>,
-}
-
-/// What is compared of a piece.
-#[derive(Clone, Copy, Debug)]
-pub struct Piece {
-    /// Exits per event of sender and targets, timer ticks aside.
-    pub exits: f64,
-    /// The median of cycles per event.
-    pub cycles: f64,
-}
-
 /// A device and the machine on it.
 struct Subject {
     device: Device,
@@ -126,7 +98,16 @@ pub struct Session {
     options: Options,
     image: Image,
     subjects: Vec<Subject>,
-    failures: u32,
+    baseline: Baseline,
+}
+
+/// How guests fared on KVM's own device.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Baseline {
+    /// How often they were given something to do.
+    pub runs: u32,
+    /// How often they failed, and were run again.
+    pub failures: u32,
 }
 
 impl Session {
@@ -148,13 +129,13 @@ impl Session {
             options,
             image: Image::mini_guest(),
             subjects,
-            failures: 0,
+            baseline: Baseline::default(),
         })
     }
 
-    /// How often a guest failed on the baseline.
-    pub fn failures(&self) -> u32 {
-        self.failures
+    /// How guests fared on KVM's own device.
+    pub fn baseline(&self) -> Baseline {
+        self.baseline
     }
 
     /// The number of pieces of a case, on all devices.
@@ -193,7 +174,16 @@ impl Session {
         let sends = self.sends(case, events);
         let rounds = rounds(sends);
 
+        let start = Instant::now();
         for round in 0..rounds {
+            let late = self
+                .options
+                .limit
+                .is_some_and(|limit| start.elapsed() > limit);
+            if late && round >= PIECES_LATE {
+                self.subjects.iter().for_each(|_| progress.piece());
+                continue;
+            }
             // The first rounds are longer by one if it does not divide.
             let sends = sends / rounds + u32::from(round < sends % rounds);
             let order: Vec<usize> = match round % 2 {
@@ -224,19 +214,24 @@ impl Session {
         sends: u32,
         progress: &mut dyn Progress,
     ) -> Result<Measurement, Error> {
-        for _ in 0..RETRIES {
-            match self.try_piece(index, case, sends) {
-                Err(error) if error.is_guest_failure() && self.subjects[index].is_baseline() => {
-                    self.failures += 1;
-                    self.subjects[index].machine = None;
-                    progress.note(&format!(
-                        "{KVM}: {case}: the guest failed, trying again: {error}"
-                    ));
-                }
+        let baseline = self.subjects[index].is_baseline();
+        let mut failures = 0;
+        loop {
+            self.baseline.runs += u32::from(baseline);
+            let error = match self.try_piece(index, case, sends) {
+                Err(error) if baseline && error.is_guest_failure() => error,
                 result => return result,
+            };
+            self.subjects[index].machine = None;
+            self.baseline.failures += 1;
+            failures += 1;
+            if failures > RETRIES {
+                return Err(error);
             }
+            progress.note(&format!(
+                "{KVM}: {case}: the guest failed, trying again: {error}"
+            ));
         }
-        self.try_piece(index, case, sends)
     }
 
     fn try_piece(&mut self, index: usize, case: &Case, sends: u32) -> Result<Measurement, Error> {
@@ -304,67 +299,6 @@ fn job(case: &Case, sends: u32, tsc_khz: u32) -> Job {
     }
 }
 
-impl Measurement {
-    /// Takes what a job left.
-    fn collect(machine: &Machine, counts: &[Counts]) -> Result<Self, Error> {
-        let shared = machine.shared()?;
-        let delivered = shared.events.load(SeqCst);
-        let slots = &shared.slots[..machine.vcpus()];
-        let mut measurement = Measurement {
-            delivered,
-            lost: shared.lost.load(SeqCst),
-            duplicates: slots.iter().map(|slot| slot.duplicates.load(SeqCst)).sum(),
-            ..Default::default()
-        };
-        if measurement.lost != 0 {
-            measurement.console = machine.console();
-        }
-        for (vcpu, count) in counts.iter().enumerate() {
-            let mut exits = count.trace;
-            count
-                .statistics
-                .agree_with(&exits)
-                .map_err(|disagreement| Error::Count(format!("vCPU {vcpu}: {disagreement}")))?;
-            // The port that says that the job is done is not part of it.
-            if !exits.forget(Reason::Io) {
-                return Err(Error::Count(format!(
-                    "vCPU {vcpu} has parked without an exit"
-                )));
-            }
-            let side = if vcpu == 0 {
-                &mut measurement.sender
-            } else {
-                &mut measurement.target
-            };
-            *side += exits;
-        }
-        let cycles = &shared.cycles[..CYCLES_LEN.min(delivered as usize)];
-        measurement.cycles = cycles.iter().map(|cycles| cycles.load(SeqCst)).collect();
-        let exits = measurement.sender.without_timer() + measurement.target.without_timer();
-        let summary = Summary::of(&mut measurement.cycles.clone());
-        measurement.pieces.extend(summary.map(|summary| Piece {
-            exits: exits as f64 / measurement.events() as f64,
-            cycles: summary.p50 as f64,
-        }));
-        Ok(measurement)
-    }
-
-    fn add(&mut self, piece: Measurement) {
-        self.delivered += piece.delivered;
-        self.lost += piece.lost;
-        self.duplicates += piece.duplicates;
-        self.sender += piece.sender;
-        self.target += piece.target;
-        self.cycles.extend(piece.cycles);
-        self.pieces.extend(piece.pieces);
-    }
-
-    /// The number of events that were tried.
-    pub fn events(&self) -> u64 {
-        self.delivered + self.lost
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -375,6 +309,7 @@ mod tests {
             devices: Vec::new(),
             cpus: cpus.parse().unwrap(),
             pv_eoi: true,
+            limit: None,
         };
         Session::new(options).unwrap()
     }
@@ -402,7 +337,7 @@ mod tests {
     #[test]
     fn pieces_are_small_and_several() {
         assert_eq!(
-            [1, 3, 4, 100, 399, 400, 401, 1000].map(rounds),
+            [1, 3, 4, 50, 199, 200, 201, 500].map(rounds),
             [1, 3, 4, 4, 4, 4, 5, 10]
         );
     }

@@ -7,12 +7,15 @@ use comfy_table::{presets, CellAlignment, Table};
 use super::report::{Report, Row};
 
 /// Puts a report into a table: a line for each case, with the devices side by side.
+///
+/// Exits are those without the host's timer ticks, which would hide what is to be seen.
 pub fn table(report: &Report) -> Table {
     let mut table = Table::new();
     table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
 
     let names: Vec<_> = report
-        .devices()
+        .environment
+        .devices
         .iter()
         .map(|device| device.display().to_string())
         .collect();
@@ -42,8 +45,12 @@ pub fn table(report: &Report) -> Table {
             case[0].vcpus.to_string(),
         ];
         line.extend(case.iter().map(|row| {
-            let exits = row.exits_per_event;
-            format!("{:.2} + {:.2}", exits.sender, exits.target)
+            let (exits, timer) = (row.exits_per_event, row.timer_exits_per_event);
+            format!(
+                "{:.2} + {:.2}",
+                exits.sender - timer.sender,
+                exits.target - timer.target
+            )
         }));
         let relative = || case.iter().filter_map(|row| row.relative.as_ref());
         line.extend(relative().map(|relative| format!("{:.3}", relative.exits_without_timer)));

@@ -13,7 +13,6 @@ use crate::{
     device::{Device, KVM, PVIRQ},
     error::Error,
     features::KvmFeatures,
-    machine,
     trace::ExitTrace,
 };
 
@@ -134,7 +133,7 @@ fn read(root: &Path, path: &str) -> Option<String> {
 /// Opens a device and asks what it offers.
 fn probe(path: &str) -> Result<KvmFeatures, String> {
     Device::open(Path::new(path))
-        .and_then(|device| machine::features(&device))
+        .and_then(|device| device.features())
         .map_err(|error| error.to_string())
 }
 

@@ -5,7 +5,10 @@
 use std::{
     fs,
     io::Read,
-    os::unix::process::ExitStatusExt,
+    os::unix::{
+        fs::PermissionsExt,
+        process::{CommandExt, ExitStatusExt},
+    },
     process::{Command, Output, Stdio},
 };
 
@@ -25,6 +28,7 @@ use crate::{
 pub const TESTS: &[Test] = &[
     ("pvirq run boots the guest that is built in", run),
     ("pvirq run says what is wrong", run_errors),
+    ("who may not use KVM is told so", not_permitted),
     ("pvirq run ends at Ctrl-C", interrupt),
     ("pvirq bench ipi writes its results", bench_ipi),
     ("pvirq bench refuses what it cannot measure", bench_errors),
@@ -113,6 +117,25 @@ fn run_errors(context: &Context) -> Result<Outcome> {
     for (arguments, status, text) in cases {
         check(&pvirq(context, arguments)?, status, text)?;
     }
+    Ok(Outcome::Pass)
+}
+
+fn not_permitted(context: &Context) -> Result<Outcome> {
+    const NOBODY: u32 = 65534;
+    if fs::metadata(KVM)?.permissions().mode() & 0o006 != 0 {
+        return Ok(Outcome::Skip("everybody may use KVM here"));
+    }
+    let output = Command::new(&context.command)
+        .args(["run", "--device"])
+        .arg(&context.device)
+        .uid(NOBODY)
+        .gid(NOBODY)
+        .output()?;
+    check(
+        &output,
+        1,
+        &format!("not permitted to open {}", context.device.display()),
+    )?;
     Ok(Outcome::Pass)
 }
 

@@ -9,6 +9,7 @@ use mini_guest::{Job, Mechanism, Mode, Pattern, Rest, Work};
 use pvirq::{
     cpus::CpuList,
     device::Device,
+    doctor::Facts,
     error::Error,
     exits::Reason,
     image::Image,
@@ -167,6 +168,10 @@ fn ipi(
             "an event took no time"
         );
         agree(&counts)?;
+        if Facts::gather()?.virtual_ipi == Some(true) {
+            // The CPU sends interrupts itself.
+            continue;
+        }
         let sender = counts[0].trace;
         let (used, unused) = match mechanism {
             Mechanism::X2Apic => (sender[Reason::Msr], sender[Reason::Hypercall]),
@@ -191,6 +196,9 @@ fn exits_to_user_space(context: &Context) -> Result<Outcome> {
 }
 
 fn eoi(context: &Context) -> Result<Outcome> {
+    if Facts::gather()?.virtual_apic == Some(true) {
+        return Ok(Outcome::Skip("the CPU ends interrupts itself"));
+    }
     let mut machine = machine(context, 2, false)?;
     let counts = machine.run_job(Some(&job(Work::Ipi)), LIMIT)?;
     agree(&counts)?;
@@ -201,7 +209,7 @@ fn eoi(context: &Context) -> Result<Outcome> {
 
 fn lost(context: &Context) -> Result<Outcome> {
     let mut machine = machine(context, 3, true)?;
-    // Nobody is as fast as that.
+    // Nobody is as fast as that, unless the sender is interrupted at the right moment, which is not always.
     machine.run_job(
         Some(&Job {
             patience: 1,
@@ -213,7 +221,7 @@ fn lost(context: &Context) -> Result<Outcome> {
     let lost = machine.shared()?.lost.load(SeqCst);
     ensure!((1..=2).contains(&lost), "{lost} lost");
     let console = machine.console();
-    ensure!(console.contains("interrupt 1"), "{console}");
+    ensure!(console.contains("did not acknowledge interrupt"), "{console}");
     // The machine goes on as if nothing had been.
     machine.run_job(Some(&job(Work::Ipi)), LIMIT)?;
     let shared = machine.shared()?;

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! What was measured.
+
+use std::sync::atomic::Ordering::SeqCst;
+
+use mini_guest::CYCLES_LEN;
+
+use super::summary::Summary;
+use crate::{
+    error::Error,
+    exits::{Exits, Reason},
+    machine::Machine,
+    vcpu::Counts,
+};
+
+/// What was measured for one case on one device.
+#[derive(Clone, Debug, Default)]
+pub struct Measurement {
+    /// Interrupts that were acknowledged.
+    pub delivered: u64,
+    /// Interrupts that were not.
+    pub lost: u64,
+    /// Interrupts that arrived again.
+    pub duplicates: u64,
+    /// The sender's exits.
+    pub sender: Exits,
+    /// All targets' exits.
+    pub target: Exits,
+    /// Cycles of each event.
+    pub cycles: Vec<u64>,
+    /// What the guest says about interrupts that were lost.
+    pub console: String,
+    /// Each piece's exits per event, but timer ticks, and median of cycles per event.
+    pub pieces: Vec<Piece>,
+}
+
+/// What is compared of a piece.
+#[derive(Clone, Copy, Debug)]
+pub struct Piece {
+    /// Exits per event of sender and targets, timer ticks aside.
+    pub exits: f64,
+    /// The median of cycles per event.
+    pub cycles: f64,
+}
+
+impl Measurement {
+    /// Takes what a job left.
+    pub fn collect(machine: &Machine, counts: &[Counts]) -> Result<Self, Error> {
+        let shared = machine.shared()?;
+        let delivered = shared.events.load(SeqCst);
+        let slots = &shared.slots[..machine.vcpus()];
+        let mut measurement = Measurement {
+            delivered,
+            lost: shared.lost.load(SeqCst),
+            duplicates: slots.iter().map(|slot| slot.duplicates.load(SeqCst)).sum(),
+            ..Default::default()
+        };
+        if measurement.lost != 0 {
+            measurement.console = machine.console();
+        }
+        for (vcpu, count) in counts.iter().enumerate() {
+            let mut exits = count.trace;
+            count
+                .statistics
+                .agree_with(&exits)
+                .map_err(|disagreement| Error::Count(format!("vCPU {vcpu}: {disagreement}")))?;
+            // The port that says that the job is done is not part of it.
+            if !exits.forget(Reason::Io) {
+                return Err(Error::Count(format!(
+                    "vCPU {vcpu} has parked without an exit"
+                )));
+            }
+            let side = if vcpu == 0 {
+                &mut measurement.sender
+            } else {
+                &mut measurement.target
+            };
+            *side += exits;
+        }
+        let cycles = &shared.cycles[..CYCLES_LEN.min(delivered as usize)];
+        measurement.cycles = cycles.iter().map(|cycles| cycles.load(SeqCst)).collect();
+        let exits = measurement.sender.without_timer() + measurement.target.without_timer();
+        let summary = Summary::of(&mut measurement.cycles.clone());
+        measurement.pieces.extend(summary.map(|summary| Piece {
+            exits: exits as f64 / measurement.events() as f64,
+            cycles: summary.p50 as f64,
+        }));
+        Ok(measurement)
+    }
+
+    /// Adds what was measured later.
+    pub fn add(&mut self, piece: Measurement) {
+        self.delivered += piece.delivered;
+        self.lost += piece.lost;
+        self.duplicates += piece.duplicates;
+        self.sender += piece.sender;
+        self.target += piece.target;
+        self.cycles.extend(piece.cycles);
+        self.pieces.extend(piece.pieces);
+    }
+
+    /// The number of events that were tried.
+    pub fn events(&self) -> u64 {
+        self.delivered + self.lost
+    }
+}
