@@ -17,11 +17,6 @@
 #define USER	1000
 #define GROUP	2000
 
-GUEST(guest_out,
-	"	mov	$" STR(GUEST_PORT) ", %dx\n"
-	"1:	out	%al, %dx\n"
-	"	jmp	1b\n");
-
 /* The errno of opening a device as somebody. */
 static int open_as(const char *device, uid_t uid, gid_t gid, gid_t group, int flags)
 {
@@ -151,7 +146,7 @@ TEST(bind_mount)
 	ASSERT_EQ(0, mount(PVIRQ_DEVICE, KVM_DEVICE, NULL, MS_BIND, NULL));
 	vm_open(&vm, KVM_DEVICE);
 	vcpu_open(&vm, &vcpu, 0);
-	vcpu_load(&vm, &vcpu, guest_out);
+	vcpu_load(&vm, &vcpu, guest_count_out);
 	for (int i = 0; i < 10; i++) {
 		ASSERT_EQ(0, vcpu_run(&vcpu));
 		ASSERT_EQ(KVM_EXIT_IO, vcpu.run->exit_reason);
@@ -241,7 +236,7 @@ TEST_F(module, leftovers)
 
 	vm_open(&vm, PVIRQ_DEVICE);
 	vcpu_open(&vm, &vcpu, 0);
-	vcpu_load(&vm, &vcpu, guest_out);
+	vcpu_load(&vm, &vcpu, guest_count_out);
 	ASSERT_EQ(0, vcpu_run(&vcpu));
 	stats = ioctl(vcpu.fd, KVM_GET_STATS_FD, 0);
 	ASSERT_LE(0, stats);

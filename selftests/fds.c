@@ -10,11 +10,6 @@
 #include "harness.h"
 #include "vm.h"
 
-GUEST(guest_out,
-	"	mov	$" STR(GUEST_PORT) ", %dx\n"
-	"1:	out	%al, %dx\n"
-	"	jmp	1b\n");
-
 FIXTURE(fds)
 {
 	struct vm vm;
@@ -29,7 +24,7 @@ FIXTURE_SETUP(fds)
 	self->files = file_references();
 	vm_open(&self->vm, variant->device);
 	vcpu_open(&self->vm, &self->vcpu, 0);
-	vcpu_load(&self->vm, &self->vcpu, guest_out);
+	vcpu_load(&self->vm, &self->vcpu, guest_count_out);
 }
 
 FIXTURE_TEARDOWN(fds)
@@ -245,7 +240,7 @@ TEST_F(fds, close_in_every_order)
 
 		vm_open(&vm, variant->device);
 		vcpu_open(&vm, &vcpu, 0);
-		vcpu_load(&vm, &vcpu, guest_out);
+		vcpu_load(&vm, &vcpu, guest_count_out);
 		for (unsigned int j = 0; j < 3; j++) {
 			if (orders[i][j] == 'd')
 				close(vm.device);

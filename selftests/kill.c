@@ -20,12 +20,8 @@
 #define FDS		16
 
 /* Counts where ES points to. */
-GUEST(guest_count,
+GUEST(guest_count_outside,
 	"1:	incl	%es:0\n"
-	"	jmp	1b\n");
-
-GUEST(guest_halt,
-	"1:	hlt\n"
 	"	jmp	1b\n");
 
 /* What the VMM has done so far, in memory that it shares with the test. */
@@ -72,7 +68,7 @@ static void live_running(void)
 	vm_open(&vm, PVIRQ_DEVICE);
 	vm_map_memory(&vm, 1, GUEST_MMIO, (void *)progress, PAGE_SIZE, 0);
 	vcpu_open(&vm, &vcpu, 0);
-	vcpu_load(&vm, &vcpu, guest_count);
+	vcpu_load(&vm, &vcpu, guest_count_outside);
 	for (;;)
 		vcpu_run(&vcpu);
 }

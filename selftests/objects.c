@@ -22,16 +22,6 @@ FIXTURE(objects)
 
 ON_BOTH_DEVICES(objects);
 
-/* Halts for ever; what interrupts it writes to the port. */
-GUEST(guest_halt,
-	"	mov	$" STR(GUEST_PORT) ", %dx\n"
-	"1:	hlt\n"
-	"	jmp	1b\n");
-
-GUEST(guest_handler_out,
-	"	out	%al, %dx\n"
-	"	iret\n");
-
 FIXTURE_SETUP(objects)
 {
 	self->files = file_references();
@@ -230,11 +220,6 @@ static uint64_t statistic(int fd, const char *name)
 }
 
 /* The overlay adds no exit: KVM counts as many on either device for the same guest. */
-GUEST(guest_out,
-	"	mov	$" STR(GUEST_PORT) ", %dx\n"
-	"1:	out	%al, %dx\n"
-	"	jmp	1b\n");
-
 TEST_F(statistics, exits)
 {
 	struct vcpu *vcpus[] = { &self->kvm_vcpu, &self->pvirq_vcpu };
@@ -244,7 +229,7 @@ TEST_F(statistics, exits)
 		int fd = ioctl(vcpus[i]->fd, KVM_GET_STATS_FD, 0);
 
 		ASSERT_LE(0, fd);
-		vcpu_load(vms[i], vcpus[i], guest_out);
+		vcpu_load(vms[i], vcpus[i], guest_count_out);
 		for (int run = 0; run < 1000; run++)
 			ASSERT_EQ(0, vcpu_run(vcpus[i]));
 		EXPECT_EQ(1000, statistic(fd, "io_exits"));
@@ -318,7 +303,7 @@ TEST_F(objects, guest_memfd)
 	region.userspace_addr = (uintptr_t)vm.memory;
 	ASSERT_EQ(0, ioctl(vm.fd, KVM_SET_USER_MEMORY_REGION2, &region));
 	vcpu_open(&vm, &vcpu, 0);
-	vcpu_load(&vm, &vcpu, guest_out);
+	vcpu_load(&vm, &vcpu, guest_count_out);
 	EXPECT_EQ(0, vcpu_run(&vcpu));
 	EXPECT_EQ(KVM_EXIT_IO, vcpu.run->exit_reason);
 	close(region.guest_memfd);

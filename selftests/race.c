@@ -25,10 +25,6 @@
 #define FIRST_FD	20
 #define FDS		24
 
-GUEST(guest_count,
-	"1:	incl	" STR(GUEST_DATA) "\n"
-	"	jmp	1b\n");
-
 FIXTURE(race)
 {
 	int device;
@@ -217,13 +213,6 @@ TEST_F(race, fork)
 }
 
 /* Threads that run one vCPU get in each other's way, but not into the guest at the same time. */
-GUEST(guest_count_out,
-	"	mov	$" STR(GUEST_PORT) ", %dx\n"
-	"	xor	%eax, %eax\n"
-	"1:	out	%eax, %dx\n"
-	"	inc	%eax\n"
-	"	jmp	1b\n");
-
 static void *run_many_times(void *argument)
 {
 	for (int i = 0; i < ROUNDS; i++)

@@ -50,14 +50,6 @@ FIXTURE_TEARDOWN(run)
 		ASSERT_EQ(1, self->vcpu.run->io.count);			\
 	} while (0)
 
-/* Writes 0, 1, 2, … to the port. */
-GUEST(guest_count_out,
-	"	mov	$" STR(GUEST_PORT) ", %dx\n"
-	"	xor	%eax, %eax\n"
-	"1:	out	%eax, %dx\n"
-	"	inc	%eax\n"
-	"	jmp	1b\n");
-
 TEST_F(run, out_in_order)
 {
 	vcpu_load(&self->vm, &self->vcpu, guest_count_out);
@@ -144,7 +136,7 @@ TEST_F(run, mmio)
 }
 
 /* Halts, and says so when it goes on. */
-GUEST(guest_halt,
+GUEST(guest_halt_and_out,
 	"1:	hlt\n"
 	"	mov	$" STR(GUEST_PORT) ", %dx\n"
 	"	out	%al, %dx\n"
@@ -153,7 +145,7 @@ GUEST(guest_halt,
 /* Without an interrupt controller in the kernel, HLT is the VMM's business. */
 TEST_F(run, halt)
 {
-	vcpu_load(&self->vm, &self->vcpu, guest_halt);
+	vcpu_load(&self->vm, &self->vcpu, guest_halt_and_out);
 	for (int i = 0; i < 100; i++) {
 		ASSERT_EXIT(KVM_EXIT_HLT);
 		ASSERT_IO(KVM_EXIT_IO_OUT, 1);
@@ -185,14 +177,8 @@ TEST_F(run, internal_error)
 
 /* Waits for interrupts; their handler writes to the port. */
 GUEST(guest_interrupted,
-	"	mov	$" STR(GUEST_PORT) ", %dx\n"
 	"	sti\n"
 	"1:	jmp	1b\n");
-
-GUEST(guest_handler_out,
-	"	mov	$0x77, %al\n"
-	"	out	%al, %dx\n"
-	"	iret\n");
 
 /* The VMM is the interrupt controller: it waits for the window, and injects. */
 TEST_F(run, interrupt)
@@ -296,12 +282,6 @@ TEST_F(run, forked_child)
 	ASSERT_IO(KVM_EXIT_IO_OUT, 4);
 }
 
-/* Halts for ever; what interrupts it writes to the port. */
-GUEST(guest_halt_for_ever,
-	"	mov	$" STR(GUEST_PORT) ", %dx\n"
-	"1:	hlt\n"
-	"	jmp	1b\n");
-
 /* With an interrupt controller in the kernel: KVM_RUN sleeps until an NMI ends the guest's halt. */
 FIXTURE(halted)
 {
@@ -318,7 +298,7 @@ FIXTURE_SETUP(halted)
 	vm_open(&self->vm, variant->device);
 	vm_create_irqchip(&self->vm);
 	vcpu_open(&self->vm, &self->vcpu, 0);
-	vcpu_load(&self->vm, &self->vcpu, guest_halt_for_ever);
+	vcpu_load(&self->vm, &self->vcpu, guest_halt);
 	vcpu_enable_lapic(&self->vcpu);
 	vm_set_handler(&self->vm, NMI, guest_handler_out);
 }

@@ -19,19 +19,6 @@
 /* The kernel's own sigset has 64 bits. */
 #define SIGSET_SIZE	8
 
-/* Counts in memory for ever, and never exits by itself. */
-GUEST(guest_count,
-	"1:	incl	" STR(GUEST_DATA) "\n"
-	"	jmp	1b\n");
-
-/* Counts out of the port. */
-GUEST(guest_count_out,
-	"	mov	$" STR(GUEST_PORT) ", %dx\n"
-	"	xor	%eax, %eax\n"
-	"1:	out	%eax, %dx\n"
-	"	inc	%eax\n"
-	"	jmp	1b\n");
-
 FIXTURE(signal)
 {
 	struct vm vm;

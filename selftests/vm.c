@@ -15,6 +15,31 @@
 
 #define KSFT_FAIL	1
 
+GUEST(guest_count_out,
+	"	mov	$" STR(GUEST_PORT) ", %dx\n"
+	"	xor	%eax, %eax\n"
+	"1:	out	%eax, %dx\n"
+	"	inc	%eax\n"
+	"	jmp	1b\n");
+
+GUEST(guest_count,
+	"1:	incl	" STR(GUEST_DATA) "\n"
+	"	jmp	1b\n");
+
+GUEST(guest_halt,
+	"1:	hlt\n"
+	"	jmp	1b\n");
+
+GUEST(guest_handler_out,
+	"	push	%ax\n"
+	"	push	%dx\n"
+	"	mov	$" STR(GUEST_PORT) ", %dx\n"
+	"	mov	$0x77, %al\n"
+	"	out	%al, %dx\n"
+	"	pop	%dx\n"
+	"	pop	%ax\n"
+	"	iret\n");
+
 void die(const char *format, ...)
 {
 	va_list arguments;

@@ -43,16 +43,29 @@
 #define HOST_CODE	".code32\n"
 #endif
 
-/* Defines guest code for real mode, with all segments but ES at 0. */
+/* Guest code for real mode, with all segments but ES at 0. */
+#define GUEST_CODE_OF(name)						\
+	extern const unsigned char name[], name##_end[]
+
 #define GUEST(name, text)						\
-	extern const unsigned char name[], name##_end[];		\
+	GUEST_CODE_OF(name);						\
 	asm(".pushsection .rodata\n"					\
+	    ".globl " #name ", " #name "_end\n"				\
 	    ".code16\n"							\
 	    #name ":\n"							\
 	    text							\
 	    #name "_end:\n"						\
 	    HOST_CODE							\
 	    ".popsection\n")
+
+/* Writes 0, 1, 2, … as 32-bit numbers to the port. */
+GUEST_CODE_OF(guest_count_out);
+/* Counts in memory at GUEST_DATA, and never exits by itself. */
+GUEST_CODE_OF(guest_count);
+/* Halts for ever. */
+GUEST_CODE_OF(guest_halt);
+/* As an interrupt's handler: writes 0x77 to the port. */
+GUEST_CODE_OF(guest_handler_out);
 
 /*
  * Makes the tests of a fixture run on both devices. /dev/kvm is the yardstick:
@@ -146,7 +159,7 @@ int vcpu_run(struct vcpu *vcpu);
 /* The data of an I/O exit. */
 void *vcpu_io_data(struct vcpu *vcpu);
 
-/* A counter in guest memory at GUEST_DATA that guest code increments. */
+/* The counter of guest_count. */
 static inline uint32_t guest_counter(struct vm *vm)
 {
 	return *(volatile uint32_t *)(vm->memory + GUEST_DATA);

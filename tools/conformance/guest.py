@@ -16,6 +16,7 @@ from pathlib import Path
 
 KSFT_SKIP = 4
 REFERENCES = Path("/sys/module/pvirq/refcnt")
+VMS_CREATED = Path("/sys/kernel/debug/pvirq/vms_created")
 
 FORCED_EMULATION = Path("/sys/module/kvm/parameters/force_emulation_prefix")
 
@@ -105,7 +106,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--programs", type=Path, required=True)
     parser.add_argument("--logs", type=Path, required=True)
-    parser.add_argument("--limit", type=float, required=True, help="seconds for each run")
+    parser.add_argument("--limit", type=float, required=True, help="seconds for a program on the first device")
     parser.add_argument("--devices", nargs="+", choices=WRAPPERS, required=True)
     parser.add_argument("--module", type=Path, help="pvirq.ko")
     parser.add_argument("--tests", nargs="+", required=True, help="NAME, or NAME:ARGUMENT:...")
@@ -118,11 +119,12 @@ def main():
     FORCED_EMULATION.write_text("1")
     kernel = KernelLog()
     for test, *words in (test.split(":") for test in arguments.tests):
+        limit = arguments.limit
         for device in arguments.devices:
             print(f"@start {test} {device}", flush=True)
             start = time.monotonic()
             with open(arguments.logs / f"{test}.{device}.log", "w", encoding="utf-8", buffering=1) as log:
-                status = run([f"./{test}", *words], arguments.programs, device, arguments.limit, log)
+                status = run([f"./{test}", *words], arguments.programs, device, limit, log)
                 seconds = time.monotonic() - start
                 if device == "pvirq" and not released():
                     log.write(f"leak: {REFERENCES} is {REFERENCES.read_text().strip()} after the program's end\n")
@@ -130,8 +132,14 @@ def main():
                 for line in kernel.read():
                     log.write(f"kernel: {line}\n")
             print(f"@result {test} {device} {status} {seconds:.1f}", flush=True)
+            # On a busy host the same program takes longer now and then; that is not the device's fault.
+            limit = max(limit, 3 * seconds)
     if arguments.module:
+        created = int(VMS_CREATED.read_text())
+        print(f"pvirq has made {created} VMs", flush=True)
         subprocess.run(["rmmod", "pvirq"], check=True)
+        # Otherwise two runs on /dev/kvm have been compared.
+        return 0 if created else 1
     return 0
 
 

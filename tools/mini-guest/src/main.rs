@@ -17,6 +17,7 @@ mod console;
 mod cpu;
 mod exception;
 mod ipi;
+mod mem;
 mod percpu;
 mod self_test;
 mod sender;

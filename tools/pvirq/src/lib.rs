@@ -4,7 +4,7 @@
 //!
 //! What is here is a small VMM: it makes a [`machine::Machine`] on a [`device::Device`], `/dev/kvm` or `/dev/pvirq`,
 //! boots an [`image::Image`] in it, and counts what its vCPUs leave the guest for. The `pvirq` command is built of it,
-//! [`bench`] measures with it, and [`doctor`] looks at the host.
+//! [`mod@bench`] measures with it, and [`doctor`] looks at the host.
 #![warn(missing_docs)]
 
 pub mod bench;
