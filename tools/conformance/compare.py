@@ -271,6 +271,9 @@ def main():
     flakes = [test for test in again if test not in bugs]
     for test, reason in excluded.items():
         print(f"not run: {test}: {reason}")
+    for row in rows:
+        if row["kvm"] != row["pvirq"] and row["test"] not in again:
+            print(f"better: {row['test']}: {row['kvm']} on /dev/kvm, {row['pvirq']} on /dev/pvirq")
     for test in flakes:
         print(f"FLAKY: {test}: worse on /dev/pvirq once, the same when run again")
     for test in bugs:
