@@ -20,6 +20,7 @@ jobs := $(shell nproc)
 
 # The prepared kernel's cache entry, made at the first use.
 kernel = $(eval kernel := $$(shell tools/env/kernel))$(or $(kernel),$(error the kernel could not be prepared))
+debug_kernel = $(eval debug_kernel := $$(shell tools/env/debug-kernel))$(or $(debug_kernel),$(error no debug kernel))
 # Builds the directory $2 against the kernel's cache entry $1 into build/$3.
 kbuild = mkdir -p build/$3 && $(enter) $(MAKE) --no-print-directory -C $1/linux M=$(abspath $2) \
 	MO=$(CURDIR)/build/$3 -j$(jobs) $(shell cat $1/make-flags)
@@ -40,6 +41,13 @@ test: module tools selftests ## Run the tests of the test VM, the kselftests, an
 		"kselftests=$(testvm) --name kselftests --timeout 1200 --ktap -- selftests/run" \
 		"tool=$(testvm) --name tool --timeout 600 --ktap -- tools/testvm/scripts/test-tool"
 
+.PHONY: test-debug
+test-debug: module-debug selftests ## Prove the debug kernel's checkers, and run the kselftests under them
+	TESTVM_KERNEL=$(debug_kernel) tools/testvm/parts \
+		"checkers=tools/testvm/test-debug" \
+		"kselftests-debug=$(testvm) --name kselftests-debug --memory 3G --timeout 1800 --ktap -- \
+			PVIRQ_MODULE=/pvirq/build/module-debug/pvirq.ko selftests/run"
+
 .PHONY: check
 check: tools/Cargo.lock ## Formatting, lints and host tests
 	$(enter) rustfmt --check --config-path .rustfmt.toml $$(git ls-files 'rust/*.rs')
@@ -56,6 +64,16 @@ conformance: module ## Run KVM's own selftests on both devices and compare
 module: ## Build pvirq.ko and check that it fits the kernel
 	$(call kbuild,$(kernel),.,module) modules
 	tools/env/check-module $(module)
+
+.PHONY: debug-kernel
+debug-kernel: ## Build the kernel that has all checkers on, once
+	@tools/env/debug-kernel
+
+# With debug information, so that a report names files and lines.
+.PHONY: module-debug
+module-debug: ## Build pvirq.ko, and a broken module, for the debug kernel
+	$(call kbuild,$(debug_kernel),.,module-debug) KRUSTFLAGS=-Cdebuginfo=2 modules
+	$(call kbuild,$(debug_kernel),tools/testvm/broken,module-debug/broken) KRUSTFLAGS=-Cdebuginfo=2 modules
 
 .PHONY: tools
 tools: ## Build the pvirq command

@@ -6,7 +6,6 @@ program prints, and what the kernel says meanwhile, goes to TEST.DEVICE.log in t
 """
 
 import argparse
-import fcntl
 import os
 import signal
 import subprocess
@@ -28,21 +27,6 @@ WRAPPERS = {
     "kvm": [],
     "pvirq": ["unshare", "--mount", "sh", "-c", 'mount --bind /dev/pvirq /dev/kvm && exec "$@"', "-"],
 }
-
-
-# Of include/uapi/linux/kvm.h.
-KVM_CREATE_VM = 0xAE01
-KVM_CREATE_VCPU = 0xAE41
-KVM_CREATE_IRQCHIP = 0xAE60
-
-
-def keep_static_keys():
-    """Keeps a VM of each kind open, as selftests/keep_static_keys.c does, and for its reasons."""
-    device = os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC)
-    without_lapic, with_lapic = (fcntl.ioctl(device, KVM_CREATE_VM, 0) for _ in range(2))
-    fcntl.ioctl(with_lapic, KVM_CREATE_IRQCHIP, 0)
-    for vm in (without_lapic, with_lapic):
-        fcntl.ioctl(vm, KVM_CREATE_VCPU, 0)
 
 
 class KernelLog:
@@ -114,7 +98,6 @@ def main():
 
     if arguments.module:
         subprocess.run(["insmod", arguments.module], check=True)
-    keep_static_keys()
     # Some programs need instructions that KVM emulates on demand.
     FORCED_EMULATION.write_text("1")
     kernel = KernelLog()

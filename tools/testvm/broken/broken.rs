@@ -94,13 +94,13 @@ fn lock_inversion(locks: &Locks) {
         pr_info!("{} before {}\n", *first, *second);
     }
     let second = locks.second.lock();
-    let first = locks.first.lock();
+    let first = locks.first.lock(); // Inverted.
     pr_info!("{} before {}\n", *second, *first);
 }
 
 fn sleep_in_atomic(locks: &Locks) {
     let spin = locks.spin.lock();
-    let first = locks.first.lock();
+    let first = locks.first.lock(); // In atomic context.
     pr_info!("{} inside {}\n", *first, *spin);
 }
 

@@ -90,6 +90,11 @@ pub fn stale_int3(log: &str) -> bool {
     before.split_whitespace().next_back() != Some("cc")
 }
 
+/// Whether QEMU's own log says that a CPU took a triple fault, which leaves no word on the console.
+pub fn triple_fault(qemu_log: &str) -> bool {
+    qemu_log.lines().any(|line| line == "Triple fault")
+}
+
 /// The last `count` lines of a log.
 pub fn tail(log: &str, count: usize) -> impl Iterator<Item = &str> {
     let skip = log.lines().count().saturating_sub(count);

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The machine's initramfs: init, busybox, and KVM's modules.
+//! The machine's initramfs: init, busybox, KVM's modules, and what keeps the kernel from patching itself.
 
 use std::{
-    fs,
+    env, fs,
     io::Write,
     os::unix::fs::{symlink, PermissionsExt},
     path::{Path, PathBuf},
@@ -52,6 +52,9 @@ pub fn build(kernel: &Path, rootfs: &Path, dir: &Path) -> Result<PathBuf> {
         .with_context(|| format!("no {}", busybox.display()))?;
     fs::write(tree.join("init"), INIT)?;
     fs::set_permissions(tree.join("init"), fs::Permissions::from_mode(0o755))?;
+    // Built with this program, into the same directory.
+    let steady = env::current_exe()?.with_file_name("steady");
+    fs::copy(&steady, tree.join("steady")).with_context(|| format!("no {}", steady.display()))?;
     for module in MODULES {
         let from = kernel.join("modules").join(module);
         let name = Path::new(module)

@@ -175,8 +175,13 @@ fn run(args: Args) -> Result<u8> {
 
     let (mut status, mut show_log) = match run.outcome {
         Outcome::Exited(status) => (u8::try_from(status).unwrap_or(BAD_RUN), false),
-        Outcome::NoStatus => {
-            eprintln!("testvm: the machine stopped before the command ended");
+        Outcome::NoStatus(qemu) => {
+            let why = if console::triple_fault(&console::read(&vm.qemu_log())?) {
+                ": a CPU took a triple fault"
+            } else {
+                ""
+            };
+            eprintln!("testvm: the machine stopped before the command ended{why}; QEMU: {qemu}");
             (BAD_RUN, true)
         }
         Outcome::TimedOut => {

@@ -5,7 +5,7 @@
 use std::{
     fmt, fs,
     path::{Path, PathBuf},
-    process::{Child, ChildStdout, Command, Stdio},
+    process::{Child, ChildStdout, Command, ExitStatus, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -53,8 +53,8 @@ pub struct Vm {
 pub enum Outcome {
     /// The command ended with this status, and the machine powered off.
     Exited(i32),
-    /// The machine stopped, and the command had left no status.
-    NoStatus,
+    /// QEMU ended, and the command had left no status.
+    NoStatus(ExitStatus),
     /// The machine outlived its limit and was stopped.
     TimedOut,
 }
@@ -86,6 +86,11 @@ impl Vm {
     /// Where the kernel's messages go.
     pub fn console_log(&self) -> PathBuf {
         self.dir.join("console.log")
+    }
+
+    /// Where QEMU says why a CPU was reset.
+    pub fn qemu_log(&self) -> PathBuf {
+        self.dir.join("qemu.log")
     }
 
     /// Boots the machine, waits for its end or its limit, and returns what it left. `relay` reads what the command
@@ -124,8 +129,8 @@ impl Vm {
         Ok(Run {
             outcome: match (ended, status) {
                 (_, Some(status)) => Outcome::Exited(status),
-                (true, None) => Outcome::NoStatus,
-                (false, None) => Outcome::TimedOut,
+                (Some(qemu), None) => Outcome::NoStatus(qemu),
+                (None, None) => Outcome::TimedOut,
             },
             lines,
         })
@@ -180,6 +185,7 @@ impl Vm {
             "virtconsole,chardev=terminal",
         ]);
         qemu.args(["-device", "virtio-rng-pci"]);
+        qemu.args(["-d", "cpu_reset", "-D"]).arg(self.qemu_log());
         for server in servers {
             server.attach(&mut qemu);
         }
@@ -201,6 +207,9 @@ impl Vm {
         if self.rootfs.is_some() {
             arguments += " testvm.toolchain";
         }
+        if self.accel == Accel::Tcg {
+            arguments += " testvm.steady";
+        }
         if !self.append.is_empty() {
             arguments += " ";
             arguments += &self.append;
@@ -213,16 +222,16 @@ impl Vm {
 struct Process(Child);
 
 impl Process {
-    /// Waits for the end; false if it did not come in time.
-    fn wait(&mut self, timeout: Duration) -> Result<bool> {
+    /// Waits for the end; none if it did not come in time.
+    fn wait(&mut self, timeout: Duration) -> Result<Option<ExitStatus>> {
         let start = Instant::now();
         while start.elapsed() < timeout {
-            if self.0.try_wait()?.is_some() {
-                return Ok(true);
+            if let Some(status) = self.0.try_wait()? {
+                return Ok(Some(status));
             }
             thread::sleep(TICK);
         }
-        Ok(false)
+        Ok(None)
     }
 }
 
