@@ -12,17 +12,23 @@ mod fd;
 pub mod file;
 pub mod file_operations;
 pub mod ioctl;
+pub mod preempt;
+pub mod published;
+pub mod thread_flags;
+pub mod user_pages;
 
 /// C functions that `kernel::bindings` does not declare.
 mod bindings {
     use kernel::{
         bindings::{
             file,
-            file_operations, //
+            file_operations,
+            page, //
         },
         ffi::{
             c_char,
             c_int,
+            c_uint,
             c_void, //
         }, //
     };
@@ -39,5 +45,11 @@ mod bindings {
             private: *mut c_void,
             flags: c_int,
         ) -> *mut file;
+
+        /// From `include/linux/vmalloc.h`.
+        pub(crate) fn vm_map_ram(pages: *mut *mut page, count: c_uint, node: c_int) -> *mut c_void;
+
+        /// From `include/linux/vmalloc.h`.
+        pub(crate) fn vm_unmap_ram(address: *const c_void, count: c_uint);
     }
 }

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Objects that readers find under RCU.
+//!
+//! C header: [`include/linux/rcupdate.h`](srctree/include/linux/rcupdate.h)
+
+use core::ptr::{
+    null_mut,
+    NonNull, //
+};
+use kernel::{
+    alloc::allocator::Kmalloc,
+    prelude::*,
+    sync::{
+        atomic::{
+            Acquire,
+            Atomic,
+            Full, //
+        },
+        rcu, //
+    }, //
+};
+
+/// An object that may be there, and that can be exchanged while others use it.
+///
+/// To look costs no more than a load; to exchange waits for everybody who has looked before.
+///
+/// # Invariants
+///
+/// The pointer is null or came from a box. It goes back into one only when no reader that has
+/// loaded it can still be in its RCU read-side critical section.
+pub struct Published<T> {
+    pointer: Atomic<*mut T>,
+    _owned: core::marker::PhantomData<KBox<T>>,
+}
+
+// SAFETY: It owns a `KBox<T>`, and lends it to any thread.
+unsafe impl<T: Send + Sync> Send for Published<T> {}
+// SAFETY: As above.
+unsafe impl<T: Send + Sync> Sync for Published<T> {}
+
+impl<T> Published<T> {
+    /// Makes one that has no object.
+    pub const fn empty() -> Self {
+        // INVARIANT: It is null.
+        Self {
+            pointer: Atomic::new(null_mut()),
+            _owned: core::marker::PhantomData,
+        }
+    }
+
+    /// Returns whether there is an object, which may change right away.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.pointer.load(Acquire).is_null()
+    }
+
+    /// Returns the object for as long as the caller stays in its critical section.
+    #[inline]
+    pub fn get<'a>(&'a self, _guard: &'a rcu::Guard) -> Option<&'a T> {
+        // The acquire is that of `rcu_dereference()`, for want of an address dependency that the
+        // compiler is bound to keep. It pairs with the exchange in `replace`.
+        let pointer = NonNull::new(self.pointer.load(Acquire))?;
+
+        // SAFETY: By the type invariants the object is there until the critical section ends.
+        Some(unsafe { pointer.as_ref() })
+    }
+
+    /// Puts `new` in the place of the object, waits until nobody uses that any more, and returns
+    /// it. May sleep, if there was one.
+    pub fn replace(&self, new: Option<KBox<T>>) -> Option<KBox<T>> {
+        let new = new.map_or(null_mut(), KBox::into_raw);
+        // The release half is that of `rcu_assign_pointer()`.
+        let old = NonNull::new(self.pointer.xchg(new, Full))?;
+
+        rcu::synchronize_rcu();
+        // SAFETY: By the type invariants it came from a box. The exchange has made it ours alone,
+        // and all who found it before have left their critical sections.
+        // INVARIANT: So it may go back into one.
+        Some(unsafe { Box::<T, Kmalloc>::from_raw(old.as_ptr()) })
+    }
+}
+
+impl<T> Drop for Published<T> {
+    fn drop(&mut self) {
+        if let Some(last) = NonNull::new(*self.pointer.get_mut()) {
+            // SAFETY: By the type invariants it came from a box, and nobody can be looking: a
+            // reference from `get` keeps this borrowed.
+            drop(unsafe { Box::<T, Kmalloc>::from_raw(last.as_ptr()) });
+        }
+    }
+}
