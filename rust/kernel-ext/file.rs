@@ -60,6 +60,11 @@ pub trait FileExt {
     /// The file's operations are called at once: no security module is asked.
     fn ioctl(&self, request: Ioctl<'_>) -> Result<isize>;
 
+    /// Makes an ioctl of our own on this file, with a native argument.
+    ///
+    /// The file's operations are called at once: no security module is asked.
+    fn call(&self, cmd: u32, arg: usize) -> Result<isize>;
+
     /// Makes the new mapping `vma` one of this file.
     ///
     /// The file's operations are called at once: no security module is asked.
@@ -85,6 +90,26 @@ fn operations(file: &File) -> &bindings::file_operations {
     unsafe { &*(*file.as_ptr()).f_op }
 }
 
+/// Calls an ioctl handler of a file.
+#[inline]
+fn call(file: &File, abi: Abi, cmd: u32, arg: usize) -> Result<isize> {
+    let operations = operations(file);
+    let handler = match abi {
+        Abi::Native => operations.unlocked_ioctl,
+        #[cfg(CONFIG_COMPAT)]
+        Abi::Compat => operations.compat_ioctl,
+    }
+    .ok_or(ENOTTY)?;
+
+    // SAFETY: The file is valid for the duration of the call. The handler copes with any number and
+    // any argument, as user space may pass them.
+    let value = unsafe { handler(file.as_ptr(), cmd, arg as c_ulong) };
+    if value < 0 {
+        return Err(Error::from_errno(value as c_int));
+    }
+    Ok(value)
+}
+
 impl FileExt for File {
     fn reopen(&self, flags: u32) -> Result<ARef<File>> {
         // SAFETY: A file is open on a path, to which it holds a reference, all its life.
@@ -101,21 +126,11 @@ impl FileExt for File {
 
     #[inline]
     fn ioctl(&self, request: Ioctl<'_>) -> Result<isize> {
-        let operations = operations(self);
-        let handler = match request.abi() {
-            Abi::Native => operations.unlocked_ioctl,
-            #[cfg(CONFIG_COMPAT)]
-            Abi::Compat => operations.compat_ioctl,
-        }
-        .ok_or(ENOTTY)?;
+        call(self, request.abi(), request.cmd(), request.arg())
+    }
 
-        // SAFETY: The file is valid for the duration of the call. The handler copes with any number
-        // and any argument, as user space may pass them.
-        let value = unsafe { handler(self.as_ptr(), request.cmd(), request.arg() as c_ulong) };
-        if value < 0 {
-            return Err(Error::from_errno(value as c_int));
-        }
-        Ok(value)
+    fn call(&self, cmd: u32, arg: usize) -> Result<isize> {
+        call(self, Abi::Native, cmd, arg)
     }
 
     fn mmap(&self, vma: &VmaNew) -> Result {

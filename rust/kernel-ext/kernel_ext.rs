@@ -12,9 +12,11 @@ mod fd;
 pub mod file;
 pub mod file_operations;
 pub mod ioctl;
+pub mod killable;
 pub mod preempt;
 pub mod published;
 pub mod thread_flags;
+pub mod user_mapping;
 pub mod user_pages;
 
 /// C functions that `kernel::bindings` does not declare.

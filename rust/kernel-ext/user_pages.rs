@@ -6,7 +6,10 @@
 //!
 //! All of it is for process context, apart from accesses to the pages themselves.
 
-use core::ptr::NonNull;
+use core::{
+    ptr::NonNull,
+    slice, //
+};
 use kernel::{
     bindings,
     error::to_result,
@@ -18,7 +21,10 @@ use kernel::{
     mm::Mm,
     page::PAGE_SIZE,
     prelude::*,
-    sync::aref::ARef, //
+    sync::{
+        aref::ARef,
+        atomic::Atomic, //
+    }, //
 };
 
 /// `NUMA_NO_NODE`.
@@ -158,18 +164,34 @@ impl UserPages {
         })
     }
 
-    /// Returns where the pages are mapped, [`UserPages::size`] bytes from the start of a page on.
+    /// Returns what begins at byte `offset`, `count` times, if it is all within the pages and
+    /// aligned.
     ///
-    /// They may change at any time, so all accesses have to be atomic or volatile.
-    pub fn as_ptr(&self) -> NonNull<u8> {
-        self.address
-    }
+    /// Any context.
+    #[inline]
+    pub fn get<T: Shared>(&self, offset: usize, count: usize) -> Option<&[T]> {
+        let size = count.checked_mul(size_of::<T>())?;
+        let end = offset.checked_add(size)?;
+        if end > self.pinned.count() * PAGE_SIZE || offset % align_of::<T>() != 0 {
+            return None;
+        }
 
-    /// Returns the number of bytes.
-    pub fn size(&self) -> usize {
-        self.pinned.count() * PAGE_SIZE
+        // SAFETY: It is within the mapping, which begins with a page and so is aligned to all that a
+        // page is. As for its contents, the trait says that everything goes.
+        Some(unsafe { slice::from_raw_parts(self.address.as_ptr().add(offset).cast(), count) })
     }
 }
+
+/// What can be shared with user space, which may write anything to it at any time.
+///
+/// # Safety
+///
+/// Nothing but atomics, of types of which every bit pattern is a valid value, and aligned to a page
+/// at the most.
+pub unsafe trait Shared: Sync {}
+
+// SAFETY: It is an atomic integer.
+unsafe impl Shared for Atomic<u32> {}
 
 impl Drop for UserPages {
     fn drop(&mut self) {
