@@ -55,6 +55,8 @@ check: tools/Cargo.lock ## Formatting, lints and host tests
 	$(call kbuild,$(kernel),.,module-clippy) CLIPPY=1 KRUSTFLAGS=-Dwarnings modules
 	$(cargo) clippy $(cargo_flags) --workspace --all-targets -- -D warnings
 	$(cargo) test $(cargo_flags) --workspace
+	cd tools && ../$(enter) env RUSTFLAGS="--cfg loom" cargo test --quiet --locked --target-dir ../build/target-loom \
+		--release --lib --package pvirq-protocol
 
 .PHONY: conformance
 conformance: module ## Run KVM's own selftests on both devices and compare

@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: GPL-2.0 WITH Linux-syscall-note */
+/*
+ * pvirq: posted interrupts in memory that a KVM guest shares with its host.
+ *
+ * Documentation/protocol.rst says how the descriptors are used, and
+ * Documentation/guest-interface.rst how a guest registers them.
+ */
+#ifndef _UAPI_LINUX_PVIRQ_H
+#define _UAPI_LINUX_PVIRQ_H
+
+#include <linux/types.h>
+
+/*
+ * One vCPU's descriptor. Each line of 64 bytes has its own writer; zeroed
+ * memory is a valid descriptor, whose vCPU will not look.
+ */
+struct pvirq_descriptor {
+	/* Any sender sets bits, the owner takes them: one per vector. */
+	__aligned_u64 pending[4];
+	__aligned_u64 reserved0[4];
+
+	/* Written by the host. */
+	__u32 host_state;		/* PVIRQ_HOST_* */
+	__u32 guest_poll_ns;
+	__u32 host_poll_ns;
+	__u32 reserved1[13];
+
+	/* Written by the guest, on the vCPU that this is of. */
+	__u32 guest_state;		/* PVIRQ_GUEST_* */
+	__u32 reserved2;
+	__aligned_u64 posted;
+	__aligned_u64 coalesced;
+	__aligned_u64 elided;
+	__aligned_u64 kicked;
+	__aligned_u64 drained;
+	__aligned_u64 reserved3[2];
+
+	/* Written by the host. */
+	__aligned_u64 injected;
+	__aligned_u64 dropped_reserved;
+	__aligned_u64 forced_exits;
+	__aligned_u64 drains;
+	__aligned_u64 reserved4[4];
+} __attribute__((aligned(64)));
+
+/* Values of host_state. All others mean PVIRQ_HOST_RUNNING. */
+#define PVIRQ_HOST_RUNNING	0	/* will not look */
+#define PVIRQ_HOST_BLOCKED	1	/* will not look */
+#define PVIRQ_HOST_PREEMPTED	2
+#define PVIRQ_HOST_OUTSIDE	3
+#define PVIRQ_HOST_POLLING	4
+
+/* Values of guest_state. All others mean PVIRQ_GUEST_RUNNING. */
+#define PVIRQ_GUEST_RUNNING	0	/* will not look */
+#define PVIRQ_GUEST_POLLING	1
+
+/* Vectors below this one cannot be posted. */
+#define PVIRQ_FIRST_VECTOR	16
+
+/*
+ * The guest interface: registers of 32 bits, at these offsets from the base
+ * port. Each vCPU has its own.
+ */
+#define PVIRQ_PORT_BASE		0xb80
+#define PVIRQ_PORT_LEN		32
+
+#define PVIRQ_REG_MAGIC		0x00	/* in */
+#define PVIRQ_REG_VERSION	0x04	/* in */
+#define PVIRQ_REG_FEATURES	0x08	/* in */
+#define PVIRQ_REG_MAX_DESCRIPTORS	0x0c	/* in */
+#define PVIRQ_REG_STATUS	0x10	/* in */
+#define PVIRQ_REG_COMMAND	0x10	/* out */
+#define PVIRQ_REG_ADDRESS_LOW	0x14	/* out */
+#define PVIRQ_REG_ADDRESS_HIGH	0x18	/* out */
+#define PVIRQ_REG_COUNT		0x1c	/* out */
+
+#define PVIRQ_MAGIC		0x51495650	/* "PVIQ" */
+#define PVIRQ_VERSION		1
+#define PVIRQ_ABSENT		0xffffffff	/* without pvirq */
+
+#define PVIRQ_FEATURE_POST	(1 << 0)
+#define PVIRQ_FEATURE_IDLE	(1 << 1)	/* reserved */
+
+/* PVIRQ_REG_COMMAND, lower half. The upper one is zero where not said. */
+#define PVIRQ_COMMAND_REGISTER	1	/* upper half: the guest's version */
+#define PVIRQ_COMMAND_UNREGISTER	2
+#define PVIRQ_COMMAND_IDLE	3	/* reserved */
+
+/* PVIRQ_REG_STATUS */
+#define PVIRQ_STATUS_OK		0
+#define PVIRQ_STATUS_UNSUPPORTED	1
+#define PVIRQ_STATUS_WRONG_VERSION	2
+#define PVIRQ_STATUS_UNALIGNED	3
+#define PVIRQ_STATUS_NOT_RAM	4
+#define PVIRQ_STATUS_CROSSES_SLOT	5
+#define PVIRQ_STATUS_READ_ONLY	6
+#define PVIRQ_STATUS_TOO_MANY	7
+#define PVIRQ_STATUS_NO_LAPIC	8
+#define PVIRQ_STATUS_NO_MEMORY	9
+#define PVIRQ_STATUS_NOT_REGISTERED	10
+
+#endif /* _UAPI_LINUX_PVIRQ_H */

@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! The atomic operations that the protocol needs, and where they come from.
+//!
+//! The algorithm is written once, against these names. In the kernel they are the kernel's, whose
+//! memory model is LKMM; in guests and tools they are `core`'s; under `--cfg loom` they are those
+//! of the model checker.
+//!
+//! | here                       | in the kernel            | `core`                   | loom            |
+//! |----------------------------|--------------------------|--------------------------|-----------------|
+//! | `load`, `store`            | `READ_ONCE`/`WRITE_ONCE` | `Relaxed`                | `Relaxed`       |
+//! | `fetch_or`, `fetch_and`    | `atomic64_fetch_…`       | `AcqRel`                 | `AcqRel`        |
+//! | `swap`                     | `atomic64_xchg`          | `AcqRel`                 | `AcqRel`        |
+//! | [`full_barrier_after_rmw`] | nothing                  | `fence(SeqCst)`, see it  | `fence(SeqCst)` |
+//! | [`full_barrier`]           | `smp_mb`                 | `fence(SeqCst)`          | `fence(SeqCst)` |
+//!
+//! LKMM orders a read-modify-write that returns a value fully, both ways. The protocol needs less:
+//! acquire and release from the operation itself, and a full barrier after the sender's first one,
+//! which it asks for by name. loom treats only fences as sequentially consistent, so a model that
+//! passes does not lean on anything else.
+//!
+//! # Pairing
+//!
+//! The sender's [`full_barrier_after_rmw`] (set the bit, barrier, read the states) pairs with the
+//! owner's [`full_barrier`] (write the state, barrier, read the bits). The release of each
+//! `fetch_or` pairs with the acquire of the `swap` or `fetch_and` that takes the bit away.
+
+pub(crate) use backend::*;
+
+/// Makes a function `const`, unless its atomics are loom's, which the model has to know of.
+macro_rules! const_unless_loom {
+    ($(#[$attribute:meta])* $visibility:vis fn $($rest:tt)*) => {
+        $(#[$attribute])*
+        #[cfg(not(loom))]
+        $visibility const fn $($rest)*
+
+        $(#[$attribute])*
+        #[cfg(loom)]
+        $visibility fn $($rest)*
+    };
+}
+pub(crate) use const_unless_loom;
+
+#[cfg(MODULE)]
+mod backend {
+    use kernel::{
+        bindings,
+        sync::{
+            atomic::{
+                Atomic,
+                Full,
+                Relaxed, //
+            },
+            barrier, //
+        }, //
+    };
+
+    /// A word that is only read and written.
+    #[repr(transparent)]
+    #[derive(Debug)]
+    pub(crate) struct AtomicU32(Atomic<u32>);
+
+    impl AtomicU32 {
+        pub(crate) const fn new(value: u32) -> Self {
+            Self(Atomic::new(value))
+        }
+
+        #[inline]
+        pub(crate) fn load(&self) -> u32 {
+            self.0.load(Relaxed)
+        }
+
+        #[inline]
+        pub(crate) fn store(&self, value: u32) {
+            self.0.store(value, Relaxed)
+        }
+    }
+
+    /// A word of bits or a counter.
+    #[repr(transparent)]
+    #[derive(Debug)]
+    pub(crate) struct AtomicU64(Atomic<u64>);
+
+    impl AtomicU64 {
+        pub(crate) const fn new(value: u64) -> Self {
+            Self(Atomic::new(value))
+        }
+
+        #[inline]
+        pub(crate) fn load(&self) -> u64 {
+            self.0.load(Relaxed)
+        }
+
+        #[inline]
+        pub(crate) fn store(&self, value: u64) {
+            self.0.store(value, Relaxed)
+        }
+
+        #[inline]
+        pub(crate) fn swap(&self, value: u64) -> u64 {
+            self.0.xchg(value, Full)
+        }
+
+        // `Atomic` has no bitwise operations yet. The casts between `u64` and `s64` keep all bits.
+        #[inline]
+        pub(crate) fn fetch_or(&self, bits: u64) -> u64 {
+            // SAFETY: The pointer is valid and aligned, and an `atomic64_t` is one `s64`.
+            unsafe { bindings::atomic64_fetch_or(bits as i64, self.0.as_ptr().cast()) as u64 }
+        }
+
+        #[inline]
+        pub(crate) fn fetch_and(&self, bits: u64) -> u64 {
+            // SAFETY: As in `fetch_or`.
+            unsafe { bindings::atomic64_fetch_and(bits as i64, self.0.as_ptr().cast()) as u64 }
+        }
+    }
+
+    /// Orders all that comes before it against all that comes after it.
+    #[inline]
+    pub(crate) fn full_barrier() {
+        barrier::smp_mb(barrier::Full);
+    }
+
+    /// Is a full barrier if it directly follows a read-modify-write, which here is one itself.
+    #[inline]
+    pub(crate) fn full_barrier_after_rmw() {}
+}
+
+#[cfg(not(MODULE))]
+mod backend {
+    #[cfg(not(loom))]
+    use core::sync::atomic;
+    #[cfg(loom)]
+    use loom::sync::atomic;
+
+    use atomic::{
+        fence,
+        Ordering::{
+            AcqRel,
+            Relaxed,
+            SeqCst, //
+        }, //
+    };
+
+    use super::const_unless_loom;
+
+    /// A word that is only read and written.
+    #[repr(transparent)]
+    #[derive(Debug)]
+    pub(crate) struct AtomicU32(atomic::AtomicU32);
+
+    impl AtomicU32 {
+        const_unless_loom! {
+            pub(crate) fn new(value: u32) -> Self {
+                Self(atomic::AtomicU32::new(value))
+            }
+        }
+
+        #[inline]
+        pub(crate) fn load(&self) -> u32 {
+            self.0.load(Relaxed)
+        }
+
+        #[inline]
+        pub(crate) fn store(&self, value: u32) {
+            self.0.store(value, Relaxed)
+        }
+    }
+
+    /// A word of bits or a counter.
+    #[repr(transparent)]
+    #[derive(Debug)]
+    pub(crate) struct AtomicU64(atomic::AtomicU64);
+
+    impl AtomicU64 {
+        const_unless_loom! {
+            pub(crate) fn new(value: u64) -> Self {
+                Self(atomic::AtomicU64::new(value))
+            }
+        }
+
+        #[inline]
+        pub(crate) fn load(&self) -> u64 {
+            self.0.load(Relaxed)
+        }
+
+        #[inline]
+        pub(crate) fn store(&self, value: u64) {
+            self.0.store(value, Relaxed)
+        }
+
+        #[inline]
+        pub(crate) fn swap(&self, value: u64) -> u64 {
+            self.0.swap(value, AcqRel)
+        }
+
+        #[inline]
+        pub(crate) fn fetch_or(&self, bits: u64) -> u64 {
+            self.0.fetch_or(bits, AcqRel)
+        }
+
+        #[inline]
+        pub(crate) fn fetch_and(&self, bits: u64) -> u64 {
+            self.0.fetch_and(bits, AcqRel)
+        }
+    }
+
+    /// Orders all that comes before it against all that comes after it.
+    #[inline]
+    pub(crate) fn full_barrier() {
+        fence(SeqCst);
+    }
+
+    /// Is a full barrier if it directly follows a read-modify-write.
+    ///
+    /// Rust's memory model needs the fence, whatever the order of that operation.
+    #[inline]
+    pub(crate) fn full_barrier_after_rmw() {
+        fence(SeqCst);
+    }
+}

@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! The memory that senders, a vCPU and its host share.
+
+use crate::{
+    atomic::{
+        const_unless_loom,
+        AtomicU32,
+        AtomicU64, //
+    },
+    state::{
+        GuestState,
+        HostState, //
+    },
+    statistics::{
+        GuestLine,
+        StatisticsLine, //
+    },
+    vector::Vectors, //
+};
+
+/// What senders write, and the owner takes away.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub(crate) struct PendingLine {
+    /// One bit per vector.
+    pub(crate) words: [AtomicU64; Vectors::WORDS],
+}
+
+/// What the host writes for senders and for the guest.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub(crate) struct HostLine {
+    /// A [`HostState`].
+    pub(crate) state: AtomicU32,
+    /// How long the guest is to poll before it halts, in ns.
+    pub(crate) guest_poll_ns: AtomicU32,
+    /// How long the host is going to poll after that, in ns.
+    pub(crate) host_poll_ns: AtomicU32,
+}
+
+/// One vCPU's descriptor, in guest memory.
+///
+/// No two writers share a cache line: senders write the first, the host the second and the fourth,
+/// and the guest, on the vCPU that the descriptor is of, the third. Zeroed memory is a descriptor
+/// whose vCPU will not look.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub struct Descriptor {
+    pub(crate) pending: PendingLine,
+    pub(crate) host: HostLine,
+    pub(crate) guest: GuestLine,
+    pub(crate) statistics: StatisticsLine,
+}
+
+impl Descriptor {
+    const_unless_loom! {
+        /// A descriptor as zeroed memory is one.
+        pub fn new() -> Self {
+            Self {
+                pending: PendingLine {
+                    words: [
+                        AtomicU64::new(0),
+                        AtomicU64::new(0),
+                        AtomicU64::new(0),
+                        AtomicU64::new(0),
+                    ],
+                },
+                host: HostLine {
+                    state: AtomicU32::new(HostState::Running.word()),
+                    guest_poll_ns: AtomicU32::new(0),
+                    host_poll_ns: AtomicU32::new(0),
+                },
+                guest: GuestLine::new(),
+                statistics: StatisticsLine::new(),
+            }
+        }
+    }
+
+    /// Where the host has the vCPU, as a sender may believe it. The host knows without asking.
+    pub fn host_state(&self) -> HostState {
+        HostState::from_word(self.host.state.load())
+    }
+
+    /// What the guest says that the vCPU does.
+    pub fn guest_state(&self) -> GuestState {
+        GuestState::from_word(self.guest.state.load())
+    }
+
+    /// Whether the vCPU will look at its pending bits before it does anything else.
+    pub(crate) fn will_look(&self) -> bool {
+        self.guest_state().will_look() || self.host_state().will_look()
+    }
+
+    /// Tells the guest how long it is to poll, and how long the host will after that.
+    pub fn set_poll_windows(&self, guest_ns: u32, host_ns: u32) {
+        self.host.guest_poll_ns.store(guest_ns);
+        self.host.host_poll_ns.store(host_ns);
+    }
+
+    /// How long the guest is to poll before it makes the idle call or halts, in ns.
+    pub fn guest_poll_ns(&self) -> u32 {
+        self.host.guest_poll_ns.load()
+    }
+
+    /// How long the host is going to poll when it is called, in ns.
+    pub fn host_poll_ns(&self) -> u32 {
+        self.host.host_poll_ns.load()
+    }
+}
+
+impl Default for Descriptor {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+// The layout is an interface. loom's atomics are larger than what they stand for.
+#[cfg(not(loom))]
+const _: () = {
+    use core::mem::{
+        align_of,
+        offset_of,
+        size_of, //
+    };
+
+    assert!(size_of::<Descriptor>() == 256);
+    assert!(align_of::<Descriptor>() == 64);
+
+    assert!(offset_of!(Descriptor, pending.words) == 0);
+    assert!(offset_of!(Descriptor, host.state) == 64);
+    assert!(offset_of!(Descriptor, host.guest_poll_ns) == 68);
+    assert!(offset_of!(Descriptor, host.host_poll_ns) == 72);
+    assert!(offset_of!(Descriptor, guest.state) == 128);
+    assert!(offset_of!(Descriptor, guest.posted) == 136);
+    assert!(offset_of!(Descriptor, guest.coalesced) == 144);
+    assert!(offset_of!(Descriptor, guest.elided) == 152);
+    assert!(offset_of!(Descriptor, guest.kicked) == 160);
+    assert!(offset_of!(Descriptor, guest.drained) == 168);
+    assert!(offset_of!(Descriptor, statistics.injected) == 192);
+    assert!(offset_of!(Descriptor, statistics.dropped_reserved) == 200);
+    assert!(offset_of!(Descriptor, statistics.forced_exits) == 208);
+    assert!(offset_of!(Descriptor, statistics.drains) == 216);
+};

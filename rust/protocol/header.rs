@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! Checks `include/uapi/linux/pvirq.h` against the types here, with a C compiler.
+
+use core::mem::{
+    align_of,
+    offset_of,
+    size_of, //
+};
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::Write,
+    path::Path,
+    process::{
+        Command,
+        Stdio, //
+    },
+    string::String,
+    vec::Vec, //
+};
+
+use crate::{
+    port::{
+        self,
+        Command as GuestCommand,
+        ReadRegister,
+        Status,
+        WriteRegister, //
+    },
+    Descriptor,
+    GuestState,
+    HostState,
+    Vector, //
+};
+
+/// The C name of a variant: `NotRam` is `NOT_RAM`.
+fn upper_snake(name: &str) -> String {
+    let mut snake = String::new();
+    for character in name.chars() {
+        if character.is_uppercase() && !snake.is_empty() {
+            snake.push('_');
+        }
+        snake.extend(character.to_uppercase());
+    }
+    snake
+}
+
+/// The header's macros, and what they have to be.
+fn macros() -> BTreeMap<String, u64> {
+    let mut macros = BTreeMap::new();
+    let mut add = |prefix: &str, name: &str, value: u64| {
+        let name = std::format!("PVIRQ_{prefix}{}", upper_snake(name));
+        assert!(macros.insert(name, value).is_none());
+    };
+
+    for state in [
+        HostState::Running,
+        HostState::Blocked,
+        HostState::Preempted,
+        HostState::Outside,
+        HostState::Polling,
+    ] {
+        add("HOST_", &std::format!("{state:?}"), state.word().into());
+    }
+    for state in [GuestState::Running, GuestState::Polling] {
+        add("GUEST_", &std::format!("{state:?}"), state.word().into());
+    }
+    for status in Status::ALL {
+        add(
+            "STATUS_",
+            &std::format!("{status:?}"),
+            status.number().into(),
+        );
+    }
+    for register in ReadRegister::ALL {
+        add(
+            "REG_",
+            &std::format!("{register:?}"),
+            register.offset().into(),
+        );
+    }
+    for register in WriteRegister::ALL {
+        add(
+            "REG_",
+            &std::format!("{register:?}"),
+            register.offset().into(),
+        );
+    }
+    for (name, value) in [
+        ("FirstVector", Vector::FIRST.into()),
+        ("PortBase", port::BASE.into()),
+        ("PortLen", port::LEN.into()),
+        ("Magic", port::MAGIC.into()),
+        ("Version", port::VERSION.into()),
+        ("Absent", port::ABSENT.into()),
+        ("FeaturePost", port::FEATURE_POST.into()),
+        ("FeatureIdle", port::FEATURE_IDLE.into()),
+        ("CommandRegister", GuestCommand::REGISTER.into()),
+        ("CommandUnregister", GuestCommand::UNREGISTER.into()),
+        ("CommandIdle", GuestCommand::IDLE.into()),
+    ] {
+        add("", name, value);
+    }
+    macros
+}
+
+/// The members of the header's structure, and where they have to be.
+fn members() -> BTreeMap<&'static str, usize> {
+    BTreeMap::from([
+        ("pending", offset_of!(Descriptor, pending.words)),
+        ("host_state", offset_of!(Descriptor, host.state)),
+        ("guest_poll_ns", offset_of!(Descriptor, host.guest_poll_ns)),
+        ("host_poll_ns", offset_of!(Descriptor, host.host_poll_ns)),
+        ("guest_state", offset_of!(Descriptor, guest.state)),
+        ("posted", offset_of!(Descriptor, guest.posted)),
+        ("coalesced", offset_of!(Descriptor, guest.coalesced)),
+        ("elided", offset_of!(Descriptor, guest.elided)),
+        ("kicked", offset_of!(Descriptor, guest.kicked)),
+        ("drained", offset_of!(Descriptor, guest.drained)),
+        ("injected", offset_of!(Descriptor, statistics.injected)),
+        (
+            "dropped_reserved",
+            offset_of!(Descriptor, statistics.dropped_reserved),
+        ),
+        (
+            "forced_exits",
+            offset_of!(Descriptor, statistics.forced_exits),
+        ),
+        ("drains", offset_of!(Descriptor, statistics.drains)),
+    ])
+}
+
+#[test]
+fn the_c_header_says_the_same() {
+    let include = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../include/uapi");
+    let header = fs::read_to_string(include.join("linux/pvirq.h")).unwrap();
+    let (macros, members) = (macros(), members());
+
+    // Nothing in the header may go unchecked.
+    for line in header.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        match words.as_slice() {
+            ["#define", "_UAPI_LINUX_PVIRQ_H"] => {}
+            ["#define", name, ..] => assert!(macros.contains_key(*name), "{name}"),
+            ["__u32" | "__aligned_u64", member, ..] => {
+                let name = member.split(['[', ';']).next().unwrap();
+                assert!(
+                    name.starts_with("reserved") || members.contains_key(name),
+                    "{name}"
+                );
+            }
+            _ => {}
+        }
+    }
+
+    let mut source = std::format!(
+        "#include <linux/pvirq.h>\n\
+         _Static_assert(sizeof(struct pvirq_descriptor) == {}, \"size\");\n\
+         _Static_assert(_Alignof(struct pvirq_descriptor) == {}, \"alignment\");\n",
+        size_of::<Descriptor>(),
+        align_of::<Descriptor>(),
+    );
+    for (name, value) in &macros {
+        source += &std::format!("_Static_assert({name} == {value}, \"{name}\");\n");
+    }
+    for (name, offset) in &members {
+        source += &std::format!(
+            "_Static_assert(__builtin_offsetof(struct pvirq_descriptor, {name}) == {offset}, \
+             \"{name}\");\n"
+        );
+    }
+
+    let mut compiler = Command::new("cc")
+        .args(["-std=c11", "-Wall", "-Wextra", "-Werror", "-pedantic"])
+        .args(["-fsyntax-only", "-x", "c", "-", "-I"])
+        .arg(include)
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    compiler
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(source.as_bytes())
+        .unwrap();
+    assert!(
+        compiler.wait().unwrap().success(),
+        "the compiler's messages are above"
+    );
+}

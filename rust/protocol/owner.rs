@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! The owner's side: the vCPU itself in the guest, and the thread that runs it in the host.
+//!
+//! They are never both at work, but for a host that [closes](Descriptor::close) a descriptor.
+//! Drains may overlap all the same: each vector goes to one of them.
+
+use crate::{
+    atomic::full_barrier,
+    descriptor::Descriptor,
+    state::{
+        GuestState,
+        HostState, //
+    },
+    vector::Vectors, //
+};
+
+/// The guest, on the vCPU that the descriptor is of.
+impl Descriptor {
+    /// Says that the vCPU polls from now on. Until it [stops](Self::leave_polling), nobody kicks it
+    /// for what it can see in [`has_pending`](Self::has_pending).
+    pub fn enter_polling(&self) {
+        self.guest.state.store(GuestState::Polling.word());
+    }
+
+    /// Says that the vCPU does not poll any more, and takes what is pending.
+    ///
+    /// Interrupts must be off from before this call until the caller has handled the vectors. A
+    /// halt may only follow if there were none.
+    pub fn leave_polling(&self) -> Vectors {
+        self.guest.state.store(GuestState::Running.word());
+        // Pairs with the barrier in `post`.
+        full_barrier();
+        self.drain()
+    }
+}
+
+/// The host, in the thread that runs the vCPU.
+impl Descriptor {
+    /// Says where the vCPU is from now on, if it was not in a state in which it will look.
+    ///
+    /// To leave such a state takes [`leave`](Self::leave) or [`resume`](Self::resume).
+    pub fn set_host_state(&self, state: HostState) {
+        self.host.state.store(state.word());
+    }
+
+    /// Goes to a state in which the vCPU will not look, and takes what is pending.
+    ///
+    /// The caller injects the vectors before the vCPU runs or sleeps.
+    pub fn leave(&self, state: HostState) -> Vectors {
+        self.leave_state(state);
+        self.drain()
+    }
+
+    /// Goes to a state in which the vCPU will not look, and says whether anything is pending.
+    ///
+    /// For contexts that cannot inject, such as the scheduler's: if this returns true, the caller
+    /// makes sure that the vCPU does not go on before a [`drain`](Self::drain).
+    #[must_use = "what is pending has to be drained"]
+    pub fn resume(&self, state: HostState) -> bool {
+        self.leave_state(state);
+        self.has_pending()
+    }
+
+    /// Stops using the descriptor, and takes what is pending. Any thread may call this.
+    ///
+    /// The caller makes sure that the vCPU's thread writes no state after that. Posts that come
+    /// later are kicks. A guest that polls its own descriptor goes on to look there.
+    pub fn close(&self) -> Vectors {
+        self.leave(HostState::Running)
+    }
+
+    fn leave_state(&self, state: HostState) {
+        self.set_host_state(state);
+        // Pairs with the barrier in `post`.
+        full_barrier();
+    }
+}
+
+/// Either of them.
+impl Descriptor {
+    /// Whether any vector is pending. Four loads.
+    #[inline]
+    pub fn has_pending(&self) -> bool {
+        self.pending.words.iter().any(|word| word.load() != 0)
+    }
+
+    /// Takes what is pending.
+    ///
+    /// This never waits for a sender, and makes at most one exchange per word.
+    pub fn drain(&self) -> Vectors {
+        Vectors::from_words(core::array::from_fn(|index| {
+            let word = &self.pending.words[index];
+
+            // The line stays shared while there is nothing to take.
+            match word.load() {
+                0 => 0,
+                _ => word.swap(0),
+            }
+        }))
+    }
+}

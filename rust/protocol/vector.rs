@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! Interrupt vectors, and sets of them.
+
+use core::fmt;
+
+/// The vector is one of the first 16, which belong to the CPU's exceptions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReservedVector;
+
+impl fmt::Display for ReservedVector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("vectors below 16 cannot be posted")
+    }
+}
+
+impl core::error::Error for ReservedVector {}
+
+/// A vector that can be posted.
+///
+/// # Invariants
+///
+/// It is not below [`Vector::FIRST`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Vector(u8);
+
+impl Vector {
+    /// The first vector that a local APIC accepts.
+    pub const FIRST: u8 = 16;
+
+    /// Checks a vector.
+    pub const fn new(vector: u8) -> Result<Self, ReservedVector> {
+        if vector < Self::FIRST {
+            return Err(ReservedVector);
+        }
+        // INVARIANT: Checked above.
+        Ok(Self(vector))
+    }
+
+    /// Its number.
+    pub const fn get(self) -> u8 {
+        self.0
+    }
+
+    /// The word of a descriptor that holds its bit, below [`Vectors::WORDS`].
+    pub(crate) const fn word(self) -> usize {
+        self.0 as usize / 64
+    }
+
+    /// Its bit in that word.
+    pub(crate) const fn bit(self) -> u64 {
+        1 << (self.0 % 64)
+    }
+}
+
+impl TryFrom<u8> for Vector {
+    type Error = ReservedVector;
+
+    fn try_from(vector: u8) -> Result<Self, ReservedVector> {
+        Self::new(vector)
+    }
+}
+
+impl From<Vector> for u8 {
+    fn from(vector: Vector) -> u8 {
+        vector.get()
+    }
+}
+
+/// A set of vectors: what a drain found.
+///
+/// As it comes from shared memory it can hold reserved vectors, too. No iterator gives those out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[must_use = "vectors that have been drained are delivered by nobody else"]
+pub struct Vectors([u64; Self::WORDS]);
+
+impl Vectors {
+    /// The number of 64-bit words in a set.
+    pub const WORDS: usize = 4;
+
+    /// The set whose vector `v` is bit `v % 64` of word `v / 64`.
+    pub const fn from_words(words: [u64; Self::WORDS]) -> Self {
+        Self(words)
+    }
+
+    /// Whether there is nothing in it.
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The number of vectors, reserved ones included.
+    pub const fn len(&self) -> u32 {
+        let [a, b, c, d] = self.0;
+
+        a.count_ones() + b.count_ones() + c.count_ones() + d.count_ones()
+    }
+
+    /// Whether a vector is in it.
+    pub const fn contains(&self, vector: Vector) -> bool {
+        self.0[vector.word()] & vector.bit() != 0
+    }
+
+    /// Removes reserved vectors, and says how many there were.
+    pub fn remove_reserved(&mut self) -> u32 {
+        const RESERVED: u64 = (1 << Vector::FIRST) - 1;
+
+        let reserved = self.0[0] & RESERVED;
+        self.0[0] &= !RESERVED;
+        reserved.count_ones()
+    }
+}
+
+impl IntoIterator for Vectors {
+    type Item = Vector;
+    type IntoIter = HighestFirst;
+
+    fn into_iter(self) -> HighestFirst {
+        HighestFirst(self)
+    }
+}
+
+/// Gives out the vectors of a set from the highest to the lowest, which is their priority.
+#[derive(Clone, Debug)]
+pub struct HighestFirst(Vectors);
+
+impl Iterator for HighestFirst {
+    type Item = Vector;
+
+    fn next(&mut self) -> Option<Vector> {
+        let (index, word) = self
+            .0
+             .0
+            .iter_mut()
+            .enumerate()
+            .rfind(|(_, word)| **word != 0)?;
+        let bit = word.checked_ilog2()?;
+        *word &= !(1 << bit);
+        // At most 3 * 64 + 63. Whatever comes after a reserved vector is reserved, too.
+        Vector::new((index * 64) as u8 + bit as u8).ok()
+    }
+}
+
+impl core::iter::FusedIterator for HighestFirst {}
