@@ -26,12 +26,50 @@ const KVMIO: u32 = 0xae;
 
 pub(crate) const KVM_CREATE_VM: u32 = _IO(KVMIO, 0x01);
 pub(crate) const KVM_CREATE_VCPU: u32 = _IO(KVMIO, 0x41);
+pub(crate) const KVM_SET_USER_MEMORY_REGION: u32 = _IOW::<kvm_userspace_memory_region>(KVMIO, 0x46);
+/// Its argument begins as that of [`KVM_SET_USER_MEMORY_REGION`], and is five times as long.
+pub(crate) const KVM_SET_USER_MEMORY_REGION2: u32 =
+    _IOW::<[kvm_userspace_memory_region; 5]>(KVMIO, 0x49);
+pub(crate) const KVM_CREATE_IRQCHIP: u32 = _IO(KVMIO, 0x60);
 pub(crate) const KVM_RUN: u32 = _IO(KVMIO, 0x80);
+pub(crate) const KVM_SET_SREGS: u32 = _IOW::<[u8; 312]>(KVMIO, 0x84);
+/// Its argument begins as that of [`KVM_SET_SREGS`].
+pub(crate) const KVM_SET_SREGS2: u32 = _IOW::<[u8; 320]>(KVMIO, 0xcd);
 pub(crate) const KVM_ENABLE_CAP: u32 = _IOW::<kvm_enable_cap>(KVMIO, 0xa3);
+pub(crate) const KVM_SIGNAL_MSI: u32 = _IOW::<[u8; 32]>(KVMIO, 0xa5);
 
 /// The argument of `KVM_ENABLE_CAP` takes, in `args[0]`, a VM's descriptor for these capabilities.
 pub(crate) const KVM_CAP_VM_COPY_ENC_CONTEXT_FROM: u32 = 197;
 pub(crate) const KVM_CAP_VM_MOVE_ENC_CONTEXT_FROM: u32 = 206;
+
+/// With this capability there are local APICs in the kernel, as with [`KVM_CREATE_IRQCHIP`].
+pub(crate) const KVM_CAP_SPLIT_IRQCHIP: u32 = 121;
+
+/// With this capability, and this bit in `args[0]`, messages can have APIC IDs of 32 bits.
+pub(crate) const KVM_CAP_X2APIC_API: u32 = 129;
+pub(crate) const KVM_X2APIC_API_USE_32BIT_IDS: u64 = 1 << 0;
+
+/// The offset of `cr0` in the arguments of [`KVM_SET_SREGS`] and [`KVM_SET_SREGS2`].
+pub(crate) const SREGS_CR0: usize = 224;
+/// `CR0.PE`: protected mode, in which no CPU is after a reset.
+pub(crate) const CR0_PE: u64 = 1 << 0;
+
+/// A flag of [`kvm_userspace_memory_region`].
+pub(crate) const KVM_MEM_READONLY: u32 = 1 << 1;
+
+/// The argument of `KVM_SET_USER_MEMORY_REGION`.
+#[allow(non_camel_case_types)]
+#[repr(C)]
+pub(crate) struct kvm_userspace_memory_region {
+    pub(crate) slot: u32,
+    pub(crate) flags: u32,
+    pub(crate) guest_phys_addr: u64,
+    pub(crate) memory_size: u64,
+    pub(crate) userspace_addr: u64,
+}
+
+// SAFETY: All fields are integers, and there is no padding between them.
+unsafe impl FromBytes for kvm_userspace_memory_region {}
 
 /// The argument of `KVM_ENABLE_CAP`.
 #[allow(non_camel_case_types)]

@@ -34,8 +34,14 @@ use kernel::{
     }, //
 };
 
+mod descriptors;
 mod device;
+mod guest_interface;
 mod kvm;
+mod memory;
+mod msi;
+mod ports;
+mod run_area;
 mod statistics;
 mod vcpu;
 mod vm;
@@ -44,6 +50,7 @@ mod wrap;
 use device::Device;
 use kernel_ext::cdev::Registration;
 use kvm::Kvm;
+use ports::Ports;
 use statistics::Statistics;
 
 module! {
@@ -52,12 +59,19 @@ module! {
     authors: ["The pvirq developers"],
     description: "Software posted interrupts for KVM",
     license: "GPL",
+    params: {
+        port: u16 {
+            default: pvirq_protocol::port::BASE,
+            description: "First I/O port of the guest interface",
+        },
+    },
 }
 
 /// What all files of the module share.
 #[pin_data]
 struct Overlay {
     kvm: Kvm,
+    ports: Ports,
     /// Held while a descriptor of a VM refers to KVM's file instead of ours, see [`vm`].
     #[pin]
     lending: Mutex<()>,
@@ -69,6 +83,7 @@ impl Overlay {
     fn new() -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             kvm: Kvm::find()?,
+            ports: Ports::new(module_parameters::port.value())?,
             lending <- new_mutex!(()),
             statistics <- Statistics::new(),
         })

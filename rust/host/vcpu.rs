@@ -2,10 +2,28 @@
 
 //! vCPUs and their run loop.
 //!
+//! `KVM_RUN` on our file makes KVM run the vCPU, again and again, until there is an exit that
+//! concerns the VMM. Before each entry, what has been posted is injected. Meanwhile senders learn
+//! from the vCPU's descriptor where it is:
+//!
+//! | state       | from                                   | to                                       |
+//! |-------------|----------------------------------------|------------------------------------------|
+//! | `Outside`   | the return to the VMM                  | the next `KVM_RUN`                       |
+//! | `Running`   | there                                  | the return to the VMM                    |
+//! | `Preempted` | another task takes the CPU             | this one has it back                     |
+//! | `Blocked`   | the task sleeps, in a halt for example | it is awake and has a CPU                |
+//!
+//! The scheduler says when the last two begin and end. If the task comes back and something is
+//! pending, KVM may be about to enter the guest, and the scheduler's context is none to inject
+//! in. So the task gets a signal that is none (`TIF_NOTIFY_SIGNAL`): KVM checks for signals last
+//! thing before it enters, and `KVM_RUN` returns `EINTR` to us. The VMM sees that only if there is
+//! a real signal, or a task work, or it has asked for it.
+//!
 //! # Concurrency
 //!
-//! KVM runs a vCPU in one thread at a time and keeps others waiting, in `KVM_RUN` itself. So
-//! several threads can be in [`Vcpu::run`] of one vCPU.
+//! KVM runs a vCPU in one thread at a time, and keeps others waiting. So do we, in [`Vcpu::turn`],
+//! because the descriptor's state belongs to the thread that runs. All of [`Vcpu::run`] is process
+//! context; [`PreemptNotified`] is the scheduler's. Both find the descriptors under RCU.
 
 use kernel::{
     alloc::flags::GFP_KERNEL_ACCOUNT,
@@ -17,9 +35,11 @@ use kernel::{
         ListLinks, //
     },
     mm::virt::VmaNew,
+    new_mutex,
     prelude::*,
     seq_file::SeqFile,
     seq_print,
+    static_lock_class,
     str::CString,
     sync::{
         aref::ARef,
@@ -27,8 +47,11 @@ use kernel::{
             Atomic,
             Relaxed, //
         },
+        rcu,
         Arc,
         ArcBorrow,
+        Mutex,
+        SetOnce,
         UniqueArc, //
     }, //
 };
@@ -38,12 +61,36 @@ use kernel_ext::{
         FileOperations,
         FileOps, //
     },
-    ioctl::Ioctl, //
+    ioctl::Ioctl,
+    killable::KillableMutex,
+    preempt::{
+        Leaving,
+        PreemptNotified, //
+    },
+    thread_flags, //
+};
+use pvirq_protocol::{
+    Descriptor,
+    HostState,
+    HostStatistics,
+    Vectors, //
 };
 
 use crate::{
-    kvm::KVM_RUN,
-    vm::Vm,
+    guest_interface::Registers,
+    kvm::{
+        CR0_PE,
+        KVM_RUN,
+        KVM_SET_SREGS,
+        KVM_SET_SREGS2,
+        SREGS_CR0, //
+    },
+    msi::Messages,
+    run_area::RunArea,
+    vm::{
+        read_argument_at,
+        Vm, //
+    },
     wrap, //
 };
 
@@ -52,12 +99,52 @@ use crate::{
 pub(crate) struct Vcpu {
     /// KVM's file.
     real: ARef<File>,
+    /// The vCPU's number, which is its APIC ID, too.
+    id: u32,
     /// How many times `KVM_RUN` has been called.
     runs: Atomic<u64>,
     vm: Arc<Vm>,
+    /// Held by the thread that runs the vCPU.
+    #[pin]
+    turn: KillableMutex,
+    /// Whether the scheduler has taken the vCPU out of `KVM_RUN`, or is about to.
+    forced: Atomic<bool>,
+    /// Mapped at the first exit; nothing if that is impossible.
+    area: SetOnce<Option<RunArea>>,
+    #[pin]
+    registers: Mutex<Registers>,
+    counters: Counters,
     /// For the list of all vCPUs in [`Statistics`](crate::statistics::Statistics).
     #[pin]
     links: ListLinks,
+}
+
+/// What there is to count. Only the thread that runs the vCPU does.
+struct Counters {
+    injected: Atomic<u64>,
+    dropped_reserved: Atomic<u64>,
+    forced_exits: Atomic<u64>,
+    drains: Atomic<u64>,
+}
+
+impl Counters {
+    fn new() -> Self {
+        Self {
+            injected: Atomic::new(0),
+            dropped_reserved: Atomic::new(0),
+            forced_exits: Atomic::new(0),
+            drains: Atomic::new(0),
+        }
+    }
+
+    fn get(&self) -> HostStatistics {
+        HostStatistics {
+            injected: self.injected.load(Relaxed),
+            dropped_reserved: self.dropped_reserved.load(Relaxed),
+            forced_exits: self.forced_exits.load(Relaxed),
+            drains: self.drains.load(Relaxed),
+        }
+    }
 }
 
 impl_list_arc_safe! {
@@ -68,11 +155,17 @@ impl_list_item! {
 }
 
 impl Vcpu {
-    fn new(real: ARef<File>, vm: Arc<Vm>) -> impl PinInit<Self> {
+    fn new(real: ARef<File>, id: u32, vm: Arc<Vm>) -> impl PinInit<Self> {
         pin_init!(Self {
             real,
+            id,
             runs: Atomic::new(0),
             vm,
+            turn <- KillableMutex::new(c"pvirq_vcpu_turn", static_lock_class!()),
+            forced: Atomic::new(false),
+            area: SetOnce::new(),
+            registers <- new_mutex!(Registers::new()),
+            counters: Counters::new(),
             links <- ListLinks::new(),
         })
     }
@@ -84,7 +177,8 @@ impl Vcpu {
         let this = UniqueArc::new_uninit(GFP_KERNEL_ACCOUNT)?;
 
         wrap::create::<Self>(&vm.overlay.kvm, real, request, &name, |real| {
-            let Ok(this) = this.pin_init_with(Self::new(real, vm.clone()));
+            let id = request.arg() as u32;
+            let Ok(this) = this.pin_init_with(Self::new(real, id, vm.clone()));
             let list_arc = ListArc::from(this);
             let this = list_arc.clone_arc();
 
@@ -98,11 +192,166 @@ impl Vcpu {
         self.runs.load(Relaxed)
     }
 
+    /// Returns the vCPU's descriptor, if the guest has registered one.
+    #[inline]
+    fn descriptor<'a>(&'a self, guard: &'a rcu::Guard) -> Option<&'a Descriptor> {
+        self.vm.descriptors.get(guard)?.get(self.id)
+    }
+
     /// Runs the vCPU until the VMM has to do something.
     #[inline]
     fn run(&self, request: Ioctl<'_>) -> Result<isize> {
         self.runs.fetch_add(1, Relaxed);
-        self.real.ioctl(request)
+        let _turn = self.turn.lock()?;
+        let result = self.vm.notifiers.notify(self, || self.run_for_vmm(request));
+
+        if let Some(descriptor) = self.descriptor(&rcu::read_lock()) {
+            descriptor.set_host_state(HostState::Outside);
+        }
+        result
+    }
+
+    /// Runs the vCPU until there is an exit that is none of ours.
+    fn run_for_vmm(&self, request: Ioctl<'_>) -> Result<isize> {
+        loop {
+            self.enter();
+            let result = self.real.ioctl(request);
+            let swallowed = self.forced.load(Relaxed) && self.end_force(&result);
+
+            if !swallowed && (result.is_err() || !self.guest_access()) {
+                return result;
+            }
+        }
+    }
+
+    /// Gets the vCPU ready to enter the guest: from here on it does not look any more.
+    #[inline]
+    fn enter(&self) {
+        let guard = rcu::read_lock();
+        let Some(descriptors) = self.vm.descriptors.get(&guard) else {
+            return;
+        };
+        let Some(descriptor) = descriptors.get(self.id) else {
+            return;
+        };
+        let vectors = descriptor.leave(HostState::Running);
+        if vectors.is_empty() {
+            return;
+        }
+        let messages = descriptors.messages().clone();
+        guard.unlock();
+
+        self.inject(vectors, &messages);
+        if let Some(descriptor) = self.descriptor(&rcu::read_lock()) {
+            descriptor.publish(&self.counters.get());
+        }
+    }
+
+    fn inject(&self, mut vectors: Vectors, messages: &Messages) {
+        let reserved = vectors.remove_reserved();
+
+        self.counters.drains.fetch_add(1, Relaxed);
+        self.counters
+            .dropped_reserved
+            .fetch_add(reserved.into(), Relaxed);
+        for vector in vectors {
+            // If the VMM has taken our memory away, its guest has one interrupt less.
+            if messages.send(self.id, vector).is_ok() {
+                self.counters.injected.fetch_add(1, Relaxed);
+            }
+        }
+    }
+
+    /// Gets the current task out of `KVM_RUN`.
+    fn force(&self) {
+        self.forced.store(true, Relaxed);
+        self.counters.forced_exits.fetch_add(1, Relaxed);
+        thread_flags::set_notify_signal();
+    }
+
+    /// Takes back [`Vcpu::force`], and returns whether it is all that has made `KVM_RUN` return.
+    ///
+    /// If the scheduler forces the vCPU out again meanwhile, the flag may stay behind. Then this is
+    /// called once more than needed, and finds out.
+    fn end_force(&self, result: &Result<isize>) -> bool {
+        self.forced.store(false, Relaxed);
+        let alone = thread_flags::clear_notify_signal();
+        let interrupted = matches!(result, Err(err) if *err == EINTR);
+        let immediate = self.area().is_none_or(|area| area.immediate_exit());
+
+        interrupted && alone && !immediate
+    }
+
+    /// Returns what KVM and the VMM share of the vCPU. In the VMM's process.
+    #[inline]
+    fn area(&self) -> Option<&RunArea> {
+        if self.area.as_ref().is_none() {
+            let area = RunArea::map(&self.real).inspect_err(|err| {
+                pr_warn!(
+                    "no guest interface for a vCPU, as its memory cannot be mapped: error {}\n",
+                    err.to_errno()
+                );
+            });
+            self.area.populate(area.ok());
+        }
+        self.area.as_ref()?.as_ref()
+    }
+
+    /// Answers the vCPU if it has exited for an access to the guest interface; returns whether it
+    /// has.
+    #[inline]
+    fn guest_access(&self) -> bool {
+        let Some(area) = self.area() else {
+            return false;
+        };
+        let Some(access) = area.port_access() else {
+            return false;
+        };
+        let Some(offset) = self.vm.overlay.ports.offset(access.port) else {
+            return false;
+        };
+
+        if access.size != 4 || access.count != 1 {
+            area.answer_absent(access);
+        } else if access.write {
+            let value = area.written();
+            self.registers.lock().write(&self.vm, offset, value);
+        } else {
+            area.answer(self.registers.lock().read(&self.vm, offset));
+        }
+        true
+    }
+
+    /// Passes on `KVM_SET_SREGS` or its successor. A vCPU that is put back to real mode is reset.
+    fn set_sregs(&self, request: Ioctl<'_>) -> Result<isize> {
+        let result = self.real.ioctl(request)?;
+
+        if !self.vm.descriptors.is_empty() {
+            let cr0 = read_argument_at::<u64>(request, SREGS_CR0)?;
+            if cr0 & CR0_PE == 0 {
+                self.vm.unregister();
+            }
+        }
+        Ok(result)
+    }
+}
+
+impl PreemptNotified for Vcpu {
+    fn sched_out(&self, why: Leaving) {
+        if let Some(descriptor) = self.descriptor(&rcu::read_lock()) {
+            descriptor.set_host_state(match why {
+                Leaving::Preempted => HostState::Preempted,
+                Leaving::Blocked => HostState::Blocked,
+            });
+        }
+    }
+
+    fn sched_in(&self) {
+        if let Some(descriptor) = self.descriptor(&rcu::read_lock()) {
+            if descriptor.resume(HostState::Running) {
+                self.force();
+            }
+        }
     }
 }
 
@@ -119,6 +368,7 @@ impl FileOperations for Vcpu {
     fn ioctl(this: ArcBorrow<'_, Self>, request: Ioctl<'_>) -> Result<isize> {
         match request.cmd() {
             KVM_RUN => this.run(request),
+            KVM_SET_SREGS | KVM_SET_SREGS2 => this.set_sregs(request),
             _ => this.real.ioctl(request),
         }
     }
@@ -128,8 +378,18 @@ impl FileOperations for Vcpu {
     }
 
     fn show_fdinfo(this: ArcBorrow<'_, Self>, m: &SeqFile) {
+        let statistics = this.counters.get();
+
         this.real.show_fdinfo(m);
         seq_print!(m, "pvirq-runs:\t{}\n", this.runs());
+        seq_print!(m, "pvirq-drains:\t{}\n", statistics.drains);
+        seq_print!(m, "pvirq-injected:\t{}\n", statistics.injected);
+        seq_print!(
+            m,
+            "pvirq-dropped-reserved:\t{}\n",
+            statistics.dropped_reserved
+        );
+        seq_print!(m, "pvirq-forced-exits:\t{}\n", statistics.forced_exits);
     }
 
     fn release(this: Arc<Self>) {

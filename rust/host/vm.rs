@@ -1,16 +1,37 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! VMs.
+//!
+//! # Registration of descriptors
+//!
+//! The guest registers its [`Descriptors`] in the thread of one vCPU, and all vCPUs find them under
+//! RCU. They go when the guest says so or registers others, when a vCPU is reset, when the VMM moves
+//! the memory from under them, and when it closes the VM's file. Whatever the reason, whoever takes
+//! them away waits until no vCPU uses them, and then [closes](Descriptors::close) them: nothing that
+//! was posted is lost, and nothing is left for somebody to look for.
+//!
+//! # Concurrency
+//!
+//! [`Vm::memory`] is held while KVM changes a memory slot, so that both agree, and while descriptors
+//! are exchanged. Under it KVM's own locks are taken, and RCU is waited for; it is never taken with
+//! the VMM's memory map locked. [`Vm::file`] is a leaf.
 
 use kernel::{
     alloc::flags::GFP_KERNEL_ACCOUNT,
     fs::File,
+    new_mutex,
     prelude::*,
     sync::{
         aref::ARef,
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
         Arc,
+        Mutex,
         UniqueArc, //
     },
+    transmute::FromBytes,
     uaccess::{
         UserPtr,
         UserSlice, //
@@ -22,38 +43,159 @@ use kernel_ext::{
         FileOperations,
         FileOps, //
     },
-    ioctl::Ioctl, //
+    ioctl::Ioctl,
+    preempt::PreemptNotifiers,
+    published::Published, //
+};
+use pvirq_protocol::port::{
+    Array,
+    Status, //
 };
 
 use crate::{
+    descriptors::Descriptors,
     kvm::{
         kvm_enable_cap,
+        kvm_userspace_memory_region,
+        KVM_CAP_SPLIT_IRQCHIP,
         KVM_CAP_VM_COPY_ENC_CONTEXT_FROM,
         KVM_CAP_VM_MOVE_ENC_CONTEXT_FROM,
+        KVM_CAP_X2APIC_API,
+        KVM_CREATE_IRQCHIP,
         KVM_CREATE_VCPU,
-        KVM_ENABLE_CAP, //
+        KVM_ENABLE_CAP,
+        KVM_SET_USER_MEMORY_REGION,
+        KVM_SET_USER_MEMORY_REGION2,
+        KVM_X2APIC_API_USE_32BIT_IDS, //
     },
+    memory::Memory,
+    msi::Messages,
     vcpu::Vcpu,
     wrap,
     Overlay, //
 };
 
+/// The APIC IDs that a message reaches if the VMM has not enabled longer ones. The last of 8 bits
+/// means all of them.
+const SHORT_APIC_IDS: u32 = 255;
+
+/// `KVM_MAX_VCPU_IDS`.
+const LONG_APIC_IDS: u32 = 4096;
+
 /// What the files of one VM share.
 ///
 /// It lives as long as any of them, as the VM does in KVM.
+#[pin_data(PinnedDrop)]
 pub(crate) struct Vm {
     pub(crate) overlay: Arc<Overlay>,
+    pub(crate) notifiers: PreemptNotifiers,
+    pub(crate) descriptors: Published<Descriptors>,
+    /// Whether there are local APICs in KVM.
+    lapics: Atomic<bool>,
+    /// Whether messages can have APIC IDs of more than 8 bits.
+    long_apic_ids: Atomic<bool>,
+    #[pin]
+    memory: Mutex<Memory>,
+    /// KVM's file, as long as the VMM has ours.
+    #[pin]
+    file: Mutex<Option<ARef<File>>>,
 }
 
 impl Vm {
-    fn new(overlay: Arc<Overlay>) -> Self {
+    fn new(overlay: Arc<Overlay>, file: ARef<File>) -> impl PinInit<Self> {
         overlay.statistics.begin_vm();
-        Self { overlay }
+        pin_init!(Self {
+            overlay,
+            notifiers: PreemptNotifiers::enable(),
+            descriptors: Published::empty(),
+            lapics: Atomic::new(false),
+            long_apic_ids: Atomic::new(false),
+            memory <- new_mutex!(Memory::new()),
+            file <- new_mutex!(Some(file)),
+        })
+    }
+
+    /// Returns how many descriptors the guest can register.
+    pub(crate) fn max_descriptors(&self) -> u32 {
+        match self.long_apic_ids.load(Relaxed) {
+            true => LONG_APIC_IDS,
+            false => SHORT_APIC_IDS,
+        }
+    }
+
+    /// Registers descriptors, in the place of those before them. In the VMM's process.
+    pub(crate) fn register(&self, array: Array) -> Result<(), Status> {
+        let len = array.check(self.max_descriptors())?;
+        if !self.lapics.load(Relaxed) {
+            return Err(Status::NoLapic);
+        }
+        let file = self.file.lock().clone().ok_or(Status::NoMemory)?;
+        let user = self.memory.lock().find(array.address, len)?;
+
+        // To pin pages can take the VMM's help, so it must not wait for us meanwhile.
+        let messages = Messages::new(file, array.count)
+            .and_then(|messages| Ok(Arc::new(messages, GFP_KERNEL_ACCOUNT)?))
+            .map_err(|_| Status::NoMemory)?;
+        let new = Descriptors::new(array, user, messages)?;
+        let new = KBox::new(new, GFP_KERNEL_ACCOUNT).map_err(|_| Status::NoMemory)?;
+
+        let memory = self.memory.lock();
+        if memory.find(array.address, len)? != user || self.file.lock().is_none() {
+            return Err(Status::NotRam);
+        }
+        let old = self.descriptors.replace(Some(new));
+        drop(memory);
+        Self::close(old);
+        Ok(())
+    }
+
+    /// Forgets the descriptors, and says whether there were any.
+    pub(crate) fn unregister(&self) -> bool {
+        let memory = self.memory.lock();
+        let old = self.descriptors.replace(None);
+        drop(memory);
+        Self::close(old)
+    }
+
+    fn close(old: Option<KBox<Descriptors>>) -> bool {
+        old.inspect(|descriptors| descriptors.close()).is_some()
+    }
+
+    /// Changes a memory slot by `change`, which calls KVM, and forgets the descriptors if they are
+    /// not where they were any more.
+    fn change_memory(
+        &self,
+        region: &kvm_userspace_memory_region,
+        change: impl FnOnce() -> Result<isize>,
+    ) -> Result<isize> {
+        let mut memory = self.memory.lock();
+        memory.reserve()?;
+        let result = change()?;
+        memory.set(region);
+
+        let moved = {
+            let guard = kernel::sync::rcu::read_lock();
+            self.descriptors.get(&guard).is_some_and(|descriptors| {
+                let (array, user) = descriptors.place();
+                let len = array.check(LONG_APIC_IDS);
+
+                len.and_then(|len| memory.find(array.address, len)) != Ok(user)
+            })
+        };
+        let old = if moved {
+            self.descriptors.replace(None)
+        } else {
+            None
+        };
+        drop(memory);
+        Self::close(old);
+        Ok(result)
     }
 }
 
-impl Drop for Vm {
-    fn drop(&mut self) {
+#[pinned_drop]
+impl PinnedDrop for Vm {
+    fn drop(self: Pin<&mut Self>) {
         self.overlay.statistics.end_vm();
     }
 }
@@ -76,38 +218,66 @@ impl VmFile {
         let this = KBox::new_uninit(GFP_KERNEL_ACCOUNT)?;
 
         wrap::create::<Self>(&overlay.kvm, device, request, c"kvm-vm", |real| {
-            let vm = vm.write(Vm::new(overlay.clone())).into();
+            let Ok(vm) = vm.pin_init_with(Vm::new(overlay.clone(), real.clone()));
+            let vm = vm.into();
             KBox::write(this, Self { real, vm })
         })
     }
 
+    /// Passes on `KVM_SET_USER_MEMORY_REGION` or its successor.
+    fn set_memory_region(&self, request: Ioctl<'_>) -> Result<isize> {
+        let forward = || self.real.ioctl(request);
+
+        match read_argument_at::<kvm_userspace_memory_region>(request, 0) {
+            Ok(region) => self.vm.change_memory(&region, forward),
+            // What cannot be read is KVM's to refuse.
+            Err(_) => forward(),
+        }
+    }
+
+    /// Passes on `KVM_CREATE_IRQCHIP`.
+    fn create_irqchip(&self, request: Ioctl<'_>) -> Result<isize> {
+        self.real
+            .ioctl(request)
+            .inspect(|_| self.vm.lapics.store(true, Relaxed))
+    }
+
     /// Passes on `KVM_ENABLE_CAP`.
+    fn enable_cap(&self, request: Ioctl<'_>) -> Result<isize> {
+        let forward = || self.real.ioctl(request);
+
+        // What cannot be read is KVM's to refuse.
+        let Ok(capability) = read_argument_at::<kvm_enable_cap>(request, 0) else {
+            return forward();
+        };
+        match capability.cap {
+            KVM_CAP_VM_COPY_ENC_CONTEXT_FROM | KVM_CAP_VM_MOVE_ENC_CONTEXT_FROM => {
+                self.lend(&capability, request)
+            }
+            KVM_CAP_SPLIT_IRQCHIP => {
+                forward().inspect(|_| self.vm.lapics.store(true, Relaxed)) //
+            }
+            KVM_CAP_X2APIC_API => forward().inspect(|_| {
+                if capability.args[0] & KVM_X2APIC_API_USE_32BIT_IDS != 0 {
+                    self.vm.long_apic_ids.store(true, Relaxed);
+                }
+            }),
+            _ => forward(),
+        }
+    }
+
+    /// Passes on `KVM_ENABLE_CAP` for a capability that names another VM.
     ///
     /// KVM takes nothing but its own files for the VM whose encryption context is to be copied or
     /// moved. So it finds its own behind the descriptor while it looks.
-    fn enable_cap(&self, request: Ioctl<'_>) -> Result<isize> {
+    fn lend(&self, capability: &kvm_enable_cap, request: Ioctl<'_>) -> Result<isize> {
         let forward = || self.real.ioctl(request);
-        let argument = UserSlice::new(
-            UserPtr::from_addr(request.arg()),
-            size_of::<kvm_enable_cap>(),
-        );
-
-        // What cannot be read, or is no descriptor of a VM of ours, is KVM's to judge.
-        let Ok(capability) = argument.reader().read::<kvm_enable_cap>() else {
-            return forward();
-        };
-        if !matches!(
-            capability.cap,
-            KVM_CAP_VM_COPY_ENC_CONTEXT_FROM | KVM_CAP_VM_MOVE_ENC_CONTEXT_FROM
-        ) {
-            return forward();
-        }
-
         // KVM takes the lower half as well.
         let fd = capability.args[0] as u32;
         // Without the lock, the end of one such call would take KVM's file away from another with
         // the same source.
         let _guard = self.vm.overlay.lending.lock();
+        // What is no descriptor of a VM of ours is KVM's to judge.
         let Ok(file) = request.fget(fd) else {
             return forward();
         };
@@ -118,6 +288,13 @@ impl VmFile {
             .lend(fd, &file, source.real.clone(), forward)
             .unwrap_or_else(forward)
     }
+}
+
+/// Reads what is at `offset` in the argument of an ioctl.
+pub(crate) fn read_argument_at<T: FromBytes>(request: Ioctl<'_>, offset: usize) -> Result<T> {
+    let address = UserPtr::from_addr(request.arg()).wrapping_byte_add(offset);
+
+    UserSlice::new(address, size_of::<T>()).reader().read()
 }
 
 #[vtable]
@@ -132,8 +309,19 @@ impl FileOperations for VmFile {
     fn ioctl(this: &Self, request: Ioctl<'_>) -> Result<isize> {
         match request.cmd() {
             KVM_CREATE_VCPU => Vcpu::create(&this.vm, &this.real, request),
+            KVM_SET_USER_MEMORY_REGION | KVM_SET_USER_MEMORY_REGION2 => {
+                this.set_memory_region(request)
+            }
+            KVM_CREATE_IRQCHIP => this.create_irqchip(request),
             KVM_ENABLE_CAP => this.enable_cap(request),
             _ => this.real.ioctl(request),
         }
+    }
+
+    fn release(this: KBox<Self>) {
+        // KVM drops the VM's irqfds as soon as its file goes, so nothing of ours may keep it.
+        let file = this.vm.file.lock().take();
+        this.vm.unregister();
+        drop(file);
     }
 }

@@ -15,6 +15,20 @@ use kernel::{
     }, //
 };
 
+#[cfg(not(CONFIG_DEBUG_LOCK_ALLOC))]
+use bindings::mutex_lock_killable;
+
+/// What the macro of this name is with lockdep.
+///
+/// # Safety
+///
+/// The mutex must be valid, and this be process context.
+#[cfg(CONFIG_DEBUG_LOCK_ALLOC)]
+unsafe fn mutex_lock_killable(mutex: *mut bindings::mutex) -> kernel::ffi::c_int {
+    // SAFETY: The caller vouches for it. There is no outer lock to nest in.
+    unsafe { bindings::_mutex_lock_killable(mutex, 0, core::ptr::null_mut()) }
+}
+
 /// A mutex that protects no data, but a section of code.
 #[pin_data]
 pub struct KillableMutex {
@@ -46,7 +60,7 @@ impl KillableMutex {
     #[inline]
     pub fn lock(&self) -> Result<KillableGuard<'_>> {
         // SAFETY: The mutex was initialised, and stays where it is as it is pinned.
-        to_result(unsafe { bindings::mutex_lock_killable(self.mutex.get()) })?;
+        to_result(unsafe { mutex_lock_killable(self.mutex.get()) })?;
         Ok(KillableGuard {
             mutex: self,
             _not_send: NotThreadSafe,

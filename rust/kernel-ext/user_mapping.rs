@@ -63,8 +63,7 @@ impl UserMapping {
 
         // SAFETY: The file is valid for the duration of the call, or there is none. This is process
         // context.
-        let address =
-            unsafe { bindings::vm_mmap(file, 0, size as c_ulong, protection, flags, 0) } as usize;
+        let address = unsafe { bindings::vm_mmap(file, 0, size, protection, flags, 0) };
         // The last addresses are errors, which fit.
         if address >= usize::MAX - bindings::MAX_ERRNO as usize {
             return Err(Error::from_errno(address as i32));
@@ -99,7 +98,7 @@ impl Drop for UserMapping {
         if self.is_current() {
             // SAFETY: This is process context. If the process has put something else there, that is
             // what it gets for it.
-            unsafe { bindings::vm_munmap(self.address as c_ulong, self.size) };
+            unsafe { bindings::vm_munmap(self.address, self.size) };
         }
     }
 }

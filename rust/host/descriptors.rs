@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The descriptors that a guest has registered.
+//!
+//! They are guest memory, and the guest is not to be trusted: what the host knows it keeps
+//! elsewhere, and what it reads here it reads once. The pages are pinned, so that nothing which the
+//! guest or its VMM does takes them away.
+
+use kernel::{
+    page::PAGE_SIZE,
+    prelude::*,
+    sync::Arc, //
+};
+use kernel_ext::user_pages::{
+    LockedPages,
+    Shared,
+    UserPages, //
+};
+use pvirq_protocol::{
+    port::{
+        Array,
+        Status, //
+    },
+    Descriptor,
+    HostState, //
+};
+
+use crate::msi::Messages;
+
+/// A descriptor in guest memory.
+#[repr(transparent)]
+struct GuestDescriptor(Descriptor);
+
+// SAFETY: A descriptor is atomic integers, made to be shared with a guest, and aligned to 64 bytes.
+unsafe impl Shared for GuestDescriptor {}
+
+/// A guest's descriptors, and what it takes to deliver what is posted there.
+pub(crate) struct Descriptors {
+    array: Array,
+    /// The address of the array in the VMM.
+    user: u64,
+    pages: UserPages,
+    _charge: LockedPages,
+    messages: Arc<Messages>,
+}
+
+impl Descriptors {
+    /// Pins and maps `array`, which has been [checked](Array::check) and is at `user` in the current
+    /// process. Nobody knows of it before it is [published](kernel_ext::published::Published).
+    pub(crate) fn new(array: Array, user: u64, messages: Arc<Messages>) -> Result<Self, Status> {
+        let no_memory = |_| Status::NoMemory;
+        let address = usize::try_from(user).map_err(no_memory)?;
+        let offset = address % PAGE_SIZE;
+        let size = array.count as usize * size_of::<Descriptor>();
+        let count = (offset + size).div_ceil(PAGE_SIZE);
+
+        let charge = LockedPages::charge(count).map_err(|_| Status::NoMemory)?;
+        let pages = UserPages::pin(address - offset, count).map_err(|err| match err {
+            EFAULT => Status::NotRam,
+            _ => Status::NoMemory,
+        })?;
+        let this = Self {
+            array,
+            user,
+            pages,
+            _charge: charge,
+            messages,
+        };
+
+        // Whatever the guest has left there must not make a sender believe that somebody looks.
+        for descriptor in this.all() {
+            descriptor.0.set_host_state(HostState::Running);
+            descriptor.0.set_poll_windows(0, 0);
+        }
+        Ok(this)
+    }
+
+    /// Returns where the guest says that they are, and where that is in the VMM.
+    pub(crate) fn place(&self) -> (Array, u64) {
+        (self.array, self.user)
+    }
+
+    pub(crate) fn messages(&self) -> &Arc<Messages> {
+        &self.messages
+    }
+
+    fn all(&self) -> &[GuestDescriptor] {
+        // Pages are whole, so that the offset is the same in the VMM and here.
+        let offset = self.user as usize % PAGE_SIZE;
+
+        self.pages
+            .get(offset, self.array.count as usize)
+            .unwrap_or_default()
+    }
+
+    /// Returns the descriptor of the vCPU with this APIC ID, if the guest has registered one for it.
+    #[inline]
+    pub(crate) fn get(&self, apic_id: u32) -> Option<&Descriptor> {
+        Some(&self.all().get(apic_id as usize)?.0)
+    }
+
+    /// Stops using the descriptors, and delivers what is pending in them.
+    ///
+    /// Nobody else must use them any more: what is posted from now on is kicked, and the guest is
+    /// none the worse for it.
+    pub(crate) fn close(&self) {
+        for (apic_id, descriptor) in (0..).zip(self.all()) {
+            let mut vectors = descriptor.0.close();
+
+            vectors.remove_reserved();
+            for vector in vectors {
+                // In another process than the VMM's there is nobody left to be interrupted.
+                let _ = self.messages.send(apic_id, vector);
+            }
+        }
+    }
+}

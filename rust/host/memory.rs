@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A VM's memory slots, as its VMM has told KVM.
+
+use kernel::{
+    alloc::flags::GFP_KERNEL_ACCOUNT,
+    prelude::*, //
+};
+use pvirq_protocol::port::Status;
+
+use crate::kvm::{
+    kvm_userspace_memory_region,
+    KVM_MEM_READONLY, //
+};
+
+/// Where a piece of a VM's memory is in its VMM.
+#[derive(Clone, Copy)]
+struct Slot {
+    /// The slot's number, and in the upper half that of its address space.
+    id: u32,
+    guest: u64,
+    size: u64,
+    user: u64,
+    readonly: bool,
+}
+
+impl Slot {
+    fn contains(&self, address: u64) -> bool {
+        address
+            .checked_sub(self.guest)
+            .is_some_and(|offset| offset < self.size)
+    }
+}
+
+/// The slots of a VM that have memory.
+///
+/// KVM has checked them: they do not overlap, and none wraps around.
+pub(crate) struct Memory {
+    slots: KVec<Slot>,
+}
+
+impl Memory {
+    pub(crate) const fn new() -> Self {
+        Self { slots: KVec::new() }
+    }
+
+    /// Makes sure that [`Memory::set`] will have room for one more slot.
+    pub(crate) fn reserve(&mut self) -> Result {
+        Ok(self.slots.reserve(1, GFP_KERNEL_ACCOUNT)?)
+    }
+
+    /// Notes that KVM has accepted `region`. There must be room, see [`Memory::reserve`].
+    pub(crate) fn set(&mut self, region: &kvm_userspace_memory_region) {
+        // The other address space is that of system management mode, where nobody registers.
+        if region.slot >> 16 != 0 {
+            return;
+        }
+
+        self.slots.retain(|slot| slot.id != region.slot);
+        if region.memory_size != 0 {
+            let slot = Slot {
+                id: region.slot,
+                guest: region.guest_phys_addr,
+                size: region.memory_size,
+                user: region.userspace_addr,
+                readonly: region.flags & KVM_MEM_READONLY != 0,
+            };
+            let _ = self.slots.push_within_capacity(slot);
+        }
+    }
+
+    /// Finds the address in the VMM of `len` bytes, not 0, that the guest can write at `address`.
+    pub(crate) fn find(&self, address: u64, len: u64) -> Result<u64, Status> {
+        let slot = self
+            .slots
+            .iter()
+            .find(|slot| slot.contains(address))
+            .ok_or(Status::NotRam)?;
+        let offset = address - slot.guest;
+
+        if len > slot.size - offset {
+            return Err(Status::CrossesSlot);
+        }
+        if slot.readonly {
+            return Err(Status::ReadOnly);
+        }
+        slot.user.checked_add(offset).ok_or(Status::NotRam)
+    }
+}

@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Injection of vectors into a VM's local APICs, by message-signalled interrupts.
+//!
+//! KVM offers modules no function for that, but `KVM_SIGNAL_MSI` to user space. So the messages lie
+//! in memory of ours in the VMM: whoever is in that process can send one, and a VMM that writes
+//! there harms nobody but its own VM.
+
+use kernel::{
+    fs::File,
+    prelude::*,
+    sync::aref::ARef,
+    transmute::AsBytes, //
+};
+use kernel_ext::{
+    file::FileExt,
+    user_mapping::UserMapping, //
+};
+use pvirq_protocol::Vector;
+
+use crate::kvm::KVM_SIGNAL_MSI;
+
+/// The argument of `KVM_SIGNAL_MSI`.
+#[repr(C)]
+struct KvmMsi {
+    address_lo: u32,
+    address_hi: u32,
+    data: u32,
+    flags: u32,
+    devid: u32,
+    pad: [u8; 12],
+}
+
+// SAFETY: All fields are integers, and there is no padding between them.
+unsafe impl AsBytes for KvmMsi {}
+
+impl KvmMsi {
+    /// A fixed, edge-triggered interrupt to one local APIC in physical mode (Intel SDM 3, 12.11). The
+    /// upper bits of an x2APIC ID are where KVM looks for them if `KVM_CAP_X2APIC_API` is enabled.
+    fn new(apic_id: u32, vector: Vector) -> Self {
+        Self {
+            address_lo: 0xfee0_0000 | (apic_id & 0xff) << 12,
+            address_hi: apic_id & !0xff,
+            data: vector.get().into(),
+            flags: 0,
+            devid: 0,
+            pad: [0; 12],
+        }
+    }
+}
+
+/// The messages of a VM.
+///
+/// To be used and dropped in the VMM's process; elsewhere it does nothing.
+pub(crate) struct Messages {
+    /// KVM's file of the VM.
+    vm: ARef<File>,
+    mapping: UserMapping,
+}
+
+impl Messages {
+    /// Makes room for messages to `count` APIC IDs.
+    pub(crate) fn new(vm: ARef<File>, count: u32) -> Result<Self> {
+        let size = (count as usize)
+            .checked_mul(size_of::<KvmMsi>())
+            .ok_or(ENOMEM)?;
+
+        Ok(Self {
+            vm,
+            mapping: UserMapping::anonymous(size)?,
+        })
+    }
+
+    /// Injects a vector. Each local APIC has its own message, so that only messages to the same one
+    /// must not be sent at the same time.
+    ///
+    /// # Errors
+    ///
+    /// What KVM says, and `EFAULT` if the VMM has unmapped the memory, or is not this process.
+    pub(crate) fn send(&self, apic_id: u32, vector: Vector) -> Result {
+        let offset = (apic_id as usize) * size_of::<KvmMsi>();
+        let slice = self
+            .mapping
+            .get(offset, size_of::<KvmMsi>())
+            .filter(|_| self.mapping.is_current())
+            .ok_or(EFAULT)?;
+
+        slice.writer().write(&KvmMsi::new(apic_id, vector))?;
+        self.vm.call(KVM_SIGNAL_MSI, self.mapping.address(offset))?;
+        Ok(())
+    }
+}

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The I/O ports that the guest interface is at.
+
+use kernel::prelude::*;
+use pvirq_protocol::port::LEN;
+
+/// A range of [`LEN`] ports.
+pub(crate) struct Ports {
+    base: u16,
+}
+
+impl Ports {
+    /// Makes the range that begins at `base`, if all of it are ports.
+    pub(crate) fn new(base: u16) -> Result<Self> {
+        if base % LEN != 0 {
+            pr_err!("port={base:#x} is not a multiple of {LEN}\n");
+            return Err(EINVAL);
+        }
+        Ok(Self { base })
+    }
+
+    /// Returns the offset of `port` in the range, if it is there.
+    #[inline]
+    pub(crate) fn offset(&self, port: u16) -> Option<u16> {
+        port.checked_sub(self.base).filter(|offset| *offset < LEN)
+    }
+}

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What KVM and the VMM share of a vCPU: `struct kvm_run`, and the data of port accesses behind it.
+
+use kernel::{
+    fs::File,
+    page::PAGE_SIZE,
+    prelude::*,
+    sync::atomic::{
+        Atomic,
+        Relaxed, //
+    }, //
+};
+use kernel_ext::{
+    user_mapping::UserMapping,
+    user_pages::{
+        Shared,
+        UserPages, //
+    }, //
+};
+
+/// `KVM_EXIT_IO` of `include/uapi/linux/kvm.h`.
+const KVM_EXIT_IO: u32 = 2;
+/// `KVM_EXIT_IO_OUT`.
+const KVM_EXIT_IO_OUT: u8 = 1;
+/// `KVM_PIO_PAGE_OFFSET`: the page that the data of port accesses is in.
+const KVM_PIO_PAGE_OFFSET: usize = 1;
+
+/// The beginning of `struct kvm_run`.
+#[repr(C)]
+struct KvmRun {
+    /// `request_interrupt_window`, `immediate_exit`, and padding.
+    requests: Atomic<u64>,
+    exit_reason: Atomic<u32>,
+    /// `ready_for_interrupt_injection`, `if_flag`, `flags`.
+    interrupts: Atomic<u32>,
+    cr8: Atomic<u64>,
+    apic_base: Atomic<u64>,
+    /// Of the exit [`KVM_EXIT_IO`]: `direction`, `size`, `port`, `count`.
+    io: Atomic<u64>,
+    io_data_offset: Atomic<u64>,
+}
+
+const _: () = assert!(core::mem::offset_of!(KvmRun, io) == 32);
+
+impl KvmRun {
+    fn immediate_exit(&self) -> bool {
+        self.requests.load(Relaxed).to_le_bytes()[1] != 0
+    }
+}
+
+// SAFETY: All fields are atomic integers.
+unsafe impl Shared for KvmRun {}
+
+/// An access to a port that left KVM, of one value, which is not a string's.
+#[derive(Clone, Copy)]
+pub(crate) struct PortAccess {
+    pub(crate) port: u16,
+    /// Bytes: 1, 2 or 4.
+    pub(crate) size: u8,
+    pub(crate) write: bool,
+    /// How often, for string instructions.
+    pub(crate) count: u32,
+}
+
+/// A vCPU's area, mapped in the kernel.
+///
+/// The VMM can write to it at any time, and harms itself if it does so while KVM runs the vCPU.
+pub(crate) struct RunArea(UserPages);
+
+impl RunArea {
+    /// Maps the area of the vCPU whose file `real` is, by way of the current process.
+    pub(crate) fn map(real: &File) -> Result<Self> {
+        let count = KVM_PIO_PAGE_OFFSET + 1;
+        let mapping = UserMapping::of(real, count * PAGE_SIZE)?;
+
+        Ok(Self(UserPages::pin(mapping.address(0), count)?))
+    }
+
+    #[inline]
+    fn run(&self) -> Option<&KvmRun> {
+        self.0.get(0, 1)?.first()
+    }
+
+    fn data(&self) -> Option<&Atomic<u32>> {
+        self.0.get(KVM_PIO_PAGE_OFFSET * PAGE_SIZE, 1)?.first()
+    }
+
+    /// Returns whether the VMM wants `KVM_RUN` to return at once.
+    pub(crate) fn immediate_exit(&self) -> bool {
+        self.run().is_some_and(KvmRun::immediate_exit)
+    }
+
+    /// Returns the access to a port that made the vCPU exit, if it was one.
+    #[inline]
+    pub(crate) fn port_access(&self) -> Option<PortAccess> {
+        let run = self.run()?;
+        if run.exit_reason.load(Relaxed) != KVM_EXIT_IO {
+            return None;
+        }
+
+        let [direction, size, port @ .., c0, c1, c2, c3] = run.io.load(Relaxed).to_le_bytes();
+        Some(PortAccess {
+            port: u16::from_le_bytes(port),
+            size,
+            write: direction == KVM_EXIT_IO_OUT,
+            count: u32::from_le_bytes([c0, c1, c2, c3]),
+        })
+    }
+
+    /// Returns the 32 bits that the guest has written to a port.
+    pub(crate) fn written(&self) -> u32 {
+        self.data().map_or(0, |data| data.load(Relaxed))
+    }
+
+    /// Answers a read of a port with `value`.
+    pub(crate) fn answer(&self, value: u32) {
+        if let Some(data) = self.data() {
+            data.store(value, Relaxed);
+        }
+    }
+
+    /// Answers any access with all ones: there is nothing at that port.
+    pub(crate) fn answer_absent(&self, access: PortAccess) {
+        let words = (access.count as usize)
+            .saturating_mul(usize::from(access.size))
+            .min(PAGE_SIZE)
+            .div_ceil(size_of::<u32>());
+        let data: &[Atomic<u32>] = self
+            .0
+            .get(KVM_PIO_PAGE_OFFSET * PAGE_SIZE, words)
+            .unwrap_or_default();
+
+        data.iter().for_each(|word| word.store(u32::MAX, Relaxed));
+    }
+}

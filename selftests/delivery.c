@@ -1,0 +1,302 @@
+// SPDX-License-Identifier: GPL-2.0
+/* Posted interrupts: where the host says that a vCPU is, and that whatever is posted arrives. */
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include "harness.h"
+#include "posting.h"
+
+#define VECTOR	0x40
+#define HIGHER	0x61
+#define ROUNDS	300
+
+/* Waits for interrupts without a halt, and without an exit. */
+GUEST(guest_wait,
+	"	sti\n"
+	"1:	incl	" STR(GUEST_DATA) "\n"
+	"	jmp	1b\n");
+/* Waits for interrupts in a halt. */
+GUEST(guest_sleep,
+	"	sti\n"
+	"1:	hlt\n"
+	"	jmp	1b\n");
+/* As a handler of HIGHER: writes 0x88 to the port. */
+GUEST(guest_handler_higher,
+	"	push	%ax\n"
+	"	push	%dx\n"
+	"	mov	$" STR(GUEST_PORT) ", %dx\n"
+	"	mov	$0x88, %al\n"
+	"	out	%al, %dx\n"
+	"	pop	%dx\n"
+	"	pop	%ax\n"
+	"	iret\n");
+
+FIXTURE(delivery)
+{
+	struct vm vm;
+	struct vcpu vcpu;
+	volatile struct pvirq_descriptor *descriptor;
+	pthread_t thread;
+	/* What KVM_RUN returned in the thread. */
+	volatile int result;
+};
+
+FIXTURE_SETUP(delivery)
+{
+	vm_open(&self->vm, PVIRQ_DEVICE);
+	vm_create_irqchip(&self->vm);
+	vcpu_open(&self->vm, &self->vcpu, 0);
+	vcpu_reset(&self->vcpu);
+	vcpu_enable_lapic(&self->vcpu);
+	vm_set_handler(&self->vm, VECTOR, guest_handler_out);
+	vm_set_handler(&self->vm, HIGHER, guest_handler_higher);
+	self->descriptor = descriptor(&self->vm, 0);
+	ASSERT_EQ(PVIRQ_STATUS_OK, guest_register(&self->vm, &self->vcpu, DESCRIPTORS, 1));
+}
+
+FIXTURE_TEARDOWN(delivery)
+{
+	vcpu_close(&self->vcpu);
+	vm_close(&self->vm);
+}
+
+/* Puts guest code before the vCPU; a reset would end the registration. */
+#define LOAD(code)								\
+	do {									\
+		struct kvm_regs _regs = { .rip = GUEST_CODE, .rsp = GUEST_STACK, .rflags = 2 };	\
+		vm_write(&self->vm, GUEST_CODE, code, code##_end - code);	\
+		ASSERT_EQ(0, ioctl(self->vcpu.fd, KVM_SET_REGS, &_regs));	\
+	} while (0)
+
+/* Runs until the guest has handled an interrupt whose handler writes `byte`. */
+#define EXPECT_HANDLED(byte)							\
+	do {									\
+		ASSERT_EQ(0, vcpu_run(&self->vcpu));				\
+		ASSERT_EQ(KVM_EXIT_IO, self->vcpu.run->exit_reason);		\
+		EXPECT_EQ(byte, *(uint8_t *)vcpu_io_data(&self->vcpu));		\
+	} while (0)
+
+#define STATISTIC(field)	vcpu_statistic(&self->vcpu, "pvirq-" field)
+
+TEST_F(delivery, posted_while_the_vmm_has_the_vcpu)
+{
+	LOAD(guest_sleep);
+	ASSERT_EQ(PVIRQ_HOST_OUTSIDE, host_state(self->descriptor));
+	EXPECT_FALSE(post(self->descriptor, VECTOR));
+	EXPECT_TRUE(post(self->descriptor, VECTOR));
+	EXPECT_HANDLED(0x77);
+	EXPECT_FALSE(is_pending(self->descriptor, VECTOR));
+	EXPECT_EQ(PVIRQ_HOST_OUTSIDE, host_state(self->descriptor));
+	EXPECT_EQ(1, STATISTIC("injected"));
+	EXPECT_EQ(1, STATISTIC("drains"));
+	EXPECT_EQ(0, STATISTIC("forced-exits"));
+	EXPECT_EQ(1, self->descriptor->injected);
+	EXPECT_EQ(1, self->descriptor->drains);
+}
+
+TEST_F(delivery, higher_vectors_first)
+{
+	LOAD(guest_sleep);
+	post(self->descriptor, VECTOR);
+	post(self->descriptor, HIGHER);
+	EXPECT_HANDLED(0x88);
+	vcpu_end_interrupts(&self->vcpu);
+	EXPECT_HANDLED(0x77);
+	EXPECT_EQ(2, STATISTIC("injected"));
+	EXPECT_EQ(1, STATISTIC("drains"));
+}
+
+TEST_F(delivery, reserved_vectors_are_dropped)
+{
+	LOAD(guest_sleep);
+	for (int vector = 0; vector < PVIRQ_FIRST_VECTOR; vector++)
+		post(self->descriptor, vector);
+	post(self->descriptor, VECTOR);
+	EXPECT_HANDLED(0x77);
+	EXPECT_EQ(0, self->descriptor->pending[0]);
+	EXPECT_EQ(PVIRQ_FIRST_VECTOR, STATISTIC("dropped-reserved"));
+	EXPECT_EQ(1, STATISTIC("injected"));
+	EXPECT_EQ(PVIRQ_FIRST_VECTOR, self->descriptor->dropped_reserved);
+}
+
+TEST_F(delivery, what_the_guest_writes_is_not_believed)
+{
+	LOAD(guest_sleep);
+	/* The host keeps its own counts and states. */
+	memset((void *)((char *)self->descriptor + 64), 0xff, 192);
+	post(self->descriptor, VECTOR);
+	EXPECT_HANDLED(0x77);
+	EXPECT_EQ(1, STATISTIC("injected"));
+	EXPECT_EQ(1, self->descriptor->injected);
+	EXPECT_EQ(PVIRQ_HOST_OUTSIDE, host_state(self->descriptor));
+}
+
+static void nothing(int signal)
+{
+}
+
+struct runner {
+	struct vcpu *vcpu;
+	volatile int *result;
+};
+
+static void pin(int cpu)
+{
+	cpu_set_t cpus;
+
+	CPU_ZERO(&cpus);
+	CPU_SET(cpu, &cpus);
+	if (sched_setaffinity(0, sizeof(cpus), &cpus))
+		die("sched_setaffinity to CPU %d", cpu);
+}
+
+/* Runs a vCPU, on CPU 0, until KVM_RUN returns. */
+static void *run(void *data)
+{
+	struct runner *runner = data;
+
+	pin(0);
+	*runner->result = vcpu_run(runner->vcpu);
+	return NULL;
+}
+
+#define START()									\
+	struct runner runner = { &self->vcpu, &self->result };	\
+	struct sigaction action = { .sa_handler = nothing };			\
+	sigaction(SIGUSR1, &action, NULL);					\
+	self->result = 1;							\
+	ASSERT_EQ(0, pthread_create(&self->thread, NULL, run, &runner))
+
+/* Whether KVM_RUN goes on. */
+#define IS_RUNNING()	(self->result == 1)
+
+/* Ends KVM_RUN by a signal, if it does not end by itself. */
+#define STOP()									\
+	do {									\
+		while (IS_RUNNING()) {						\
+			pthread_kill(self->thread, SIGUSR1);			\
+			usleep(1000);						\
+		}								\
+		ASSERT_EQ(0, pthread_join(self->thread, NULL));			\
+	} while (0)
+
+TEST_F(delivery, a_vcpu_that_halts_is_blocked)
+{
+	LOAD(guest_sleep);
+	START();
+	EXPECT_TRUE(eventually(host_state(self->descriptor) == PVIRQ_HOST_BLOCKED));
+	EXPECT_TRUE(IS_RUNNING());
+	STOP();
+	EXPECT_EQ(-EINTR, self->result);
+	EXPECT_EQ(PVIRQ_HOST_OUTSIDE, host_state(self->descriptor));
+	EXPECT_EQ(0, STATISTIC("forced-exits"));
+}
+
+/* Takes a CPU's time from whoever else is there. */
+static void *contend(void *stop)
+{
+	pin(0);
+	while (!*(volatile bool *)stop)
+		;
+	return NULL;
+}
+
+/*
+ * Posts to a vCPU that is off its CPU, again and again. Nobody kicks it: it
+ * must come by itself, and its VMM must notice nothing but the interrupts.
+ */
+TEST_F(delivery, posted_while_preempted)
+{
+	pthread_t contender;
+	bool stop = false;
+
+	pin(1);
+	LOAD(guest_wait);
+	ASSERT_EQ(0, pthread_create(&contender, NULL, contend, &stop));
+	for (int i = 0; i < ROUNDS; i++) {
+		START();
+		ASSERT_TRUE(eventually(host_state(self->descriptor) == PVIRQ_HOST_PREEMPTED));
+		post(self->descriptor, VECTOR);
+		ASSERT_TRUE(eventually(!IS_RUNNING()))
+			TH_LOG("round %d: state %u, pending %d", i, host_state(self->descriptor),
+			       is_pending(self->descriptor, VECTOR));
+		ASSERT_EQ(0, pthread_join(self->thread, NULL));
+		ASSERT_EQ(0, self->result);
+		ASSERT_EQ(0x77, *(uint8_t *)vcpu_io_data(&self->vcpu));
+		vcpu_end_interrupts(&self->vcpu);
+	}
+	stop = true;
+	ASSERT_EQ(0, pthread_join(contender, NULL));
+	EXPECT_EQ(ROUNDS, STATISTIC("injected"));
+	EXPECT_GE(STATISTIC("forced-exits"), ROUNDS / 2);
+}
+
+/* A signal ends KVM_RUN, whatever the scheduler makes of the vCPU at the same time. */
+TEST_F(delivery, signals_are_the_vmms)
+{
+	pthread_t contender;
+	bool stop = false;
+
+	pin(1);
+	LOAD(guest_wait);
+	ASSERT_EQ(0, pthread_create(&contender, NULL, contend, &stop));
+	for (int i = 0; i < ROUNDS; i++) {
+		START();
+		ASSERT_TRUE(eventually(host_state(self->descriptor) == PVIRQ_HOST_PREEMPTED));
+		/* Reserved: it forces the vCPU out, and then there is nothing to deliver. */
+		post(self->descriptor, 1);
+		ASSERT_EQ(0, pthread_kill(self->thread, SIGUSR1));
+		ASSERT_TRUE(eventually(!IS_RUNNING()));
+		ASSERT_EQ(0, pthread_join(self->thread, NULL));
+		ASSERT_EQ(-EINTR, self->result);
+		ASSERT_EQ(KVM_EXIT_INTR, self->vcpu.run->exit_reason);
+	}
+	stop = true;
+	ASSERT_EQ(0, pthread_join(contender, NULL));
+}
+
+TEST_F(delivery, immediate_exit_is_the_vmms)
+{
+	LOAD(guest_wait);
+	post(self->descriptor, VECTOR);
+	self->vcpu.run->immediate_exit = 1;
+	EXPECT_EQ(-EINTR, vcpu_run(&self->vcpu));
+	self->vcpu.run->immediate_exit = 0;
+	EXPECT_HANDLED(0x77);
+}
+
+/* A guest that sets bits without end gets no more than it asks for, and its VMM keeps it under control. */
+static void *post_without_end(void *data)
+{
+	FIXTURE_DATA(delivery) *self = data;
+
+	pin(1);
+	while (IS_RUNNING())
+		for (int word = 0; word < 4; word++)
+			__atomic_store_n(&self->descriptor->pending[word], ~0ULL, __ATOMIC_RELAXED);
+	return NULL;
+}
+
+GUEST(guest_handler_ignore,
+	"	iret\n");
+
+TEST_F(delivery, posts_without_end)
+{
+	pthread_t poster;
+
+	for (int vector = PVIRQ_FIRST_VECTOR; vector < 256; vector++)
+		vm_set_handler(&self->vm, vector, guest_handler_ignore);
+	LOAD(guest_wait);
+	START();
+	ASSERT_EQ(0, pthread_create(&poster, NULL, post_without_end, self));
+	usleep(300000);
+	EXPECT_TRUE(IS_RUNNING());
+	STOP();
+	ASSERT_EQ(0, pthread_join(poster, NULL));
+	EXPECT_EQ(-EINTR, self->result);
+}
+
+TEST_HARNESS_MAIN

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: GPL-2.0
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+
+#include "posting.h"
+
+GUEST(guest_accesses,
+	"0:	mov	$" STR(GUEST_DATA) ", %si\n"
+	"1:	mov	(%si), %dx\n"
+	"	test	%dx, %dx\n"
+	"	jz	4f\n"
+	"	mov	4(%si), %eax\n"
+	"	cmpw	$0, 2(%si)\n"
+	"	je	2f\n"
+	"	out	%eax, %dx\n"
+	"	jmp	3f\n"
+	"2:	in	%dx, %eax\n"
+	"	mov	%eax, 4(%si)\n"
+	"3:	add	$8, %si\n"
+	"	jmp	1b\n"
+	"4:	mov	$" STR(GUEST_PORT) ", %dx\n"
+	"	out	%al, %dx\n"
+	"	jmp	0b\n");
+
+void guest_access(struct vm *vm, struct vcpu *vcpu, struct access *accesses, size_t count)
+{
+	struct access end = {};
+	struct kvm_regs regs = { .rip = GUEST_CODE, .rsp = GUEST_STACK, .rflags = 2 };
+	int result;
+
+	vm_write(vm, GUEST_CODE, guest_accesses, guest_accesses_end - guest_accesses);
+	vm_write(vm, GUEST_DATA, accesses, count * sizeof(*accesses));
+	vm_write(vm, GUEST_DATA + count * sizeof(*accesses), &end, sizeof(end));
+	if (ioctl(vcpu->fd, KVM_SET_REGS, &regs))
+		die("KVM_SET_REGS");
+	result = vcpu_run(vcpu);
+	if (result || vcpu->run->exit_reason != KVM_EXIT_IO || vcpu->run->io.port != GUEST_PORT)
+		die("the guest did not come back: KVM_RUN %d, exit %u, port %#x", result,
+		    vcpu->run->exit_reason, vcpu->run->io.port);
+	/* Completes the write, so that registers can be set again. */
+	vcpu->run->immediate_exit = 1;
+	vcpu_run(vcpu);
+	vcpu->run->immediate_exit = 0;
+	memcpy(accesses, vm->memory + GUEST_DATA, count * sizeof(*accesses));
+}
+
+uint32_t guest_read(struct vm *vm, struct vcpu *vcpu, uint16_t offset)
+{
+	struct access access = { .port = PVIRQ_PORT_BASE + offset };
+
+	guest_access(vm, vcpu, &access, 1);
+	return access.value;
+}
+
+uint32_t guest_command(struct vm *vm, struct vcpu *vcpu, uint32_t command)
+{
+	struct access accesses[] = {
+		{ PVIRQ_PORT_BASE + PVIRQ_REG_COMMAND, true, command },
+		{ PVIRQ_PORT_BASE + PVIRQ_REG_STATUS, false, 0 },
+	};
+
+	guest_access(vm, vcpu, accesses, 2);
+	return accesses[1].value;
+}
+
+uint32_t guest_register(struct vm *vm, struct vcpu *vcpu, uint64_t address, uint32_t count)
+{
+	struct access accesses[] = {
+		{ PVIRQ_PORT_BASE + PVIRQ_REG_ADDRESS_LOW, true, address },
+		{ PVIRQ_PORT_BASE + PVIRQ_REG_ADDRESS_HIGH, true, address >> 32 },
+		{ PVIRQ_PORT_BASE + PVIRQ_REG_COUNT, true, count },
+		{ PVIRQ_PORT_BASE + PVIRQ_REG_COMMAND, true, PVIRQ_VERSION << 16 | PVIRQ_COMMAND_REGISTER },
+		{ PVIRQ_PORT_BASE + PVIRQ_REG_STATUS, false, 0 },
+	};
+
+	guest_access(vm, vcpu, accesses, 5);
+	return accesses[4].value;
+}
+
+void vcpu_end_interrupts(struct vcpu *vcpu)
+{
+	struct kvm_lapic_state lapic;
+
+	if (ioctl(vcpu->fd, KVM_GET_LAPIC, &lapic))
+		die("KVM_GET_LAPIC");
+	/* The in-service register: 32 bits in every 16 bytes. */
+	for (int i = 0x100; i < 0x180; i += 16)
+		memset(lapic.regs + i, 0, 4);
+	if (ioctl(vcpu->fd, KVM_SET_LAPIC, &lapic))
+		die("KVM_SET_LAPIC");
+}
+
+long vcpu_statistic(struct vcpu *vcpu, const char *field)
+{
+	char value[32];
+
+	if (!fdinfo(vcpu->fd, field, value, sizeof(value)))
+		die("fdinfo has no %s", field);
+	return atol(value);
+}
+
+long proc_value(const char *field)
+{
+	size_t length = strlen(field);
+	FILE *status = fopen("/proc/self/status", "r");
+	char line[128];
+	long value = -1;
+
+	if (!status)
+		die("/proc/self/status");
+	while (fgets(line, sizeof(line), status))
+		if (!strncmp(line, field, length) && line[length] == ':')
+			value = atol(line + length + 1);
+	fclose(status);
+	if (value < 0)
+		die("no %s in /proc/self/status", field);
+	return value;
+}

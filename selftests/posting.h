@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * A virtual machine whose guest talks to pvirq: its vCPU carries out a list of
+ * port accesses that the test has written into its memory, and then writes to
+ * GUEST_PORT.
+ */
+#ifndef _PVIRQ_SELFTESTS_POSTING_H
+#define _PVIRQ_SELFTESTS_POSTING_H
+
+#include <linux/pvirq.h>
+
+#include "vm.h"
+
+/* Where tests put their descriptors, unless they say otherwise. */
+#define DESCRIPTORS	0xc000
+
+/* One access to a port, of 32 bits. A list ends where the port is 0. */
+struct access {
+	uint16_t port;
+	uint16_t out;
+	uint32_t value;
+};
+
+GUEST_CODE_OF(guest_accesses);
+
+/* Lets the vCPU carry out a list, and puts what it reads there. */
+void guest_access(struct vm *vm, struct vcpu *vcpu, struct access *accesses, size_t count);
+
+/* Reads a register of the guest interface. */
+uint32_t guest_read(struct vm *vm, struct vcpu *vcpu, uint16_t offset);
+
+/* Gives a command, and returns its status. */
+uint32_t guest_command(struct vm *vm, struct vcpu *vcpu, uint32_t command);
+
+/* Registers descriptors, and returns the status. */
+uint32_t guest_register(struct vm *vm, struct vcpu *vcpu, uint64_t address, uint32_t count);
+
+/* A descriptor in the VM's memory, as a sender in the guest would see it. */
+static inline volatile struct pvirq_descriptor *descriptor(struct vm *vm, unsigned int index)
+{
+	return (volatile struct pvirq_descriptor *)(vm->memory + DESCRIPTORS) + index;
+}
+
+/* Sets a pending bit; says whether it was set. */
+static inline bool post(volatile struct pvirq_descriptor *descriptor, unsigned int vector)
+{
+	uint64_t bit = 1ULL << vector % 64;
+
+	return __atomic_fetch_or(&descriptor->pending[vector / 64], bit, __ATOMIC_SEQ_CST) & bit;
+}
+
+static inline bool is_pending(volatile struct pvirq_descriptor *descriptor, unsigned int vector)
+{
+	return __atomic_load_n(&descriptor->pending[vector / 64], __ATOMIC_SEQ_CST) >> vector % 64 & 1;
+}
+
+static inline uint32_t host_state(volatile struct pvirq_descriptor *descriptor)
+{
+	return __atomic_load_n(&descriptor->host_state, __ATOMIC_SEQ_CST);
+}
+
+/* Ends all interrupts that are in service, as the guest's EOI would. */
+void vcpu_end_interrupts(struct vcpu *vcpu);
+
+/* A number in the vCPU's fdinfo. */
+long vcpu_statistic(struct vcpu *vcpu, const char *field);
+
+/* A number in this process's status: kB for memory. */
+long proc_value(const char *field);
+
+#endif
