@@ -4,6 +4,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <sys/ioctl.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "harness.h"
@@ -265,6 +266,23 @@ TEST_F(delivery, immediate_exit_is_the_vmms)
 	self->vcpu.run->immediate_exit = 1;
 	EXPECT_EQ(-EINTR, vcpu_run(&self->vcpu));
 	self->vcpu.run->immediate_exit = 0;
+	EXPECT_HANDLED(0x77);
+}
+
+/* KVM does not run a vCPU in another process, so nothing may be taken out of the descriptor there. */
+TEST_F(delivery, another_process_takes_nothing)
+{
+	pid_t child;
+	int status;
+
+	LOAD(guest_sleep);
+	post(self->descriptor, VECTOR);
+	child = fork();
+	if (!child)
+		_exit(vcpu_run(&self->vcpu) != -EIO);
+	ASSERT_EQ(child, waitpid(child, &status, 0));
+	EXPECT_EQ(0, status);
+	EXPECT_TRUE(is_pending(self->descriptor, VECTOR));
 	EXPECT_HANDLED(0x77);
 }
 

@@ -80,8 +80,15 @@ impl Descriptors {
         (self.array, self.user)
     }
 
+    /// Returns the messages, of which each vCPU's thread uses the slot of its APIC ID.
     pub(crate) fn messages(&self) -> &Arc<Messages> {
         &self.messages
+    }
+
+    /// Returns how many slots the messages of `count` descriptors have to have: the last one is for
+    /// [`Descriptors::close`].
+    pub(crate) fn slots(count: u32) -> u32 {
+        count.saturating_add(1)
     }
 
     fn all(&self) -> &[GuestDescriptor] {
@@ -110,7 +117,7 @@ impl Descriptors {
             vectors.remove_reserved();
             for vector in vectors {
                 // In another process than the VMM's there is nobody left to be interrupted.
-                let _ = self.messages.send(apic_id, vector);
+                let _ = self.messages.send(self.array.count, apic_id, vector);
             }
         }
     }

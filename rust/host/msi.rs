@@ -49,7 +49,7 @@ impl KvmMsi {
     }
 }
 
-/// The messages of a VM.
+/// The messages of a VM, each in a slot of its own.
 ///
 /// To be used and dropped in the VMM's process; elsewhere it does nothing.
 pub(crate) struct Messages {
@@ -59,9 +59,9 @@ pub(crate) struct Messages {
 }
 
 impl Messages {
-    /// Makes room for messages to `count` APIC IDs.
-    pub(crate) fn new(vm: ARef<File>, count: u32) -> Result<Self> {
-        let size = (count as usize)
+    /// Makes `slots` slots.
+    pub(crate) fn new(vm: ARef<File>, slots: u32) -> Result<Self> {
+        let size = (slots as usize)
             .checked_mul(size_of::<KvmMsi>())
             .ok_or(ENOMEM)?;
 
@@ -71,18 +71,22 @@ impl Messages {
         })
     }
 
-    /// Injects a vector. Each local APIC has its own message, so that only messages to the same one
-    /// must not be sent at the same time.
+    /// Returns whether this is the VMM's process.
+    pub(crate) fn are_current(&self) -> bool {
+        self.mapping.is_current()
+    }
+
+    /// Injects a vector. A slot is for one thread at a time.
     ///
     /// # Errors
     ///
     /// What KVM says, and `EFAULT` if the VMM has unmapped the memory, or is not this process.
-    pub(crate) fn send(&self, apic_id: u32, vector: Vector) -> Result {
-        let offset = (apic_id as usize) * size_of::<KvmMsi>();
+    pub(crate) fn send(&self, slot: u32, apic_id: u32, vector: Vector) -> Result {
+        let offset = (slot as usize).wrapping_mul(size_of::<KvmMsi>());
         let slice = self
             .mapping
             .get(offset, size_of::<KvmMsi>())
-            .filter(|_| self.mapping.is_current())
+            .filter(|_| self.are_current())
             .ok_or(EFAULT)?;
 
         slice.writer().write(&KvmMsi::new(apic_id, vector))?;

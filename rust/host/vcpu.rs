@@ -36,6 +36,7 @@ use kernel::{
     },
     mm::virt::VmaNew,
     new_mutex,
+    pr_warn_once,
     prelude::*,
     seq_file::SeqFile,
     seq_print,
@@ -234,6 +235,10 @@ impl Vcpu {
         let Some(descriptor) = descriptors.get(self.id) else {
             return;
         };
+        // In another process KVM is not going to run the vCPU, and nothing can be injected.
+        if !descriptors.messages().are_current() {
+            return;
+        }
         let vectors = descriptor.leave(HostState::Running);
         if vectors.is_empty() {
             return;
@@ -256,7 +261,7 @@ impl Vcpu {
             .fetch_add(reserved.into(), Relaxed);
         for vector in vectors {
             // If the VMM has taken our memory away, its guest has one interrupt less.
-            if messages.send(self.id, vector).is_ok() {
+            if messages.send(self.id, self.id, vector).is_ok() {
                 self.counters.injected.fetch_add(1, Relaxed);
             }
         }
@@ -287,8 +292,8 @@ impl Vcpu {
     fn area(&self) -> Option<&RunArea> {
         if self.area.as_ref().is_none() {
             let area = RunArea::map(&self.real).inspect_err(|err| {
-                pr_warn!(
-                    "no guest interface for a vCPU, as its memory cannot be mapped: error {}\n",
+                pr_warn_once!(
+                    "a vCPU cannot be mapped, and has no guest interface: error {}\n",
                     err.to_errno()
                 );
             });
@@ -327,8 +332,8 @@ impl Vcpu {
         let result = self.real.ioctl(request)?;
 
         if !self.vm.descriptors.is_empty() {
-            let cr0 = read_argument_at::<u64>(request, SREGS_CR0)?;
-            if cr0 & CR0_PE == 0 {
+            let cr0 = read_argument_at::<u64>(request, SREGS_CR0);
+            if cr0.is_ok_and(|cr0| cr0 & CR0_PE == 0) {
                 self.vm.unregister();
             }
         }

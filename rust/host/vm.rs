@@ -133,7 +133,7 @@ impl Vm {
         let user = self.memory.lock().find(array.address, len)?;
 
         // To pin pages can take the VMM's help, so it must not wait for us meanwhile.
-        let messages = Messages::new(file, array.count)
+        let messages = Messages::new(file, Descriptors::slots(array.count))
             .and_then(|messages| Ok(Arc::new(messages, GFP_KERNEL_ACCOUNT)?))
             .map_err(|_| Status::NoMemory)?;
         let new = Descriptors::new(array, user, messages)?;
