@@ -7,8 +7,8 @@
 //! interrupt, deliver one twice, or leave a bit behind.
 //!
 //! What has few executions is explored in full, and so is one owner each of the host and the guest.
-//! Elsewhere threads are preempted up to [`BOUND`] times, and what their loads can read has no
-//! bound: it would be millions, or, in the same steps as `preempted_same`, the same 145,310 again.
+//! Elsewhere threads are preempted up to [`BOUND`] times, to save time; what their loads can read
+//! has no bound there either. `Documentation/protocol.rst` says what the bound leaves out.
 
 mod broken;
 mod world;
