@@ -23,6 +23,32 @@ pub unsafe fn out(port: u16, value: u8) {
     unsafe { asm!("out dx, al", in("dx") port, in("al") value, options(nostack, preserves_flags)) };
 }
 
+/// Writes 32 bits to a port.
+///
+/// # Safety
+///
+/// As for [`out`].
+pub unsafe fn out_u32(port: u16, value: u32) {
+    // SAFETY: As in `out`.
+    unsafe {
+        asm!("out dx, eax", in("dx") port, in("eax") value, options(nostack, preserves_flags))
+    };
+}
+
+/// Reads 32 bits from a port.
+///
+/// # Safety
+///
+/// As for [`out`].
+pub unsafe fn in_u32(port: u16) -> u32 {
+    let value;
+    // SAFETY: As in `out`.
+    unsafe {
+        asm!("in eax, dx", in("dx") port, out("eax") value, options(nostack, preserves_flags))
+    };
+    value
+}
+
 /// Writes a string to a port. The whole string costs one VM exit, or few.
 ///
 /// # Safety

@@ -5,10 +5,14 @@
 use core::{
     arch::{asm, global_asm},
     mem::offset_of,
-    sync::atomic::{AtomicBool, Ordering::SeqCst},
+    sync::atomic::{
+        AtomicBool, AtomicU64,
+        Ordering::{Relaxed, SeqCst},
+    },
 };
 
-use mini_guest::{Mechanism, Slot, IPI_VECTOR};
+use mini_guest::{Mechanism, Shared, Slot, IPI_VECTOR};
+use pvirq_protocol::{post_all, Posted, Tally, Vector};
 
 use crate::{apic, cpu};
 
@@ -83,51 +87,134 @@ extern "C" {
     pub fn spurious_entry();
 }
 
-/// A way to raise the interrupt, on this CPU.
+/// Handles an interrupt that this vCPU has found in its descriptor, as the handlers do. Interrupts must be off.
+pub fn handle(slot: &Slot, vector: Vector) {
+    if vector.get() != IPI_VECTOR {
+        return;
+    }
+    let sent = slot.sent.load(SeqCst);
+    add_one(&slot.interrupts);
+    if sent == slot.acknowledged.load(Relaxed) {
+        add_one(&slot.duplicates);
+    }
+    slot.acknowledged.store(sent, SeqCst);
+}
+
+/// Counts something that only this vCPU counts.
+fn add_one(counter: &AtomicU64) {
+    counter.store(counter.load(Relaxed) + 1, Relaxed);
+}
+
+/// What it took to send.
+#[derive(Default)]
+pub struct Sends {
+    /// What became of posts.
+    pub posts: Tally,
+    /// How often the register or the hypercall was used, for one target or for several.
+    pub native: u64,
+}
+
+impl Sends {
+    /// Adds this to what the VMM sees.
+    pub fn publish(&self, shared: &Shared) {
+        shared.posts.add(&self.posts);
+        shared.native_sends.fetch_add(self.native, SeqCst);
+    }
+}
+
+/// A way to raise interrupts, on this CPU.
 #[derive(Clone, Copy)]
 pub enum Way {
     /// The interrupt command register.
     Icr,
-    /// The hypercall, by Intel's instruction.
+    /// The hypercall.
+    Hypercall(Hypercall),
+    /// Posts, and what has to be kicked as above.
+    Post(Hypercall),
+}
+
+/// How this CPU calls its hypervisor.
+#[derive(Clone, Copy)]
+pub enum Hypercall {
+    /// By Intel's instruction.
     Vmcall,
-    /// The hypercall, by AMD's instruction.
+    /// By AMD's instruction.
     Vmmcall,
 }
 
 impl Way {
     /// A mechanism's way on this CPU.
     pub fn new(mechanism: Mechanism) -> Self {
+        let hypercall = if IS_INTEL.load(SeqCst) {
+            Hypercall::Vmcall
+        } else {
+            Hypercall::Vmmcall
+        };
         match mechanism {
             Mechanism::X2Apic => Way::Icr,
-            Mechanism::PvIpi if IS_INTEL.load(SeqCst) => Way::Vmcall,
-            Mechanism::PvIpi => Way::Vmmcall,
+            Mechanism::PvIpi => Way::Hypercall(hypercall),
+            Mechanism::Pvirq => Way::Post(hypercall),
         }
     }
 
     /// Interrupts one vCPU. Says whether the hypervisor took it.
-    pub fn raise(self, target: u32) -> bool {
+    pub fn raise(self, shared: &Shared, vector: Vector, target: u32, sends: &mut Sends) -> bool {
+        if let Way::Post(_) = self {
+            let posted = shared.descriptors[target as usize].post(vector);
+            sends.posts.add(posted);
+            if posted != Posted::Kick {
+                return true;
+            }
+        }
+        sends.native += 1;
         match self {
-            Way::Icr => {
-                apic::send(IPI_VECTOR, target);
+            Way::Icr | Way::Post(_) => {
+                apic::send(vector.get(), target);
                 true
             }
-            hypercall => hypercall.send_ipi(1, target),
+            Way::Hypercall(hypercall) => hypercall.send_ipi(vector, 1, target),
         }
     }
 
     /// Interrupts the vCPUs from 1 to `targets`, on vCPU 0's behalf. Says whether the hypervisor took it.
-    pub fn raise_all(self, targets: u32) -> bool {
+    pub fn raise_all(
+        self,
+        shared: &Shared,
+        vector: Vector,
+        targets: u32,
+        sends: &mut Sends,
+    ) -> bool {
         match self {
             Way::Icr => {
-                apic::send_to_others(IPI_VECTOR);
+                sends.native += 1;
+                apic::send_to_others(vector.get());
                 true
             }
-            hypercall => hypercall.send_ipi((1 << targets) - 1, 1),
+            Way::Hypercall(hypercall) => {
+                sends.native += 1;
+                hypercall.send_ipi(vector, u64::MAX >> (64 - targets), 1)
+            }
+            Way::Post(hypercall) => {
+                let mut kicked = 0;
+                let descriptors = (0..targets).zip(&shared.descriptors[1..]);
+                let tally = post_all(vector, descriptors, |index| kicked |= 1 << index);
+
+                sends.posts.coalesced += tally.coalesced;
+                sends.posts.elided += tally.elided;
+                sends.posts.kicked += tally.kicked;
+                if kicked == 0 {
+                    return true;
+                }
+                sends.native += 1;
+                hypercall.send_ipi(vector, kicked, 1)
+            }
         }
     }
+}
 
+impl Hypercall {
     /// Calls `KVM_HC_SEND_IPI` for the vCPUs of `bitmap`, whose lowest bit is vCPU `first`.
-    fn send_ipi(self, bitmap: u64, first: u32) -> bool {
+    fn send_ipi(self, vector: Vector, bitmap: u64, first: u32) -> bool {
         let mut result = KVM_HC_SEND_IPI;
         // The bitmap has to be in rbx, which LLVM keeps for itself.
         macro_rules! hypercall {
@@ -142,15 +229,15 @@ impl Way {
                         inout("rax") result,
                         in("rcx") 0_u64,
                         in("rdx") u64::from(first),
-                        in("rsi") u64::from(IPI_VECTOR),
+                        in("rsi") u64::from(vector.get()),
                         options(nostack),
                     )
                 }
             };
         }
         match self {
-            Way::Vmcall => hypercall!("vmcall"),
-            _ => hypercall!("vmmcall"),
+            Hypercall::Vmcall => hypercall!("vmcall"),
+            Hypercall::Vmmcall => hypercall!("vmmcall"),
         }
         // The number of vCPUs that took it, or a negative error.
         result as i64 > 0

@@ -27,6 +27,8 @@ wire_enum! {
         Ipi,
         /// vCPU 0 writes to [`port::NULL`](crate::port::NULL), the others rest.
         Exit,
+        /// vCPU 0 gives the [command](crate::Request) that the VMM has left to its pvirq host, the others rest.
+        Host,
         /// The vCPUs but the first touch memory that is not there.
         Crash,
     }
@@ -39,6 +41,9 @@ wire_enum! {
         X2Apic,
         /// KVM's `KVM_HC_SEND_IPI` hypercall.
         PvIpi,
+        /// A post in the target's descriptor, and where it has to be kicked, one of the above: the register for a
+        /// single target, the hypercall for several.
+        Pvirq,
     }
 }
 
@@ -59,6 +64,22 @@ wire_enum! {
         Busy,
         /// It executes HLT.
         Halted,
+        /// It polls its descriptor, with interrupts on.
+        Polling,
+        /// One of the above: the targets differ.
+        Mixed,
+    }
+}
+
+impl Rest {
+    /// What the vCPU `target`, not 0, does.
+    pub fn of(self, target: u32) -> Self {
+        match (self, target % 3) {
+            (Rest::Mixed, 0) => Rest::Busy,
+            (Rest::Mixed, 1) => Rest::Halted,
+            (Rest::Mixed, _) => Rest::Polling,
+            (rest, _) => rest,
+        }
     }
 }
 
@@ -82,6 +103,19 @@ pub struct Job {
 }
 
 impl Job {
+    /// The job to give the command that is left in shared memory to the host.
+    pub fn host() -> Self {
+        Job {
+            work: Work::Host,
+            mechanism: Mechanism::X2Apic,
+            pattern: Pattern::Unicast,
+            rest: Rest::Busy,
+            sends: 0,
+            gap: 0,
+            patience: 0,
+        }
+    }
+
     /// The number of interrupts that the job delivers if all goes well.
     pub fn events(&self, targets: u32) -> u64 {
         match (self.work, self.pattern) {
@@ -98,7 +132,7 @@ impl Job {
     /// The last send that reaches `target`, 0 if there is none: what it has to wait for.
     pub fn last_sequence(&self, target: u32, targets: u32) -> u32 {
         match (self.work, self.pattern) {
-            (Work::Exit | Work::Crash, _) => 0,
+            (Work::Exit | Work::Host | Work::Crash, _) => 0,
             (Work::Ipi, Pattern::Broadcast) => self.sends,
             (Work::Ipi, Pattern::Unicast) if self.sends < target => 0,
             (Work::Ipi, Pattern::Unicast) => self.sends - (self.sends - target) % targets,
@@ -159,6 +193,15 @@ mod tests {
     #[test]
     fn only_known_numbers_are_read_back() {
         assert_eq!(Rest::from_wire(Rest::Halted as u32), Some(Rest::Halted));
-        assert_eq!(Rest::from_wire(2), None);
+        assert_eq!(Rest::from_wire(4), None);
+    }
+
+    #[test]
+    fn mixed_targets_are_of_all_kinds() {
+        assert_eq!(
+            [1, 2, 3, 4].map(|target| Rest::Mixed.of(target)),
+            [Rest::Halted, Rest::Polling, Rest::Busy, Rest::Halted]
+        );
+        assert_eq!(Rest::Halted.of(2), Rest::Halted);
     }
 }

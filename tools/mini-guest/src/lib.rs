@@ -10,13 +10,18 @@
 //!
 //! # Ports
 //!
-//! See [`port`]. Reads of all other ports give ones, and writes go nowhere.
+//! See [`port`]. Reads of all other ports give ones, and writes go nowhere, but for those of pvirq's guest interface, if
+//! there is a host that answers them.
 #![cfg_attr(not(test), no_std)]
 
+use pvirq_protocol::Vector;
+
+mod host;
 mod job;
 mod shared;
 
 pub use crate::{
+    host::{Answer, Request},
     job::{Job, Mechanism, Pattern, Rest, Work},
     shared::{Mode, Shared, Slot, CYCLES_LEN},
 };
@@ -28,6 +33,12 @@ pub const MAX_VCPUS: usize = 64;
 
 /// The vector that the guest's interrupts between vCPUs use.
 pub const IPI_VECTOR: u8 = 0x40;
+
+/// [`IPI_VECTOR`], to be posted.
+pub const IPI: Vector = match Vector::new(IPI_VECTOR) {
+    Ok(vector) => vector,
+    Err(_) => panic!("the vector is reserved"),
+};
 
 /// I/O ports of the machine.
 pub mod port {

@@ -19,6 +19,7 @@ mod exception;
 mod ipi;
 mod mem;
 mod percpu;
+mod pvirq;
 mod self_test;
 mod sender;
 mod target;
@@ -101,8 +102,9 @@ fn work(shared: &'static Shared, job: &Job, index: u32) {
     match (index, job.work) {
         (0, Work::Ipi) => sender::send(shared, job),
         (0, Work::Exit) => sender::exit(shared, job),
+        (0, Work::Host) => shared.set_answer(pvirq::ask(&shared.request())),
         (_, Work::Ipi) => target::wait(shared, job, index),
-        (0, Work::Crash) | (_, Work::Exit) => {}
+        (0, Work::Crash) | (_, Work::Exit | Work::Host) => {}
         (_, Work::Crash) => cpu::touch_nothing(),
     }
 }

@@ -8,12 +8,12 @@ use core::{
     sync::atomic::Ordering::{Relaxed, SeqCst},
 };
 
-use mini_guest::{port, Job, Pattern, Shared, Slot};
+use mini_guest::{port, Job, Pattern, Shared, Slot, IPI};
 
 use crate::{
     console::Console,
     cpu, fail,
-    ipi::{self, Way},
+    ipi::{self, Sends, Way},
 };
 
 /// Spins until `done`, for `patience` cycles at most. Says whether it came true.
@@ -40,6 +40,7 @@ fn rests(slot: &Slot) -> bool {
 pub fn send(shared: &Shared, job: &Job) {
     let targets = shared.vcpus.load(Relaxed) - 1;
     let way = Way::new(job.mechanism);
+    let mut sends = Sends::default();
     let mut events = 0;
     let mut lost = 0;
 
@@ -73,8 +74,8 @@ pub fn send(shared: &Shared, job: &Job) {
             .for_each(|slot| slot.sent.store(sequence.into(), SeqCst));
         let start = cpu::cycles();
         let taken = match job.pattern {
-            Pattern::Unicast => way.raise(*range.start()),
-            Pattern::Broadcast => way.raise_all(targets),
+            Pattern::Unicast => way.raise(shared, IPI, *range.start(), &mut sends),
+            Pattern::Broadcast => way.raise_all(shared, IPI, targets, &mut sends),
         };
         if !taken {
             fail(format_args!(
@@ -88,6 +89,8 @@ pub fn send(shared: &Shared, job: &Job) {
             break;
         }
     }
+    sends.publish(shared);
+    shared.descriptors[0].count_posts(&sends.posts);
     shared.events.store(events, SeqCst);
     shared.lost.store(lost, SeqCst);
     if lost != 0 {

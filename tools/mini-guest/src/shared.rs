@@ -10,7 +10,10 @@ use core::sync::atomic::{
     Ordering::{Relaxed, SeqCst},
 };
 
+use pvirq_protocol::{port::Array, Descriptor, Tally};
+
 use crate::{
+    host::{Answer, Request},
     job::{Job, Mechanism, Pattern, Rest, Work},
     MAX_VCPUS,
 };
@@ -49,6 +52,51 @@ pub struct Slot {
     _vcpu: [u64; 7],
 }
 
+/// What became of the interrupts that were posted in a job.
+#[derive(Default)]
+#[repr(C)]
+pub struct Posts {
+    coalesced: AtomicU64,
+    elided: AtomicU64,
+    kicked: AtomicU64,
+}
+
+impl Posts {
+    /// Adds what a sender has counted.
+    pub fn add(&self, tally: &Tally) {
+        self.coalesced.fetch_add(tally.coalesced, SeqCst);
+        self.elided.fetch_add(tally.elided, SeqCst);
+        self.kicked.fetch_add(tally.kicked, SeqCst);
+    }
+
+    /// What all senders have counted.
+    pub fn tally(&self) -> Tally {
+        Tally {
+            coalesced: self.coalesced.load(SeqCst),
+            elided: self.elided.load(SeqCst),
+            kicked: self.kicked.load(SeqCst),
+        }
+    }
+
+    fn clear(&self) {
+        self.coalesced.store(0, Relaxed);
+        self.elided.store(0, Relaxed);
+        self.kicked.store(0, Relaxed);
+    }
+}
+
+/// The vCPUs' descriptors, on pages of their own, which suits the host's alignment whatever it is.
+#[repr(C, align(4096))]
+pub struct Descriptors([Descriptor; MAX_VCPUS]);
+
+impl core::ops::Deref for Descriptors {
+    type Target = [Descriptor];
+
+    fn deref(&self) -> &[Descriptor] {
+        &self.0
+    }
+}
+
 /// The whole of it.
 #[repr(C, align(4096))]
 pub struct Shared {
@@ -69,12 +117,22 @@ pub struct Shared {
     sends: AtomicU32,
     gap: AtomicU64,
     patience: AtomicU64,
+    command: AtomicU32,
+    answer: AtomicU32,
+    array: AtomicU64,
+    array_count: AtomicU32,
     /// Interrupts that the job sent, or ports that it wrote.
     pub events: AtomicU64,
     /// Interrupts that were not acknowledged in time.
     pub lost: AtomicU64,
+    /// What became of the job's posts.
+    pub posts: Posts,
+    /// How often the job's senders made use of the platform's own ways to send, for one target or for several.
+    pub native_sends: AtomicU64,
     /// One for each vCPU.
     pub slots: [Slot; MAX_VCPUS],
+    /// One for each vCPU, by its APIC ID. What is registered is up to the VMM.
+    pub descriptors: Descriptors,
     /// Cycles from a send to its acknowledgement, of the first [`CYCLES_LEN`] events.
     pub cycles: [AtomicU64; CYCLES_LEN],
 }
@@ -101,6 +159,8 @@ impl Shared {
         self.patience.store(job.patience, Relaxed);
         self.events.store(0, Relaxed);
         self.lost.store(0, Relaxed);
+        self.posts.clear();
+        self.native_sends.store(0, Relaxed);
         for slot in &self.slots {
             slot.sent.store(0, Relaxed);
             slot.acknowledged.store(0, Relaxed);
@@ -114,6 +174,35 @@ impl Shared {
     /// Leaves something that is no job, to test that it is refused.
     pub fn clear_job(&self) {
         self.work.store(u32::MAX, SeqCst);
+    }
+
+    /// Leaves a command for the guest to give to its host.
+    pub fn set_request(&self, request: &Request) {
+        self.array.store(request.array.address, Relaxed);
+        self.array_count.store(request.array.count, Relaxed);
+        self.command.store(request.command, Relaxed);
+        self.set_answer(Answer::NoHost);
+    }
+
+    /// The command that the VMM has left.
+    pub fn request(&self) -> Request {
+        Request {
+            array: Array {
+                address: self.array.load(SeqCst),
+                count: self.array_count.load(SeqCst),
+            },
+            command: self.command.load(SeqCst),
+        }
+    }
+
+    /// Leaves what became of the command.
+    pub fn set_answer(&self, answer: Answer) {
+        self.answer.store(answer.to_wire(), SeqCst);
+    }
+
+    /// What became of the command.
+    pub fn answer(&self) -> Answer {
+        Answer::from_wire(self.answer.load(SeqCst))
     }
 
     /// The job, unless what is there is none.
@@ -134,6 +223,8 @@ impl Shared {
 mod tests {
     use core::mem::{align_of, offset_of, size_of};
 
+    use pvirq_protocol::port::ARRAY_ALIGN;
+
     use super::*;
 
     #[test]
@@ -148,6 +239,7 @@ mod tests {
         assert_eq!(offset_of!(Slot, pv_eoi) / 64, 1);
         assert_eq!((size_of::<Slot>(), align_of::<Slot>()), (192, 64));
         assert_eq!(offset_of!(Shared, slots) % 64, 0);
+        assert_eq!(offset_of!(Shared, descriptors) as u64 % ARRAY_ALIGN, 0);
     }
 
     #[test]
@@ -156,6 +248,10 @@ mod tests {
         let shared: Box<Shared> = unsafe { Box::new(core::mem::zeroed()) };
         shared.lost.store(3, SeqCst);
         shared.stop.store(1, SeqCst);
+        shared.posts.add(&Tally {
+            elided: 2,
+            ..Tally::default()
+        });
         shared.slots[MAX_VCPUS - 1].acknowledged.store(9, SeqCst);
 
         let job = Job {
@@ -172,8 +268,25 @@ mod tests {
         assert_eq!(shared.job(), Some(job));
         assert_eq!(shared.lost.load(SeqCst), 0);
         assert_eq!(shared.stop.load(SeqCst), 0);
+        assert_eq!(shared.posts.tally(), Tally::default());
         assert_eq!(shared.slots[MAX_VCPUS - 1].acknowledged.load(SeqCst), 0);
         shared.rest.store(77, SeqCst);
         assert_eq!(shared.job(), None);
+    }
+
+    #[test]
+    fn a_request_comes_back_and_clears_the_last_ones_answer() {
+        // SAFETY: As above.
+        let shared: Box<Shared> = unsafe { Box::new(core::mem::zeroed()) };
+        let request = Request {
+            array: Array {
+                address: 0x1_2345_6700,
+                count: 3,
+            },
+            command: 0x1_0001,
+        };
+        shared.set_request(&request);
+        assert_eq!(shared.request(), request);
+        assert_eq!(shared.answer(), Answer::NoHost);
     }
 }

@@ -7,36 +7,69 @@ use core::{
     sync::atomic::Ordering::{Relaxed, SeqCst},
 };
 
-use mini_guest::{Job, Rest, Shared};
+use mini_guest::{Job, Rest, Shared, Slot};
+use pvirq_protocol::Descriptor;
 
-use crate::cpu;
+use crate::{cpu, ipi};
 
 /// Rests, with interrupts on, until the last interrupt for this vCPU.
 pub fn wait(shared: &Shared, job: &Job, index: u32) {
     let slot = &shared.slots[index as usize];
+    let descriptor = &shared.descriptors[index as usize];
     let targets = shared.vcpus.load(Relaxed) - 1;
     let last = u64::from(job.last_sequence(index, targets));
+    let rest = job.rest.of(index);
     let mut work = 0_u64;
 
     loop {
         // An interrupt between the look at `acknowledged` and HLT would be slept over.
         cpu::disable_interrupts();
         let acknowledged = slot.acknowledged.load(SeqCst);
+        let done = acknowledged >= last || shared.stop.load(SeqCst) != 0;
+        let goes_on =
+            || slot.acknowledged.load(Relaxed) == acknowledged && shared.stop.load(Relaxed) == 0;
+
+        if rest == Rest::Polling && !done {
+            // Whoever sees that this vCPU rests shall see that it polls.
+            descriptor.enter_polling();
+        }
         slot.rested.store(acknowledged + 1, SeqCst);
-        if acknowledged >= last || shared.stop.load(SeqCst) != 0 {
+        if done {
             return;
         }
-        match job.rest {
+        match rest {
             Rest::Halted => cpu::halt(),
-            Rest::Busy => {
+            Rest::Polling => {
+                poll(descriptor, goes_on);
+                leave_polling(slot, descriptor);
+            }
+            Rest::Busy | Rest::Mixed => {
                 cpu::enable_interrupts();
                 // Something to do that is neither a PAUSE nor memory that others use.
-                while slot.acknowledged.load(Relaxed) == acknowledged
-                    && shared.stop.load(Relaxed) == 0
-                {
+                while goes_on() {
                     work = black_box(work.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(1));
                 }
             }
         }
     }
+}
+
+/// Lets interrupts in, and looks at the descriptor until something is there, or until it shall not go on.
+///
+/// There is no PAUSE in the loop: in a guest, enough of them cost an exit.
+pub fn poll(descriptor: &Descriptor, mut goes_on: impl FnMut() -> bool) {
+    cpu::enable_interrupts();
+    while !descriptor.has_pending() && goes_on() {}
+}
+
+/// Handles what is in the descriptor, and says how much that was. Interrupts are off afterwards.
+pub fn leave_polling(slot: &Slot, descriptor: &Descriptor) -> u32 {
+    cpu::disable_interrupts();
+    let vectors = descriptor.leave_polling();
+
+    descriptor.count_drained(&vectors);
+    for vector in vectors {
+        ipi::handle(slot, vector);
+    }
+    vectors.len()
 }

@@ -6,9 +6,12 @@
 //! starts all of them itself, as Firecracker does, rather than leave that to INIT and SIPI: the guest then needs no
 //! 16-bit code, and all vCPUs start the same way and at the same time.
 
+use std::mem::offset_of;
+
 use kvm_bindings::{kvm_mp_state, kvm_regs, kvm_segment, CpuId, KVM_MP_STATE_RUNNABLE};
 use kvm_ioctls::VcpuFd;
 use mini_guest::{Mode, Shared};
+use pvirq_protocol::port::Array;
 use vm_memory::{Address, Bytes, GuestAddress, GuestMemory, GuestMemoryMmap};
 
 use crate::error::Error;
@@ -50,6 +53,14 @@ const RFLAGS: u64 = 1 << 1;
 const CPUID_FEATURES: u32 = 0x1;
 const CPUID_TOPOLOGY: u32 = 0xb;
 const CPUID_TOPOLOGY_V2: u32 = 0x1f;
+
+/// Where the mini guest's descriptors for so many vCPUs are.
+pub fn descriptors(vcpus: usize) -> Array {
+    Array {
+        address: SHARED_START.raw_value() + offset_of!(Shared, descriptors) as u64,
+        count: vcpus as u32,
+    }
+}
 
 /// What the VMM shares with the mini guest.
 pub fn shared(memory: &GuestMemoryMmap) -> Result<&Shared, Error> {

@@ -38,6 +38,12 @@ impl CpuList {
         self.0.iter().copied().cycle().take(vcpus).collect()
     }
 
+    /// The CPU of each vCPU, if the first has a CPU for itself, where there are several, and the others share the next.
+    pub fn rest_together(&self, vcpus: usize) -> Vec<usize> {
+        let two = self.0.iter().copied().take(2).collect();
+        CpuList(two).first_alone(vcpus)
+    }
+
     /// The CPU of each vCPU, if the first has a CPU for itself, where there are several, and the others share the rest.
     pub fn first_alone(&self, vcpus: usize) -> Vec<usize> {
         match self.0.split_first() {
@@ -114,7 +120,9 @@ mod tests {
         let list: CpuList = "0-2".parse().unwrap();
         assert_eq!(list.in_turn(5), [0, 1, 2, 0, 1]);
         assert_eq!(list.first_alone(5), [0, 1, 2, 1, 2]);
+        assert_eq!(list.rest_together(5), [0, 1, 1, 1, 1]);
         let one: CpuList = "7".parse().unwrap();
         assert_eq!(one.first_alone(3), [7, 7, 7]);
+        assert_eq!(one.rest_together(3), [7, 7, 7]);
     }
 }

@@ -4,6 +4,8 @@
 
 use std::{io, path::PathBuf, time::Duration};
 
+use mini_guest::Answer;
+
 use crate::state::VcpuState;
 
 /// An error of the machine or of what runs in it.
@@ -86,6 +88,9 @@ pub enum Error {
         /// What the guest had written to its console, if that was kept.
         console: String,
     },
+    /// The guest could register its descriptors once, and then it could not.
+    #[error("the guest's descriptors were not registered: {0:?}")]
+    NotRegistered(Answer),
     /// Exits cannot be counted.
     #[error("cannot count exits: {0}")]
     Count(String),

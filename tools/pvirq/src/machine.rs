@@ -14,7 +14,8 @@ use std::{
 
 use kvm_bindings::{kvm_enable_cap, kvm_userspace_memory_region, KVM_CAP_HALT_POLL};
 use kvm_ioctls::VmFd;
-use mini_guest::{Job, Mode, Shared, MAX_VCPUS};
+use mini_guest::{Answer, Job, Mode, Request, Shared, MAX_VCPUS};
+use pvirq_protocol::port::{Command, VERSION};
 use vm_memory::{GuestAddress, GuestMemory, GuestMemoryMmap};
 
 use crate::{
@@ -216,6 +217,23 @@ impl Machine {
             }
         }
         Ok(counts)
+    }
+
+    /// Lets the mini guest give a command to its pvirq host, and returns what became of it.
+    pub fn ask(&mut self, request: &Request, limit: Duration) -> Result<Answer, Error> {
+        self.shared()?.set_request(request);
+        self.run_job(Some(&Job::host()), limit)?;
+        Ok(self.shared()?.answer())
+    }
+
+    /// Lets the mini guest register the descriptors of all vCPUs, and returns what became of that.
+    pub fn register(&mut self, limit: Duration) -> Result<Answer, Error> {
+        let command = Command::Register { version: VERSION };
+        let request = Request {
+            array: boot::descriptors(self.vcpus()),
+            command: command.encode(),
+        };
+        self.ask(&request, limit)
     }
 
     /// Runs the guest until it ends the machine, and returns its status, or until all vCPUs have parked.

@@ -6,6 +6,8 @@ use std::fmt;
 
 use mini_guest::{Mechanism, Pattern, Rest, Work};
 
+use crate::cpus::CpuList;
+
 /// How long KVM polls before a halted vCPU sleeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum HaltPoll {
@@ -13,6 +15,71 @@ pub enum HaltPoll {
     Default,
     /// Not at all.
     Zero,
+}
+
+/// What a target does while it is not interrupted, or where it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Target {
+    /// There is none.
+    None,
+    /// It computes.
+    Busy,
+    /// It halts.
+    Halted,
+    /// It is idle, and polls its descriptor.
+    PollingGuest,
+    /// Some targets are busy, some halt, some poll.
+    Mixed,
+    /// It is busy, and nearly always another target has its CPU when it is interrupted.
+    Preempted,
+}
+
+impl Target {
+    /// The name in results.
+    pub fn name(self) -> &'static str {
+        match self {
+            Target::None => "none",
+            Target::Busy => "busy",
+            Target::Halted => "halted",
+            Target::PollingGuest => "polling-guest",
+            Target::Mixed => "mixed",
+            Target::Preempted => "preempted",
+        }
+    }
+
+    /// What the guest is told.
+    pub fn rest(self) -> Rest {
+        match self {
+            Target::None | Target::Busy | Target::Preempted => Rest::Busy,
+            Target::Halted => Rest::Halted,
+            Target::PollingGuest => Rest::Polling,
+            Target::Mixed => Rest::Mixed,
+        }
+    }
+
+    /// Whether there are targets that halt.
+    pub fn halts(self) -> bool {
+        matches!(self, Target::Halted | Target::Mixed)
+    }
+}
+
+/// How vCPUs are put on CPUs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// The sender has the first for itself, the targets share the rest.
+    SenderAlone,
+    /// The sender has the first for itself, the targets share the second.
+    TargetsTogether,
+}
+
+impl Place {
+    /// The CPU of each vCPU.
+    pub fn cpus(self, cpus: &CpuList, vcpus: usize) -> Vec<usize> {
+        match self {
+            Place::SenderAlone => cpus.first_alone(vcpus),
+            Place::TargetsTogether => cpus.rest_together(vcpus),
+        }
+    }
 }
 
 /// Something to measure on each device.
@@ -25,7 +92,7 @@ pub struct Case {
     /// How it interrupts.
     pub mechanism: Mechanism,
     /// What targets do meanwhile.
-    pub rest: Rest,
+    pub target: Target,
     /// How long KVM polls when targets halt.
     pub halt_poll: HaltPoll,
     /// The number of vCPUs, the sender among them.
@@ -55,65 +122,113 @@ impl Case {
         match (self.work, self.mechanism) {
             (Work::Ipi, Mechanism::X2Apic) => "x2apic",
             (Work::Ipi, Mechanism::PvIpi) => "pv-ipi",
+            (Work::Ipi, Mechanism::Pvirq) => "pvirq",
             _ => "port",
         }
     }
 
-    /// The target's name in results.
-    pub fn target(&self) -> &'static str {
-        match (self.work, self.rest) {
-            (Work::Ipi, Rest::Busy) => "busy",
-            (Work::Ipi, Rest::Halted) => "halted",
-            _ => "none",
+    /// Whether the guest has to register with a pvirq host for it.
+    pub fn posts(&self) -> bool {
+        self.work == Work::Ipi && self.mechanism == Mechanism::Pvirq
+    }
+
+    /// Where its vCPUs are.
+    pub fn place(&self) -> Place {
+        match self.target {
+            Target::Preempted => Place::TargetsTogether,
+            _ => Place::SenderAlone,
         }
+    }
+
+    /// All but the mechanism. What has that in common is measured in turn.
+    pub fn scene(&self) -> Scene {
+        Scene(*self)
+    }
+}
+
+/// A case whose mechanism does not count.
+pub struct Scene(Case);
+
+impl PartialEq for Scene {
+    fn eq(&self, other: &Self) -> bool {
+        let mechanism = self.0.mechanism;
+        self.0
+            == Case {
+                mechanism,
+                ..other.0
+            }
+    }
+}
+
+impl fmt::Display for Scene {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let case = self.0;
+        write!(f, "{} {} {}", case.bench(), case.name(), case.target.name())?;
+        if case.halt_poll == HaltPoll::Zero {
+            write!(f, " (halt_poll_ns 0)")?;
+        }
+        write!(f, ", {} vCPUs", case.vcpus)
     }
 }
 
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} {} {} {}",
-            self.bench(),
-            self.name(),
-            self.mechanism(),
-            self.target()
-        )?;
-        if self.halt_poll == HaltPoll::Zero {
-            write!(f, " (halt_poll_ns 0)")?;
-        }
-        write!(f, ", {} vCPUs", self.vcpus)
+        write!(f, "{} by {}", self.scene(), self.mechanism())
     }
 }
 
-/// The cases of `pvirq bench ipi`: every mechanism and every kind of target, on machines of so many vCPUs.
+/// How much `pvirq bench ipi` measures: the numbers of vCPUs for each kind of case.
+#[derive(Clone, Debug, Default)]
+pub struct Extent {
+    /// One target at a time.
+    pub unicast: Vec<usize>,
+    /// All targets at once.
+    pub broadcast: Vec<usize>,
+    /// One target at a time, of several that share a CPU.
+    pub preempted: Vec<usize>,
+    /// Whether each mechanism is measured with each kind of target, even where it cannot make a difference.
+    pub full: bool,
+}
+
+/// The cases of `pvirq bench ipi`.
 ///
-/// Cases that can use the same machines follow each other. Those that leave halt_poll_ns alone come first on a machine,
-/// because that cannot be undone.
-pub fn ipi_plan(unicast: &[usize], broadcast: &[usize]) -> Vec<Case> {
-    let patterns = unicast
-        .iter()
-        .map(|&vcpus| (vcpus, Pattern::Unicast))
-        .chain(broadcast.iter().map(|&vcpus| (vcpus, Pattern::Broadcast)));
-    let targets = [
-        (Rest::Busy, HaltPoll::Default),
-        (Rest::Halted, HaltPoll::Default),
-        (Rest::Halted, HaltPoll::Zero),
+/// Those of the same [scene](Case::scene) follow each other, and so do those that can use the same machines. Cases that
+/// leave halt_poll_ns alone come first on a machine, because that cannot be undone.
+pub fn ipi_plan(extent: &Extent) -> Vec<Case> {
+    use Mechanism::{PvIpi, Pvirq, X2Apic};
+
+    const ALL: &[Mechanism] = &[X2Apic, PvIpi, Pvirq];
+    let some = if extent.full { ALL } else { &[X2Apic, Pvirq] };
+    let unicast = [
+        (Target::Busy, HaltPoll::Default, ALL),
+        (Target::Halted, HaltPoll::Default, ALL),
+        (Target::PollingGuest, HaltPoll::Default, some),
+        (Target::Halted, HaltPoll::Zero, ALL),
     ];
+    let mixed = [(Target::Mixed, HaltPoll::Default, some)];
+    let broadcast = [unicast.as_slice(), &mixed].concat();
+    let preempted = [(Target::Preempted, HaltPoll::Default, some)];
+
     let mut cases = Vec::new();
-    for (vcpus, pattern) in patterns {
-        for (rest, halt_poll) in targets {
-            cases.extend([Mechanism::X2Apic, Mechanism::PvIpi].map(|mechanism| Case {
-                work: Work::Ipi,
-                pattern,
-                mechanism,
-                rest,
-                halt_poll,
-                vcpus,
-            }));
+    for (sizes, pattern, targets) in [
+        (&extent.unicast, Pattern::Unicast, unicast.as_slice()),
+        (&extent.broadcast, Pattern::Broadcast, &broadcast),
+        (&extent.preempted, Pattern::Unicast, &preempted),
+    ] {
+        for &vcpus in sizes {
+            for &(target, halt_poll, mechanisms) in targets {
+                cases.extend(mechanisms.iter().map(|&mechanism| Case {
+                    work: Work::Ipi,
+                    pattern,
+                    mechanism,
+                    target,
+                    halt_poll,
+                    vcpus,
+                }));
+            }
         }
     }
-    cases.sort_by_key(|case| (case.vcpus, case.halt_poll));
+    cases.sort_by_key(|case| (case.vcpus, case.place(), case.halt_poll));
     cases
 }
 
@@ -123,7 +238,7 @@ pub fn exit_plan() -> Vec<Case> {
         work: Work::Exit,
         pattern: Pattern::Unicast,
         mechanism: Mechanism::X2Apic,
-        rest: Rest::Busy,
+        target: Target::None,
         halt_poll: HaltPoll::Default,
         vcpus: 1,
     }]
@@ -133,28 +248,60 @@ pub fn exit_plan() -> Vec<Case> {
 mod tests {
     use super::*;
 
+    fn extent(full: bool) -> Extent {
+        Extent {
+            unicast: vec![2, 16],
+            broadcast: vec![4, 16],
+            preempted: vec![3, 5],
+            full,
+        }
+    }
+
     #[test]
     fn cases_share_machines_and_never_undo_halt_poll() {
-        let plan = ipi_plan(&[2, 16], &[4, 16]);
-        assert_eq!(plan.len(), 4 * 3 * 2);
-        assert!(plan
-            .windows(2)
-            .all(|pair| (pair[0].vcpus, pair[0].halt_poll) <= (pair[1].vcpus, pair[1].halt_poll)));
+        let plan = ipi_plan(&extent(true));
+        assert_eq!(plan.len(), (2 * 4 + 2 * 5 + 2) * 3);
+        let key = |case: &Case| (case.vcpus, case.place(), case.halt_poll);
+        assert!(plan.windows(2).all(|pair| key(&pair[0]) <= key(&pair[1])));
         assert!(plan
             .iter()
-            .all(|case| case.rest == Rest::Halted || case.halt_poll == HaltPoll::Default));
+            .all(|case| case.target == Target::Halted || case.halt_poll == HaltPoll::Default));
+    }
+
+    #[test]
+    fn mechanisms_of_a_scene_follow_each_other() {
+        let plan = ipi_plan(&extent(false));
+        let scenes: Vec<_> = plan.chunk_by(|a, b| a.scene() == b.scene()).collect();
+        assert_eq!(scenes.len(), 2 * 4 + 2 * 5 + 2);
+        for (index, scene) in scenes.iter().enumerate() {
+            assert!(scenes[index + 1..]
+                .iter()
+                .all(|other| other[0].scene() != scene[0].scene()));
+            for mechanism in [Mechanism::X2Apic, Mechanism::Pvirq] {
+                assert!(scene.iter().any(|case| case.mechanism == mechanism));
+            }
+        }
     }
 
     #[test]
     fn names_are_those_of_the_results() {
-        let case = ipi_plan(&[2], &[])[5];
+        let extent = Extent {
+            unicast: vec![2],
+            ..Default::default()
+        };
+        let cases: Vec<_> = ipi_plan(&extent).iter().map(Case::to_string).collect();
         assert_eq!(
-            case.to_string(),
-            "ipi unicast pv-ipi halted (halt_poll_ns 0), 2 vCPUs"
+            cases[6..10],
+            [
+                "ipi unicast polling-guest, 2 vCPUs by x2apic",
+                "ipi unicast polling-guest, 2 vCPUs by pvirq",
+                "ipi unicast halted (halt_poll_ns 0), 2 vCPUs by x2apic",
+                "ipi unicast halted (halt_poll_ns 0), 2 vCPUs by pv-ipi",
+            ]
         );
         assert_eq!(
             exit_plan()[0].to_string(),
-            "exit user-space port none, 1 vCPUs"
+            "exit user-space none, 1 vCPUs by port"
         );
     }
 }

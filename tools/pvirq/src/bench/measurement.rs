@@ -5,6 +5,7 @@
 use std::sync::atomic::Ordering::SeqCst;
 
 use mini_guest::CYCLES_LEN;
+use pvirq_protocol::Tally;
 
 use super::summary::Summary;
 use crate::{
@@ -23,6 +24,10 @@ pub struct Measurement {
     pub lost: u64,
     /// Interrupts that arrived again.
     pub duplicates: u64,
+    /// What became of posts.
+    pub posts: Tally,
+    /// How often the sender made use of the platform's own ways to send.
+    pub native_sends: u64,
     /// The sender's exits.
     pub sender: Exits,
     /// All targets' exits.
@@ -54,6 +59,8 @@ impl Measurement {
             delivered,
             lost: shared.lost.load(SeqCst),
             duplicates: slots.iter().map(|slot| slot.duplicates.load(SeqCst)).sum(),
+            posts: shared.posts.tally(),
+            native_sends: shared.native_sends.load(SeqCst),
             ..Default::default()
         };
         if measurement.lost != 0 {
@@ -94,6 +101,10 @@ impl Measurement {
         self.delivered += piece.delivered;
         self.lost += piece.lost;
         self.duplicates += piece.duplicates;
+        self.posts.coalesced += piece.posts.coalesced;
+        self.posts.elided += piece.posts.elided;
+        self.posts.kicked += piece.posts.kicked;
+        self.native_sends += piece.native_sends;
         self.sender += piece.sender;
         self.target += piece.target;
         self.cycles.extend(piece.cycles);

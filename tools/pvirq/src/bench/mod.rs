@@ -2,8 +2,9 @@
 
 //! Benchmarks: what an interrupt between vCPUs costs, and what a VM exit does, on several devices in one run.
 //!
-//! Devices are measured in turn, a short piece each, in an order that reverses every time, so that whatever else the
-//! host does falls on all of them alike. Every interrupt is acknowledged by its sequence number; those that are not
+//! Devices and mechanisms are measured in turn, a short piece each, in an order that reverses every time, so that
+//! whatever else the host does falls on all of them alike. The mechanism `pvirq` has guests of its own, which have
+//! registered their descriptors, on the devices where they can; for the other mechanisms, no guest has. Every interrupt is acknowledged by its sequence number; those that are not
 //! count as lost. Exits are counted twice, by KVM's statistics and by its tracepoint, each vCPU by its own thread
 //! between the moment it enters the guest and the moment it comes back with the job done. The two must agree.
 
@@ -16,11 +17,11 @@ mod summary;
 mod table;
 
 pub use self::{
-    case::{exit_plan, ipi_plan, Case, HaltPoll},
+    case::{exit_plan, ipi_plan, Case, Extent, HaltPoll, Place, Scene, Target},
     environment::{accel, kernel_release, Environment},
     measurement::{Measurement, Piece},
     report::{Relative, Report, Row, Sides},
-    session::{Baseline, Options, Progress, Session},
+    session::{Baseline, Measured, Options, Progress, Session},
     summary::Summary,
     table::table,
 };

@@ -10,13 +10,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use mini_guest::Mechanism;
+use pvirq_protocol::Tally;
 use serde::Serialize;
 
 use super::{
-    case::{Case, HaltPoll},
+    case::{Case, HaltPoll, Target},
     environment::{self, Environment},
-    measurement::{Measurement, Piece},
-    session::{Baseline, Options},
+    measurement::Piece,
+    session::{Baseline, Measured, Options},
     summary::{median, Summary},
 };
 use crate::{
@@ -47,7 +49,7 @@ pub struct Sides<T> {
     pub target: T,
 }
 
-/// How a row compares with the same case on the first device.
+/// How a row compares with another, on the first device.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Relative {
     /// The number of pairs of pieces that were measured one after the other.
@@ -87,6 +89,12 @@ pub struct Row {
     pub lost: u64,
     /// Interrupts that came again.
     pub duplicates: u64,
+    /// What became of posts, where there were any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub posts: Option<Posts>,
+    /// How often the sender nevertheless made use of the platform's own ways, for one target or for several at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub native_sends: Option<u64>,
     /// Exits per event.
     pub exits_per_event: Sides<f64>,
     /// Exits per event, by reason.
@@ -96,29 +104,65 @@ pub struct Row {
     /// Cycles from the send to the sender's sight of the acknowledgement, as the guest measures.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cycles_per_event: Option<Summary>,
-    /// Comparison with the first device, in the other devices' rows.
+    /// Comparison with the first device, in the other devices' rows; of `pvirq`, with `x2apic` there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub relative: Option<Relative>,
+    /// The case, and the device's number.
+    #[serde(skip)]
+    pub(super) measured: (Case, usize),
+}
+
+/// What became of posts.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Posts {
+    /// The vector was pending already.
+    pub coalesced: u64,
+    /// The target was going to look by itself.
+    pub elided: u64,
+    /// The target had to be sent the interrupt the platform's way.
+    pub kicked: u64,
+}
+
+impl From<Tally> for Posts {
+    fn from(tally: Tally) -> Self {
+        let Tally {
+            coalesced,
+            elided,
+            kicked,
+        } = tally;
+        Posts {
+            coalesced,
+            elided,
+            kicked,
+        }
+    }
 }
 
 impl Row {
-    /// Whether exits depend on which of several busy targets happens to run on their CPU when it is interrupted.
-    pub fn is_by_chance(&self) -> bool {
-        self.target == "busy" && self.overcommit > 1
+    /// Whether as many exits are expected as on the first device: not by a mechanism that it does not have, and not if
+    /// they depend on which of several targets happens to run on their CPU when it is interrupted.
+    pub fn is_comparable(&self) -> bool {
+        let (case, _) = &self.measured;
+        !case.posts() && (self.overcommit == 1 || case.target == Target::Halted)
     }
 }
 
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Row {
-            bench,
-            case,
-            mechanism,
-            target,
-            vcpus,
-            ..
-        } = self;
-        write!(f, "{bench} {case} {mechanism} {target}, {vcpus} vCPUs")
+        self.measured.0.fmt(f)
+    }
+}
+
+impl Measured {
+    /// What to compare `one` with, of what was measured in turn with it.
+    fn reference<'a>(one: &Self, all: &'a [Measured]) -> Option<&'a Measured> {
+        let mechanism = match one.case.posts() {
+            true => Mechanism::X2Apic,
+            false if one.device == 0 => return None,
+            false => one.case.mechanism,
+        };
+        all.iter()
+            .find(|other| other.device == 0 && other.case.mechanism == mechanism)
     }
 }
 
@@ -146,65 +190,75 @@ impl Report {
         })
     }
 
-    /// Adds what was measured for a case, one measurement for each device.
-    pub fn add(&mut self, case: &Case, measurements: Vec<Measurement>) {
-        let first = measurements
-            .first()
-            .map(|first| first.pieces.clone())
-            .unwrap_or_default();
-        let overcommit = self.options.overcommit(case.vcpus);
-        let halt_poll_ns = match case.halt_poll {
-            HaltPoll::Zero => Some(0),
-            HaltPoll::Default if case.target() == "halted" => self.environment.halt_poll_ns,
-            HaltPoll::Default => None,
-        };
-        for (index, (mut measurement, device)) in measurements
-            .into_iter()
-            .zip(&self.options.devices)
-            .enumerate()
-        {
-            let events = measurement.events();
-            let by_reason = |exits: &Exits| {
-                Reason::ALL
-                    .map(|reason| (reason.name(), per_event(exits[reason], events)))
-                    .into_iter()
-                    .collect()
-            };
-            let (sender, target) = (measurement.sender, measurement.target);
-            self.rows.push(Row {
-                bench: case.bench(),
-                case: case.name(),
-                target: case.target(),
-                mechanism: case.mechanism(),
-                device: device.clone(),
-                vcpus: case.vcpus,
-                overcommit,
-                halt_poll_ns,
-                events,
-                delivered: measurement.delivered,
-                lost: measurement.lost,
-                duplicates: measurement.duplicates,
-                exits_per_event: Sides {
-                    sender: per_event(sender.total(), events),
-                    target: per_event(target.total(), events),
-                },
-                exits_by_reason: Sides {
-                    sender: by_reason(&sender),
-                    target: by_reason(&target),
-                },
-                timer_exits_per_event: Sides {
-                    sender: per_event(sender.timer, events),
-                    target: per_event(target.timer, events),
-                },
-                relative: (index != 0).then(|| relative(&measurement.pieces, &first)),
-                cycles_per_event: Summary::of(&mut measurement.cycles),
-            });
+    /// Adds what was measured for the cases of a scene, case by case.
+    ///
+    /// What a device is compared with is the first device with the same mechanism. No guest of the plain device can use
+    /// pvirq, so that is compared with the x2APIC there.
+    pub fn add(&mut self, measured: &[Measured]) {
+        for one in measured {
+            let reference = Measured::reference(one, measured);
+            let relative =
+                reference.map(|other| relative(&one.measurement.pieces, &other.measurement.pieces));
+            let row = self.row(one, relative);
+            self.rows.push(row);
         }
     }
 
-    /// The rows of each case, one for each device.
+    fn row(&self, measured: &Measured, relative: Option<Relative>) -> Row {
+        let Measured {
+            case,
+            device,
+            measurement,
+        } = measured;
+        let events = measurement.events();
+        let by_reason = |exits: &Exits| {
+            Reason::ALL
+                .map(|reason| (reason.name(), per_event(exits[reason], events)))
+                .into_iter()
+                .collect()
+        };
+        let (sender, target) = (measurement.sender, measurement.target);
+        Row {
+            bench: case.bench(),
+            case: case.name(),
+            target: case.target.name(),
+            mechanism: case.mechanism(),
+            device: self.options.devices[*device].clone(),
+            vcpus: case.vcpus,
+            overcommit: self.options.overcommit(case),
+            halt_poll_ns: match case.halt_poll {
+                HaltPoll::Zero => Some(0),
+                HaltPoll::Default if case.target.halts() => self.environment.halt_poll_ns,
+                HaltPoll::Default => None,
+            },
+            events,
+            delivered: measurement.delivered,
+            lost: measurement.lost,
+            duplicates: measurement.duplicates,
+            posts: case.posts().then(|| measurement.posts.into()),
+            native_sends: case.posts().then_some(measurement.native_sends),
+            exits_per_event: Sides {
+                sender: per_event(sender.total(), events),
+                target: per_event(target.total(), events),
+            },
+            exits_by_reason: Sides {
+                sender: by_reason(&sender),
+                target: by_reason(&target),
+            },
+            timer_exits_per_event: Sides {
+                sender: per_event(sender.timer, events),
+                target: per_event(target.timer, events),
+            },
+            relative,
+            cycles_per_event: Summary::of(&mut measurement.cycles.clone()),
+            measured: (*case, *device),
+        }
+    }
+
+    /// The rows of each case, one for each device that it was measured on.
     pub fn cases(&self) -> impl Iterator<Item = &[Row]> {
-        self.rows.chunks(self.environment.devices.len().max(1))
+        self.rows
+            .chunk_by(|one, other| one.measured.0 == other.measured.0)
     }
 
     /// Interrupts that were lost or came twice.
@@ -266,7 +320,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::bench::{exit_plan, ipi_plan};
+    use crate::bench::{exit_plan, ipi_plan, Extent, Measurement};
 
     fn options() -> Options {
         Options {
@@ -294,9 +348,22 @@ mod tests {
     }
 
     fn report(first: Measurement, second: Measurement) -> Report {
-        let plan = ipi_plan(&[2], &[]);
+        let plan = ipi_plan(&Extent {
+            unicast: vec![2],
+            ..Default::default()
+        });
         let mut report = Report::new(options(), &plan).unwrap();
-        report.add(&plan[2], vec![first, second]);
+        let measured = |case: usize, device, measurement: &Measurement| Measured {
+            case: plan[case],
+            device,
+            measurement: measurement.clone(),
+        };
+        // Halted targets.
+        report.add(&[
+            measured(3, 0, &first),
+            measured(3, 1, &second),
+            measured(5, 1, &second),
+        ]);
         report
     }
 
@@ -343,7 +410,34 @@ mod tests {
         assert_eq!(row["cycles_per_event"]["mean"], 50.5);
         assert_eq!(row["relative"]["exits_without_timer"], 1.5);
         assert!(json["rows"][0]["relative"].is_null());
+        assert!(row["posts"].is_null() && row["native_sends"].is_null());
+        assert_eq!(report.cases().map(<[Row]>::len).collect::<Vec<_>>(), [2, 1]);
         Ok(())
+    }
+
+    #[test]
+    fn rows_of_pvirq_have_posts_and_are_compared_with_the_plain_device() {
+        let posted = Measurement {
+            posts: Tally {
+                coalesced: 1,
+                elided: 2,
+                kicked: 97,
+            },
+            native_sends: 97,
+            ..measurement(50, 0)
+        };
+        let report = report(measurement(100, 0), posted);
+        let row = serde_json::to_value(&report.rows[2]).unwrap();
+        assert_eq!(
+            (&row["mechanism"], &row["device"]),
+            (&"pvirq".into(), &"/dev/pvirq".into())
+        );
+        for (key, value) in [("coalesced", 1), ("elided", 2), ("kicked", 97)] {
+            assert_eq!(row["posts"][key], value, "{key}");
+        }
+        assert_eq!(row["native_sends"], 97);
+        assert_eq!(row["relative"]["exits_without_timer"], 0.5);
+        assert!(report.rows[1].is_comparable() && !report.rows[2].is_comparable());
     }
 
     #[test]
@@ -353,7 +447,7 @@ mod tests {
             ..Default::default()
         };
         let report = report(measurement(1, 0), lost);
-        assert_eq!(report.misdelivered(), 5);
+        assert_eq!(report.misdelivered(), 10);
         assert!(report.rows[1]
             .relative
             .unwrap()

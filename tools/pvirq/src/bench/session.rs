@@ -3,14 +3,16 @@
 //! Measuring cases on several devices in turn.
 
 use std::{
+    fmt,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
-use mini_guest::{Job, Mode, Pattern, Rest, Work};
+use mini_guest::{Answer, Job, Mode, Pattern, Work};
+use pvirq_protocol::port::Status;
 
 use super::{
-    case::{Case, HaltPoll},
+    case::{Case, HaltPoll, Scene, Target},
     measurement::Measurement,
 };
 use crate::{
@@ -22,6 +24,9 @@ use crate::{
 };
 
 const MEMORY: usize = 16 << 20;
+
+/// What the host says if it has taken the guest's descriptors.
+const REGISTERED: Answer = Answer::Host(Status::Ok);
 
 /// How long an interrupt may take before it counts as lost.
 ///
@@ -54,15 +59,15 @@ pub struct Options {
     pub cpus: CpuList,
     /// Whether the guest shall use KVM's paravirtual EOI.
     pub pv_eoi: bool,
-    /// The time after which a case ends with fewer events than wanted, if it is limited. A few pieces are always
-    /// measured.
+    /// The time for each case and device after which it ends with fewer events than wanted, if it is limited. A few
+    /// pieces are always measured.
     pub limit: Option<Duration>,
 }
 
 impl Options {
     /// The number of vCPUs on the CPU that has the most of them.
-    pub fn overcommit(&self, vcpus: usize) -> usize {
-        let cpus = self.cpus.first_alone(vcpus);
+    pub fn overcommit(&self, case: &Case) -> usize {
+        let cpus = case.place().cpus(&self.cpus, case.vcpus);
         cpus.iter()
             .map(|cpu| cpus.iter().filter(|&other| other == cpu).count())
             .max()
@@ -72,19 +77,26 @@ impl Options {
 
 /// Who wants to know how far it is.
 pub trait Progress {
-    /// A case begins, so many pieces long.
-    fn case(&mut self, case: &Case);
+    /// Cases begin that are measured in turn.
+    fn scene(&mut self, scene: &Scene);
     /// A piece is done.
     fn piece(&mut self);
     /// There is something to say.
     fn note(&mut self, text: &str);
 }
 
-/// A device and the machine on it.
+/// A machine that waits for jobs.
+struct Ready {
+    machine: Machine,
+    cpus: Vec<usize>,
+    halt_poll: HaltPoll,
+}
+
+/// A device and the machines on it.
 struct Subject {
     device: Device,
-    machine: Option<Machine>,
-    halt_poll: HaltPoll,
+    /// One whose guest has not registered, and one whose guest has.
+    machines: [Option<Ready>; 2],
 }
 
 impl Subject {
@@ -93,11 +105,23 @@ impl Subject {
     }
 }
 
+/// What was measured for a case on a device.
+pub struct Measured {
+    /// The case.
+    pub case: Case,
+    /// The device's number.
+    pub device: usize,
+    /// What was measured.
+    pub measurement: Measurement,
+}
+
 /// A run of cases on several devices.
 pub struct Session {
     options: Options,
     image: Image,
     subjects: Vec<Subject>,
+    /// On which devices the guest can register, once that has been tried.
+    posting: Option<Vec<bool>>,
     baseline: Baseline,
 }
 
@@ -116,8 +140,7 @@ impl Session {
         let open = |path: &PathBuf| {
             Ok(Subject {
                 device: Device::open(path)?,
-                machine: None,
-                halt_poll: HaltPoll::Default,
+                machines: [None, None],
             })
         };
         let subjects = options
@@ -129,6 +152,7 @@ impl Session {
             options,
             image: Image::mini_guest(),
             subjects,
+            posting: None,
             baseline: Baseline::default(),
         })
     }
@@ -138,9 +162,57 @@ impl Session {
         self.baseline
     }
 
-    /// The number of pieces of a case, on all devices.
-    pub fn pieces(&self, case: &Case, events: u32) -> u32 {
-        rounds(self.sends(case, events)) * self.subjects.len() as u32
+    /// Whether there is a device on which the guest can register with a pvirq host.
+    pub fn finds_pvirq(&mut self, progress: &mut dyn Progress) -> Result<bool, Error> {
+        Ok(self.posting(progress)?.contains(&true))
+    }
+
+    /// Tries where the guest can register. It need not say why not: the host does not have to have pvirq.
+    fn posting(&mut self, progress: &mut dyn Progress) -> Result<&[bool], Error> {
+        let posting = match self.posting.take() {
+            Some(posting) => posting,
+            None => (0..self.subjects.len())
+                .map(|index| {
+                    self.retry(index, &"registration", progress, |session| {
+                        let cpus = session.options.cpus.in_turn(1);
+                        let mut machine = session.boot(index, &cpus)?;
+                        Ok(machine.register(JOB_LIMIT)? == REGISTERED)
+                    })
+                })
+                .collect::<Result<_, Error>>()?,
+        };
+        Ok(self.posting.insert(posting))
+    }
+
+    /// Which of the cases can be measured on which devices, by their numbers.
+    fn pairs(
+        &mut self,
+        scene: &[Case],
+        progress: &mut dyn Progress,
+    ) -> Result<Vec<(Case, usize)>, Error> {
+        let mut pairs = Vec::new();
+        for case in scene {
+            for device in 0..self.subjects.len() {
+                if !case.posts() || self.posting(progress)?[device] {
+                    pairs.push((*case, device));
+                }
+            }
+        }
+        Ok(pairs)
+    }
+
+    /// The number of pieces that [measuring](Self::measure) the cases of a scene takes.
+    pub fn pieces(
+        &mut self,
+        scene: &[Case],
+        events: u32,
+        progress: &mut dyn Progress,
+    ) -> Result<u32, Error> {
+        let pairs = self.pairs(scene, progress)?;
+        Ok(pairs
+            .iter()
+            .map(|(case, _)| rounds(self.sends(case, events)))
+            .sum())
     }
 
     /// The number of sends that give about `events` events.
@@ -154,24 +226,29 @@ impl Session {
 
     /// How many fewer events do, because each takes so much longer.
     ///
-    /// Busy targets that share a CPU have to wait for each other's turns, of some milliseconds each.
+    /// Targets that share a CPU and do not sleep have to wait for each other's turns, of some milliseconds each.
     fn turns(&self, case: &Case) -> u32 {
-        match (case.rest, self.options.overcommit(case.vcpus) as u32) {
-            (Rest::Busy, 2..) => TURNS,
-            _ => 1,
+        match (case.target, self.options.overcommit(case)) {
+            (Target::None | Target::Halted, _) | (_, ..2) => 1,
+            _ => TURNS,
         }
     }
 
-    /// Measures a case on all devices, with about `events` events on each.
+    /// Measures the cases of a scene on all devices, with about `events` events on each, where they can be measured.
     pub fn measure(
         &mut self,
-        case: &Case,
+        scene: &[Case],
         events: u32,
         progress: &mut dyn Progress,
-    ) -> Result<Vec<Measurement>, Error> {
-        progress.case(case);
-        let mut measurements = vec![Measurement::default(); self.subjects.len()];
-        let sends = self.sends(case, events);
+    ) -> Result<Vec<Measured>, Error> {
+        let Some(first) = scene.first() else {
+            return Ok(Vec::new());
+        };
+        progress.scene(&first.scene());
+        let pairs = self.pairs(scene, progress)?;
+        let mut measurements = vec![Measurement::default(); pairs.len()];
+        // Mechanisms make no difference here.
+        let sends = self.sends(first, events);
         let rounds = rounds(sends);
 
         let start = Instant::now();
@@ -179,21 +256,22 @@ impl Session {
             let late = self
                 .options
                 .limit
-                .is_some_and(|limit| start.elapsed() > limit);
+                .is_some_and(|limit| start.elapsed() > limit * pairs.len() as u32);
             if late && round >= PIECES_LATE {
-                self.subjects.iter().for_each(|_| progress.piece());
+                pairs.iter().for_each(|_| progress.piece());
                 continue;
             }
             // The first rounds are longer by one if it does not divide.
             let sends = sends / rounds + u32::from(round < sends % rounds);
             let order: Vec<usize> = match round % 2 {
-                0 => (0..self.subjects.len()).collect(),
-                _ => (0..self.subjects.len()).rev().collect(),
+                0 => (0..pairs.len()).collect(),
+                _ => (0..pairs.len()).rev().collect(),
             };
             for index in order {
-                let piece = self.piece(index, case, sends, progress)?;
+                let (case, device) = &pairs[index];
+                let piece = self.piece(*device, case, sends, progress)?;
                 if piece.lost != 0 {
-                    let device = self.subjects[index].device.path().display();
+                    let device = self.subjects[*device].device.path().display();
                     progress.note(&format!(
                         "{device}: {case}: {} interrupts were lost\n{}",
                         piece.lost, piece.console
@@ -203,10 +281,18 @@ impl Session {
                 progress.piece();
             }
         }
-        Ok(measurements)
+        let measured = pairs
+            .into_iter()
+            .zip(measurements)
+            .map(|((case, device), measurement)| Measured {
+                case,
+                device,
+                measurement,
+            });
+        Ok(measured.collect())
     }
 
-    /// Measures a piece of a case on one device, again if the guest fails on the baseline.
+    /// Measures a piece of a case on one device.
     fn piece(
         &mut self,
         index: usize,
@@ -214,57 +300,84 @@ impl Session {
         sends: u32,
         progress: &mut dyn Progress,
     ) -> Result<Measurement, Error> {
+        self.retry(index, case, progress, |session| {
+            session.try_piece(index, case, sends).inspect_err(|_| {
+                session.subjects[index].machines[usize::from(case.posts())] = None;
+            })
+        })
+    }
+
+    /// Gives a guest something to do, again if it fails on the baseline.
+    fn retry<T>(
+        &mut self,
+        index: usize,
+        what: &dyn fmt::Display,
+        progress: &mut dyn Progress,
+        mut attempt: impl FnMut(&mut Self) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         let baseline = self.subjects[index].is_baseline();
         let mut failures = 0;
         loop {
             self.baseline.runs += u32::from(baseline);
-            let error = match self.try_piece(index, case, sends) {
+            let error = match attempt(self) {
                 Err(error) if baseline && error.is_guest_failure() => error,
                 result => return result,
             };
-            self.subjects[index].machine = None;
             self.baseline.failures += 1;
             failures += 1;
             if failures > RETRIES {
                 return Err(error);
             }
             progress.note(&format!(
-                "{KVM}: {case}: the guest failed, trying again: {error}"
+                "{KVM}: {what}: the guest failed, trying again: {error}"
             ));
         }
     }
 
-    fn try_piece(&mut self, index: usize, case: &Case, sends: u32) -> Result<Measurement, Error> {
-        let cpus = self.options.cpus.first_alone(case.vcpus);
-        let subject = &mut self.subjects[index];
+    /// Makes a machine that waits for jobs.
+    fn boot(&self, index: usize, cpus: &[usize]) -> Result<Machine, Error> {
         let config = Config {
             image: &self.image,
             memory: MEMORY,
-            cpus: &cpus,
+            cpus,
             mode: Mode::Jobs,
             pv_eoi: self.options.pv_eoi,
             count: true,
         };
+        let mut machine = Machine::new(&self.subjects[index].device, &config)?;
+        machine.run_job(None, JOB_LIMIT)?;
+        Ok(machine)
+    }
 
-        let reusable = |machine: &Machine| {
-            machine.vcpus() == case.vcpus && subject.halt_poll <= case.halt_poll
+    fn try_piece(&mut self, index: usize, case: &Case, sends: u32) -> Result<Measurement, Error> {
+        let cpus = case.place().cpus(&self.options.cpus, case.vcpus);
+        let which = usize::from(case.posts());
+        let reusable = |ready: &Ready| ready.cpus == cpus && ready.halt_poll <= case.halt_poll;
+
+        let kept = self.subjects[index].machines[which].take_if(|ready| reusable(ready));
+        let fresh = kept.is_none();
+        // The old one goes before the new one comes.
+        self.subjects[index].machines[which] = None;
+        let ready = match kept {
+            Some(ready) => ready,
+            None => {
+                let mut machine = self.boot(index, &cpus)?;
+                if case.posts() {
+                    register(&mut machine)?;
+                }
+                Ready {
+                    machine,
+                    cpus,
+                    halt_poll: HaltPoll::Default,
+                }
+            }
         };
-        let fresh = !subject.machine.as_ref().is_some_and(reusable);
-        if fresh {
-            // The old one goes first.
-            subject.machine = None;
-            subject.machine = Some(Machine::new(&subject.device, &config)?);
-            subject.halt_poll = HaltPoll::Default;
-        }
-        let Some(machine) = &mut subject.machine else {
-            unreachable!("it was just made")
-        };
-        if fresh {
-            machine.run_job(None, JOB_LIMIT)?;
-        }
-        if case.halt_poll == HaltPoll::Zero && subject.halt_poll != HaltPoll::Zero {
+        let ready = self.subjects[index].machines[which].insert(ready);
+        let machine = &mut ready.machine;
+
+        if case.halt_poll == HaltPoll::Zero && ready.halt_poll != HaltPoll::Zero {
             machine.set_halt_poll(0)?;
-            subject.halt_poll = HaltPoll::Zero;
+            ready.halt_poll = HaltPoll::Zero;
         }
         let job = job(case, sends, machine.tsc_khz());
         if fresh {
@@ -273,6 +386,14 @@ impl Session {
         }
         let counts = machine.run_job(Some(&job), JOB_LIMIT)?;
         Measurement::collect(machine, &counts)
+    }
+}
+
+/// Lets a guest register that is known to be able to.
+fn register(machine: &mut Machine) -> Result<(), Error> {
+    match machine.register(JOB_LIMIT)? {
+        REGISTERED => Ok(()),
+        answer => Err(Error::NotRegistered(answer)),
     }
 }
 
@@ -288,13 +409,9 @@ fn job(case: &Case, sends: u32, tsc_khz: u32) -> Job {
         work: case.work,
         mechanism: case.mechanism,
         pattern: case.pattern,
-        rest: case.rest,
+        rest: case.target.rest(),
         sends,
-        gap: if case.rest == Rest::Halted {
-            cycles(GAP)
-        } else {
-            0
-        },
+        gap: if case.target.halts() { cycles(GAP) } else { 0 },
         patience: cycles(PATIENCE),
     }
 }
@@ -302,7 +419,7 @@ fn job(case: &Case, sends: u32, tsc_khz: u32) -> Job {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::{exit_plan, ipi_plan};
+    use crate::bench::{exit_plan, ipi_plan, Extent};
 
     fn session(cpus: &str) -> Session {
         let options = Options {
@@ -314,24 +431,35 @@ mod tests {
         Session::new(options).unwrap()
     }
 
+    fn plan() -> Vec<Case> {
+        ipi_plan(&Extent {
+            unicast: vec![2],
+            broadcast: vec![16],
+            preempted: vec![3],
+            full: true,
+        })
+    }
+
     #[test]
     fn broadcasts_and_turns_need_fewer_sends() {
-        let case = |cpus: &str, case| session(cpus).sends(case, 900);
-        let plan = ipi_plan(&[2], &[16]);
-        let find = |pattern, rest| {
-            plan.iter()
-                .find(|case| (case.pattern, case.rest) == (pattern, rest))
-                .unwrap()
+        let sends = |cpus: &str, pattern, target| {
+            let plan = plan();
+            let case = plan
+                .iter()
+                .find(|case| (case.pattern, case.target) == (pattern, target))
+                .unwrap();
+            session(cpus).sends(case, 900)
         };
-        assert_eq!(case("0-1", find(Pattern::Unicast, Rest::Busy)), 900);
-        assert_eq!(case("0", find(Pattern::Unicast, Rest::Busy)), 900 / TURNS);
-        assert_eq!(case("0-1", find(Pattern::Broadcast, Rest::Halted)), 60);
+        assert_eq!(sends("0-1", Pattern::Unicast, Target::Busy), 900);
+        assert_eq!(sends("0", Pattern::Unicast, Target::Busy), 900 / TURNS);
+        assert_eq!(sends("0-1", Pattern::Broadcast, Target::Halted), 60);
+        assert_eq!(sends("0-1", Pattern::Broadcast, Target::Busy), 60 / TURNS);
+        assert_eq!(sends("0-31", Pattern::Broadcast, Target::Busy), 60);
         assert_eq!(
-            case("0-1", find(Pattern::Broadcast, Rest::Busy)),
-            60 / TURNS
+            sends("0-31", Pattern::Unicast, Target::Preempted),
+            900 / TURNS
         );
-        assert_eq!(case("0-31", find(Pattern::Broadcast, Rest::Busy)), 60);
-        assert_eq!(case("0", &exit_plan()[0]), 900);
+        assert_eq!(session("0").sends(&exit_plan()[0], 900), 900);
     }
 
     #[test]
@@ -344,14 +472,11 @@ mod tests {
 
     #[test]
     fn jobs_give_targets_time_to_halt_only_if_they_do() {
-        let plan = ipi_plan(&[2], &[]);
-        let jobs: Vec<_> = plan.iter().map(|case| job(case, 5, 2_000_000)).collect();
-        assert_eq!(
-            jobs.iter().map(|job| job.gap).collect::<Vec<_>>(),
-            [0, 0, 200_000, 200_000, 200_000, 200_000]
-        );
-        assert!(jobs
-            .iter()
-            .all(|job| job.patience == 120_000_000_000 && job.sends == 5));
+        for case in plan() {
+            let job = job(&case, 5, 2_000_000);
+            let halts = matches!(case.target, Target::Halted | Target::Mixed);
+            assert_eq!(job.gap, if halts { 200_000 } else { 0 }, "{case}");
+            assert_eq!((job.patience, job.sends), (120_000_000_000, 5));
+        }
     }
 }

@@ -2,6 +2,8 @@
 
 //! Results, as a table.
 
+use std::ops::Range;
+
 use comfy_table::{presets, CellAlignment, Table};
 
 use super::report::{Report, Row};
@@ -44,28 +46,40 @@ pub fn table(report: &Report) -> Table {
             target(&case[0]),
             case[0].vcpus.to_string(),
         ];
-        line.extend(case.iter().map(|row| {
-            let (exits, timer) = (row.exits_per_event, row.timer_exits_per_event);
-            format!(
-                "{:.2} + {:.2}",
-                exits.sender - timer.sender,
-                exits.target - timer.target
-            )
+        // Not every case can be measured on every device.
+        let cells = |devices: Range<usize>, text: &dyn Fn(&Row) -> Option<String>| {
+            devices
+                .map(|device| {
+                    let row = case.iter().find(|row| row.measured.1 == device);
+                    row.and_then(text).unwrap_or("-".into())
+                })
+                .collect::<Vec<_>>()
+        };
+        line.extend(cells(0..names.len(), &|row| Some(exits(row))));
+        line.extend(cells(1..names.len(), &|row| {
+            Some(format!("{:.3}", row.relative.as_ref()?.exits_without_timer))
         }));
-        let relative = || case.iter().filter_map(|row| row.relative.as_ref());
-        line.extend(relative().map(|relative| format!("{:.3}", relative.exits_without_timer)));
-        line.push(
-            case[0]
-                .cycles_per_event
-                .map_or("-".into(), |cycles| cycles.p50.to_string()),
-        );
-        line.extend(relative().map(|relative| format!("{:.2}", relative.cycles)));
+        line.extend(cells(0..names.len().min(1), &|row| {
+            Some(row.cycles_per_event?.p50.to_string())
+        }));
+        line.extend(cells(1..names.len(), &|row| {
+            Some(format!("{:.2}", row.relative.as_ref()?.cycles))
+        }));
         table.add_row(line);
     }
     for column in table.column_iter_mut().skip(3) {
         column.set_cell_alignment(CellAlignment::Right);
     }
     table
+}
+
+fn exits(row: &Row) -> String {
+    let (exits, timer) = (row.exits_per_event, row.timer_exits_per_event);
+    format!(
+        "{:.2} + {:.2}",
+        exits.sender - timer.sender,
+        exits.target - timer.target
+    )
 }
 
 fn target(row: &Row) -> String {

@@ -176,6 +176,7 @@ fn ipi(
         let (used, unused) = match mechanism {
             Mechanism::X2Apic => (sender[Reason::Msr], sender[Reason::Hypercall]),
             Mechanism::PvIpi => (sender[Reason::Hypercall], sender[Reason::Msr]),
+            Mechanism::Pvirq => bail!("this test is not for pvirq"),
         };
         ensure!(
             (used, unused) == (SENDS.into(), 0),

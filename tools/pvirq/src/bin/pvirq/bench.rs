@@ -8,7 +8,7 @@ use anyhow::{ensure, Context, Result};
 use clap::Subcommand;
 use mini_guest::MAX_VCPUS;
 use pvirq::{
-    bench::{self, Case, Options, Relative, Report, Session},
+    bench::{self, Case, Extent, Options, Relative, Report, Session},
     cpus::CpuList,
     device::{self, Device},
 };
@@ -20,7 +20,7 @@ const STATUS_DIFFERENT: u8 = 3;
 
 /// Events for each case and device, and the time after which a case ends with fewer.
 const EVENTS: u32 = 600;
-const CASE_LIMIT: Duration = Duration::from_millis(800);
+const CASE_LIMIT: Duration = Duration::from_millis(400);
 /// Events for each case and device if there is time.
 const EVENTS_FULL: u32 = 10_000;
 
@@ -73,15 +73,15 @@ struct IpiArgs {
     #[arg(long, value_parser = ["unicast", "broadcast"])]
     case: Option<String>,
 
-    /// Only this mechanism: the x2APIC's interrupt command register, or KVM's hypercall
-    #[arg(long, value_parser = ["x2apic", "pv-ipi"])]
+    /// Only this mechanism: the x2APIC's interrupt command register, KVM's hypercall, or pvirq's posts
+    #[arg(long, value_parser = ["x2apic", "pv-ipi", "pvirq"])]
     mechanism: Option<String>,
 
     /// Only targets that do this until they are interrupted
-    #[arg(long, value_parser = ["busy", "halted"])]
+    #[arg(long, value_parser = ["busy", "halted", "polling-guest", "mixed", "preempted"])]
     target: Option<String>,
 
-    /// Only machines with so many vCPUs [default: 2 (unicast) and 4, 8, 16 (broadcast); more with --full]
+    /// Only machines with so many vCPUs [default: 2 (unicast), 4, 8, 16 (broadcast), 3, 5 (preempted); more with --full]
     #[arg(long, value_name = "N,...", value_delimiter = ',', value_parser = clap::value_parser!(u8).range(2..=MAX_VCPUS as i64))]
     vcpus: Vec<u8>,
 
@@ -149,6 +149,7 @@ fn ipi(args: &IpiArgs) -> Result<ExitCode> {
         );
     }
     let plan = args.plan();
+    ensure!(!plan.is_empty(), "no case is like that");
     let events = args
         .events
         .unwrap_or(if args.full { EVENTS_FULL } else { EVENTS });
@@ -164,18 +165,34 @@ impl IpiArgs {
     /// The cases that are wanted.
     fn plan(&self) -> Vec<Case> {
         let chosen: Vec<usize> = self.vcpus.iter().copied().map(usize::from).collect();
-        let (unicast, broadcast): (&[usize], &[usize]) = match (chosen.as_slice(), self.full) {
-            ([], false) => (&[2], &[4, 8, 16]),
-            ([], true) => (&[2, 4, 8, 16], &[3, 4, 8, 12, 16, MAX_VCPUS]),
-            (chosen, _) => (chosen, chosen),
+        let extent = match (chosen.is_empty(), self.full) {
+            (true, false) => Extent {
+                unicast: vec![2],
+                broadcast: vec![4, 8, 16],
+                preempted: vec![3, 5],
+                full: false,
+            },
+            (true, true) => Extent {
+                unicast: vec![2, 4, 8, 16, 32, MAX_VCPUS],
+                broadcast: vec![3, 4, 8, 16, 32, MAX_VCPUS],
+                preempted: vec![3, 5],
+                full: true,
+            },
+            (false, full) => Extent {
+                unicast: chosen.clone(),
+                broadcast: chosen.clone(),
+                // A target that is alone is never preempted by another.
+                preempted: chosen.into_iter().filter(|&vcpus| vcpus > 2).collect(),
+                full,
+            },
         };
-        let mut plan = bench::ipi_plan(unicast, broadcast);
+        let mut plan = bench::ipi_plan(&extent);
         let wanted =
             |wanted: &Option<String>, name| wanted.as_ref().is_none_or(|wanted| wanted == name);
         plan.retain(|case| {
             wanted(&self.case, case.name())
                 && wanted(&self.mechanism, case.mechanism())
-                && wanted(&self.target, case.target())
+                && wanted(&self.target, case.target.name())
         });
         plan
     }
@@ -193,16 +210,28 @@ fn exit(args: &ExitArgs) -> Result<ExitCode> {
 
 /// Measures all cases of a plan.
 fn measure(options: Options, plan: &[Case], events: u32) -> Result<Report> {
+    let scenes = || plan.chunk_by(|one, other| one.scene() == other.scene());
     let mut session = Session::new(options.clone())?;
     let mut report = Report::new(options, plan)?;
-    let pieces = plan.iter().map(|case| session.pieces(case, events)).sum();
-    let mut progress = Display::new(plan.len(), pieces);
+    let mut progress = Display::new(scenes().count());
 
-    for case in plan {
-        let measurements = session
-            .measure(case, events, &mut progress)
-            .with_context(|| case.to_string())?;
-        report.add(case, measurements);
+    if plan.iter().all(Case::posts) {
+        ensure!(
+            session.finds_pvirq(&mut progress)?,
+            "no guest finds pvirq on the devices; is pvirq.ko loaded, and {} measured?",
+            device::PVIRQ
+        );
+    }
+    let mut pieces = 0;
+    for scene in scenes() {
+        pieces += session.pieces(scene, events, &mut progress)?;
+    }
+    progress.set_pieces(pieces);
+    for scene in scenes() {
+        let measured = session
+            .measure(scene, events, &mut progress)
+            .with_context(|| scene[0].scene().to_string())?;
+        report.add(&measured);
     }
     progress.finish();
     report.set_baseline(session.baseline());
@@ -235,6 +264,9 @@ impl Common {
     ) -> Result<ExitCode> {
         println!("{}", bench::table(report));
         println!("Exits by the host's timer ticks are not in the table.");
+        if report.rows.iter().any(|row| row.posts.is_some()) {
+            println!("pvirq is compared with x2apic on the first device.");
+        }
         let (failures, runs) = (
             report.environment.baseline_failures,
             report.environment.baseline_runs,
@@ -255,7 +287,7 @@ impl Common {
         );
 
         let mut status = ExitCode::SUCCESS;
-        let rows = report.rows.iter().filter(|row| !row.is_by_chance());
+        let rows = report.rows.iter().filter(|row| row.is_comparable());
         for (row, relative) in rows.filter_map(|row| Some((row, row.relative.as_ref()?))) {
             let (ratio, difference, what) = compare(relative);
             // What is not a number is not within any bounds.

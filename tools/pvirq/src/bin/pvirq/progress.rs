@@ -1,31 +1,38 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! How far a benchmark is: a bar on a terminal, a line for each case elsewhere.
+//! How far a benchmark is: a bar on a terminal, a line for each scene elsewhere.
 
 use std::io::stderr;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use pvirq::bench::{Case, Progress};
+use pvirq::bench::{Progress, Scene};
 
 /// Shows progress on standard error.
 pub enum Display {
     /// A bar.
     Bar(ProgressBar),
-    /// A line for each case: how many there were, and how many there are.
+    /// A line for each scene: how many there were, and how many there are.
     Lines(usize, usize),
 }
 
 impl Display {
-    /// Shows the progress of `cases` cases, which have `pieces` pieces together.
-    pub fn new(cases: usize, pieces: u32) -> Self {
+    /// Shows the progress of so many scenes.
+    pub fn new(scenes: usize) -> Self {
         // A serial console is a terminal as well, but has no size, and what is drawn on it ends in a log.
         if terminal_size::terminal_size_of(stderr()).is_none() {
-            return Display::Lines(0, cases);
+            return Display::Lines(0, scenes);
         }
         let style =
             ProgressStyle::with_template("{bar:30} {percent:>3} % [{elapsed_precise}] {wide_msg}")
                 .unwrap_or_else(|_| ProgressStyle::default_bar());
-        Display::Bar(ProgressBar::new(pieces.into()).with_style(style))
+        Display::Bar(ProgressBar::new(0).with_style(style))
+    }
+
+    /// Says how many pieces all scenes have together.
+    pub fn set_pieces(&self, pieces: u32) {
+        if let Display::Bar(bar) = self {
+            bar.set_length(pieces.into());
+        }
     }
 
     /// Takes the bar away.
@@ -37,12 +44,12 @@ impl Display {
 }
 
 impl Progress for Display {
-    fn case(&mut self, case: &Case) {
+    fn scene(&mut self, scene: &Scene) {
         match self {
-            Display::Bar(bar) => bar.set_message(case.to_string()),
-            Display::Lines(done, cases) => {
+            Display::Bar(bar) => bar.set_message(scene.to_string()),
+            Display::Lines(done, scenes) => {
                 *done += 1;
-                eprintln!("[{done}/{cases}] {case}");
+                eprintln!("[{done}/{scenes}] {scene}");
             }
         }
     }

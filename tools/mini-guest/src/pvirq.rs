@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! The guest interface of pvirq, by its ports.
+
+use mini_guest::{Answer, Request};
+use pvirq_protocol::port::{
+    ReadRegister, WriteRegister, ABSENT, BASE, FEATURE_POST, MAGIC, VERSION,
+};
+
+use crate::cpu;
+
+fn read(register: ReadRegister) -> u32 {
+    // SAFETY: A read of these ports has no effect on memory.
+    unsafe { cpu::in_u32(BASE + register.offset()) }
+}
+
+fn write(register: WriteRegister, value: u32) {
+    // SAFETY: The host writes to descriptors only, which are atomics.
+    unsafe { cpu::out_u32(BASE + register.offset(), value) };
+}
+
+/// Finds the host and gives it a command.
+pub fn ask(request: &Request) -> Answer {
+    if read(ReadRegister::Magic) != MAGIC {
+        return Answer::NoHost;
+    }
+    let (version, features) = (read(ReadRegister::Version), read(ReadRegister::Features));
+    if version == ABSENT || version < VERSION.into() || features & FEATURE_POST == 0 {
+        return Answer::NoPosting;
+    }
+    let address = request.array.address;
+    write(WriteRegister::AddressLow, address as u32);
+    write(WriteRegister::AddressHigh, (address >> 32) as u32);
+    write(WriteRegister::Count, request.array.count);
+    write(WriteRegister::Command, request.command);
+    Answer::from_wire(read(ReadRegister::Status))
+}
