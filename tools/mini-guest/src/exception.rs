@@ -10,7 +10,7 @@ use core::{
     sync::atomic::{AtomicUsize, Ordering::SeqCst},
 };
 
-use mini_guest::IPI_VECTOR;
+use mini_guest::{IPI_VECTOR, STORM_VECTOR};
 
 use crate::{apic, console::Console, cpu, ipi, percpu, STATUS_CRASHED};
 
@@ -112,6 +112,7 @@ pub fn load_table() {
         let stub = exception_stubs as usize + vector * STUB_SIZE;
         let gate = match vector as u8 {
             IPI_VECTOR => Gate::new(ipi::ipi_entry as usize, percpu::INTERRUPT_STACK),
+            STORM_VECTOR => Gate::new(ipi::storm_entry as usize, percpu::INTERRUPT_STACK),
             ipi::WAKE_VECTOR => Gate::new(ipi::wake_entry as usize, percpu::INTERRUPT_STACK),
             apic::SPURIOUS_VECTOR => {
                 Gate::new(ipi::spurious_entry as usize, percpu::INTERRUPT_STACK)

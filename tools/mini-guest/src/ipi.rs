@@ -11,13 +11,25 @@ use core::{
     },
 };
 
-use mini_guest::{Mechanism, Shared, Slot, IPI_VECTOR};
+use mini_guest::{Mechanism, Shared, Slot, Storm, IPI_VECTOR, MAX_VCPUS, STORM_VECTOR};
 use pvirq_protocol::{post_all, Posted, Tally, Vector};
 
 use crate::{apic, cpu};
 
 /// The vector that ends a HLT and does nothing else.
 pub const WAKE_VECTOR: u8 = IPI_VECTOR + 1;
+
+/// [`IPI_VECTOR`], to be sent.
+pub const IPI: Vector = sendable(IPI_VECTOR);
+/// [`STORM_VECTOR`], to be sent.
+pub const STORM: Vector = sendable(STORM_VECTOR);
+
+const fn sendable(vector: u8) -> Vector {
+    match Vector::new(vector) {
+        Ok(vector) => vector,
+        Err(_) => panic!("the vector is reserved"),
+    }
+}
 
 const KVM_HC_SEND_IPI: u64 = 10;
 
@@ -34,7 +46,7 @@ pub fn wake_others() {
     apic::send_to_others(WAKE_VECTOR);
 }
 
-// Acknowledges the sequence number that the sender left in this vCPU's slot, which `gs` points to, counts, and ends
+// The IPI's acknowledges the sequence number that the sender left in this vCPU's slot, which `gs` points to, counts, and ends
 // the interrupt: by KVM's word if it says that this is enough, else by the register. KVM touches the word only while
 // this vCPU is out of guest mode, so the test needs no lock prefix.
 global_asm!(
@@ -66,6 +78,20 @@ global_asm!(
     "push rcx",
     "push rdx",
     "jmp 2b",
+    // Acknowledges the numbers of all senders.
+    ".globl storm_entry",
+    "storm_entry:",
+    "push rax",
+    "push rcx",
+    "push rdx",
+    "inc qword ptr gs:[{interrupts}]",
+    "mov rdx, qword ptr gs:[{storm}]",
+    "mov ecx, {vcpus}",
+    "4: mov rax, qword ptr [rdx + rcx * 8 + {storm_sent} - 8]",
+    "mov qword ptr [rdx + rcx * 8 + {storm_acknowledged} - 8], rax",
+    "dec ecx",
+    "jnz 4b",
+    "jmp 2b",
     // Interrupts that were gone when the CPU asked have no EOI.
     ".globl spurious_entry",
     "spurious_entry:",
@@ -75,23 +101,41 @@ global_asm!(
     acknowledged = const offset_of!(Slot, acknowledged),
     duplicates = const offset_of!(Slot, duplicates),
     pv_eoi = const offset_of!(Slot, pv_eoi),
+    storm = const offset_of!(Slot, storm),
+    storm_sent = const offset_of!(Storm, sent),
+    storm_acknowledged = const offset_of!(Storm, acknowledged),
+    vcpus = const MAX_VCPUS,
     eoi = const apic::MSR_X2APIC_EOI,
 );
 
 extern "C" {
     /// Where the CPU enters for the IPI's vector. Not for Rust to call.
     pub fn ipi_entry();
+    /// Where the CPU enters for the storm's vector. Not for Rust to call.
+    pub fn storm_entry();
     /// Where the CPU enters for the wake-up's vector. Not for Rust to call.
     pub fn wake_entry();
     /// Where the CPU enters for the spurious vector. Not for Rust to call.
     pub fn spurious_entry();
 }
 
-/// Handles an interrupt that this vCPU has found in its descriptor, as the handlers do. Interrupts must be off.
-pub fn handle(slot: &Slot, vector: Vector) {
-    if vector.get() != IPI_VECTOR {
-        return;
+/// Handles an interrupt that the vCPU `index`, this one, has found in its descriptor, as the handlers do. Interrupts must
+/// be off.
+pub fn handle(shared: &Shared, index: u32, vector: Vector) {
+    match vector.get() {
+        IPI_VECTOR => handle_ipi(&shared.slots[index as usize]),
+        STORM_VECTOR => {
+            add_one(&shared.slots[index as usize].interrupts);
+            let storm = &shared.storms[index as usize];
+            for (acknowledged, sent) in storm.acknowledged.iter().zip(&storm.sent) {
+                acknowledged.store(sent.load(Relaxed), Relaxed);
+            }
+        }
+        _ => {}
     }
+}
+
+fn handle_ipi(slot: &Slot) {
     let sent = slot.sent.load(SeqCst);
     add_one(&slot.interrupts);
     if sent == slot.acknowledged.load(Relaxed) {
@@ -101,7 +145,7 @@ pub fn handle(slot: &Slot, vector: Vector) {
 }
 
 /// Counts something that only this vCPU counts.
-fn add_one(counter: &AtomicU64) {
+pub fn add_one(counter: &AtomicU64) {
     counter.store(counter.load(Relaxed) + 1, Relaxed);
 }
 

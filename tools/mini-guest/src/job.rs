@@ -25,6 +25,8 @@ wire_enum! {
     Work {
         /// vCPU 0 sends interrupts, the others acknowledge them.
         Ipi,
+        /// All vCPUs send interrupts to each other at random, and rest at random meanwhile. See [`Storm`](crate::Storm).
+        Storm,
         /// vCPU 0 writes to [`port::NULL`](crate::port::NULL), the others rest.
         Exit,
         /// vCPU 0 gives the [command](crate::Request) that the VMM has left to its pvirq host, the others rest.
@@ -94,10 +96,12 @@ pub struct Job {
     pub pattern: Pattern,
     /// What targets do meanwhile.
     pub rest: Rest,
-    /// How often to send, or to write to the port.
+    /// How often to send, each vCPU in a storm, or to write to the port.
     pub sends: u32,
-    /// TSC cycles that the sender waits before each send, once the targets rest.
+    /// TSC cycles that the sender waits before each send, once the targets rest; in a storm, the longest rest.
     pub gap: u64,
+    /// What a storm's random numbers begin with.
+    pub seed: u64,
     /// TSC cycles after which an interrupt counts as lost.
     pub patience: u64,
 }
@@ -112,6 +116,7 @@ impl Job {
             rest: Rest::Busy,
             sends: 0,
             gap: 0,
+            seed: 0,
             patience: 0,
         }
     }
@@ -132,7 +137,7 @@ impl Job {
     /// The last send that reaches `target`, 0 if there is none: what it has to wait for.
     pub fn last_sequence(&self, target: u32, targets: u32) -> u32 {
         match (self.work, self.pattern) {
-            (Work::Exit | Work::Host | Work::Crash, _) => 0,
+            (Work::Storm | Work::Exit | Work::Host | Work::Crash, _) => 0,
             (Work::Ipi, Pattern::Broadcast) => self.sends,
             (Work::Ipi, Pattern::Unicast) if self.sends < target => 0,
             (Work::Ipi, Pattern::Unicast) => self.sends - (self.sends - target) % targets,
@@ -152,6 +157,7 @@ mod tests {
             mechanism: Mechanism::X2Apic,
             rest: Rest::Busy,
             gap: 0,
+            seed: 0,
             patience: 1,
         }
     }

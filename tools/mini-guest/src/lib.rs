@@ -14,16 +14,16 @@
 //! there is a host that answers them.
 #![cfg_attr(not(test), no_std)]
 
-use pvirq_protocol::Vector;
-
 mod host;
 mod job;
 mod shared;
+mod storm;
 
 pub use crate::{
     host::{Answer, Request},
     job::{Job, Mechanism, Pattern, Rest, Work},
     shared::{Mode, Shared, Slot, CYCLES_LEN},
+    storm::{Storm, Totals},
 };
 
 /// The largest number of vCPUs.
@@ -34,11 +34,8 @@ pub const MAX_VCPUS: usize = 64;
 /// The vector that the guest's interrupts between vCPUs use.
 pub const IPI_VECTOR: u8 = 0x40;
 
-/// [`IPI_VECTOR`], to be posted.
-pub const IPI: Vector = match Vector::new(IPI_VECTOR) {
-    Ok(vector) => vector,
-    Err(_) => panic!("the vector is reserved"),
-};
+/// The vector of the interrupts of a storm.
+pub const STORM_VECTOR: u8 = IPI_VECTOR + 2;
 
 /// I/O ports of the machine.
 pub mod port {

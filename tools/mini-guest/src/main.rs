@@ -12,6 +12,7 @@
 #![no_std]
 #![no_main]
 
+mod all_to_all;
 mod apic;
 mod console;
 mod cpu;
@@ -68,6 +69,8 @@ extern "C" fn main(shared: &'static Shared, index: usize) -> ! {
     // SAFETY: This vCPU runs on the stack of area `index`, so no other one uses that area, and interrupts are off.
     unsafe { percpu::load(index) };
     cpu::set_gs_base(&shared.slots[index]);
+    let storm = core::ptr::from_ref(&shared.storms[index]);
+    shared.slots[index].storm.store(storm as u64, Relaxed);
     apic::enable();
     if shared.pv_eoi.load(Relaxed) != 0 {
         apic::enable_pv_eoi(&shared.slots[index].pv_eoi);
@@ -103,6 +106,7 @@ fn work(shared: &'static Shared, job: &Job, index: u32) {
         (0, Work::Ipi) => sender::send(shared, job),
         (0, Work::Exit) => sender::exit(shared, job),
         (0, Work::Host) => shared.set_answer(pvirq::ask(&shared.request())),
+        (_, Work::Storm) => all_to_all::run(shared, job, index),
         (_, Work::Ipi) => target::wait(shared, job, index),
         (0, Work::Crash) | (_, Work::Exit | Work::Host) => {}
         (_, Work::Crash) => cpu::touch_nothing(),

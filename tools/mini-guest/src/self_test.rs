@@ -22,6 +22,7 @@ pub fn run(shared: &Shared, index: u32) -> ! {
         rest: Rest::Halted,
         sends: targets,
         gap: 0,
+        seed: 0,
         patience: PATIENCE,
     };
 

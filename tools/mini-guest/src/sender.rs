@@ -8,18 +8,18 @@ use core::{
     sync::atomic::Ordering::{Relaxed, SeqCst},
 };
 
-use mini_guest::{port, Job, Pattern, Shared, Slot, IPI};
+use mini_guest::{port, Job, Pattern, Shared, Slot};
 
 use crate::{
     console::Console,
     cpu, fail,
-    ipi::{self, Sends, Way},
+    ipi::{self, Sends, Way, IPI},
 };
 
 /// Spins until `done`, for `patience` cycles at most. Says whether it came true.
 ///
 /// There is no PAUSE in the loop: in a guest, enough of them cost an exit, which would be counted.
-fn spin_until(patience: u64, mut done: impl FnMut() -> bool) -> bool {
+pub fn spin_until(patience: u64, mut done: impl FnMut() -> bool) -> bool {
     let start = cpu::cycles();
     while !done() {
         if cpu::cycles().wrapping_sub(start) > patience {

@@ -15,6 +15,7 @@ use pvirq_protocol::{port::Array, Descriptor, Tally};
 use crate::{
     host::{Answer, Request},
     job::{Job, Mechanism, Pattern, Rest, Work},
+    storm::Storm,
     MAX_VCPUS,
 };
 
@@ -40,13 +41,16 @@ pub struct Slot {
     _sender: [u64; 7],
     /// Written by the interrupt handler: the last sequence number that it saw.
     pub acknowledged: AtomicU64,
-    /// Written by the interrupt handler: how often it ran.
+    /// Written by the interrupt handlers: how often they ran.
     pub interrupts: AtomicU64,
     /// Written by the interrupt handler: how often there was nothing new to acknowledge.
     pub duplicates: AtomicU64,
     /// Shared by KVM and the interrupt handler: KVM's "no EOI required" word.
     pub pv_eoi: AtomicU32,
-    _handler: [u32; 9],
+    _padding: u32,
+    /// Written by the vCPU at the start, for its interrupt handler: the address of its [`Storm`].
+    pub storm: AtomicU64,
+    _handler: [u64; 3],
     /// Written by the vCPU: the sequence number that it had acknowledged when it last went to rest, plus one.
     pub rested: AtomicU64,
     _vcpu: [u64; 7],
@@ -116,6 +120,7 @@ pub struct Shared {
     rest: AtomicU32,
     sends: AtomicU32,
     gap: AtomicU64,
+    seed: AtomicU64,
     patience: AtomicU64,
     command: AtomicU32,
     answer: AtomicU32,
@@ -125,6 +130,10 @@ pub struct Shared {
     pub events: AtomicU64,
     /// Interrupts that were not acknowledged in time.
     pub lost: AtomicU64,
+    /// The number of vCPUs that have sent all that they wanted to, in a storm.
+    pub finished: AtomicU32,
+    /// Written by vCPU 0 in a storm: 1 if nobody but itself is going to send any more, 2 if nobody is.
+    pub over: AtomicU32,
     /// What became of the job's posts.
     pub posts: Posts,
     /// How often the job's senders made use of the platform's own ways to send, for one target or for several.
@@ -133,6 +142,8 @@ pub struct Shared {
     pub slots: [Slot; MAX_VCPUS],
     /// One for each vCPU, by its APIC ID. What is registered is up to the VMM.
     pub descriptors: Descriptors,
+    /// One for each vCPU as a target.
+    pub storms: [Storm; MAX_VCPUS],
     /// Cycles from a send to its acknowledgement, of the first [`CYCLES_LEN`] events.
     pub cycles: [AtomicU64; CYCLES_LEN],
 }
@@ -156,11 +167,15 @@ impl Shared {
         self.rest.store(job.rest as u32, Relaxed);
         self.sends.store(job.sends, Relaxed);
         self.gap.store(job.gap, Relaxed);
+        self.seed.store(job.seed, Relaxed);
         self.patience.store(job.patience, Relaxed);
         self.events.store(0, Relaxed);
         self.lost.store(0, Relaxed);
         self.posts.clear();
         self.native_sends.store(0, Relaxed);
+        self.finished.store(0, Relaxed);
+        self.over.store(0, Relaxed);
+        self.storms.iter().for_each(Storm::clear);
         for slot in &self.slots {
             slot.sent.store(0, Relaxed);
             slot.acknowledged.store(0, Relaxed);
@@ -214,6 +229,7 @@ impl Shared {
             rest: Rest::from_wire(self.rest.load(Relaxed))?,
             sends: self.sends.load(Relaxed),
             gap: self.gap.load(Relaxed),
+            seed: self.seed.load(Relaxed),
             patience: self.patience.load(Relaxed),
         })
     }
@@ -237,6 +253,7 @@ mod tests {
         .map(|offset| offset / 64);
         assert_eq!(lines, [0, 1, 2]);
         assert_eq!(offset_of!(Slot, pv_eoi) / 64, 1);
+        assert_eq!(offset_of!(Slot, storm) / 64, 1);
         assert_eq!((size_of::<Slot>(), align_of::<Slot>()), (192, 64));
         assert_eq!(offset_of!(Shared, slots) % 64, 0);
         assert_eq!(offset_of!(Shared, descriptors) as u64 % ARRAY_ALIGN, 0);
@@ -261,6 +278,7 @@ mod tests {
             rest: Rest::Halted,
             sends: 5,
             gap: 6,
+            seed: 8,
             patience: 7,
         };
         shared.set_job(&job);

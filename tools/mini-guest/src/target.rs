@@ -7,7 +7,7 @@ use core::{
     sync::atomic::Ordering::{Relaxed, SeqCst},
 };
 
-use mini_guest::{Job, Rest, Shared, Slot};
+use mini_guest::{Job, Rest, Shared};
 use pvirq_protocol::Descriptor;
 
 use crate::{cpu, ipi};
@@ -41,7 +41,7 @@ pub fn wait(shared: &Shared, job: &Job, index: u32) {
             Rest::Halted => cpu::halt(),
             Rest::Polling => {
                 poll(descriptor, goes_on);
-                leave_polling(slot, descriptor);
+                leave_polling(shared, index);
             }
             Rest::Busy | Rest::Mixed => {
                 cpu::enable_interrupts();
@@ -62,14 +62,16 @@ pub fn poll(descriptor: &Descriptor, mut goes_on: impl FnMut() -> bool) {
     while !descriptor.has_pending() && goes_on() {}
 }
 
-/// Handles what is in the descriptor, and says how much that was. Interrupts are off afterwards.
-pub fn leave_polling(slot: &Slot, descriptor: &Descriptor) -> u32 {
+/// Leaves the polling state, handles what is in the vCPU's descriptor, and says how much that was. Interrupts are off
+/// afterwards.
+pub fn leave_polling(shared: &Shared, index: u32) -> u32 {
     cpu::disable_interrupts();
+    let descriptor = &shared.descriptors[index as usize];
     let vectors = descriptor.leave_polling();
 
     descriptor.count_drained(&vectors);
     for vector in vectors {
-        ipi::handle(slot, vector);
+        ipi::handle(shared, index, vector);
     }
     vectors.len()
 }

@@ -91,6 +91,9 @@ pub enum Error {
     /// The guest could register its descriptors once, and then it could not.
     #[error("the guest's descriptors were not registered: {0:?}")]
     NotRegistered(Answer),
+    /// Everything has been acknowledged, and still something is pending.
+    #[error("something is pending in the descriptor of vCPU {0} after a storm")]
+    Pending(usize),
     /// Exits cannot be counted.
     #[error("cannot count exits: {0}")]
     Count(String),

@@ -70,6 +70,8 @@ pub enum Place {
     SenderAlone,
     /// The sender has the first for itself, the targets share the second.
     TargetsTogether,
+    /// All share all.
+    InTurn,
 }
 
 impl Place {
@@ -78,6 +80,7 @@ impl Place {
         match self {
             Place::SenderAlone => cpus.first_alone(vcpus),
             Place::TargetsTogether => cpus.rest_together(vcpus),
+            Place::InTurn => cpus.in_turn(vcpus),
         }
     }
 }
@@ -103,7 +106,7 @@ impl Case {
     /// The benchmark's name in results.
     pub fn bench(&self) -> &'static str {
         match self.work {
-            Work::Ipi => "ipi",
+            Work::Ipi | Work::Storm => "ipi",
             _ => "exit",
         }
     }
@@ -113,6 +116,7 @@ impl Case {
         match (self.work, self.pattern) {
             (Work::Ipi, Pattern::Unicast) => "unicast",
             (Work::Ipi, Pattern::Broadcast) => "broadcast",
+            (Work::Storm, _) => "storm",
             _ => "user-space",
         }
     }
@@ -120,22 +124,23 @@ impl Case {
     /// The mechanism's name in results.
     pub fn mechanism(&self) -> &'static str {
         match (self.work, self.mechanism) {
-            (Work::Ipi, Mechanism::X2Apic) => "x2apic",
-            (Work::Ipi, Mechanism::PvIpi) => "pv-ipi",
-            (Work::Ipi, Mechanism::Pvirq) => "pvirq",
+            (Work::Ipi | Work::Storm, Mechanism::X2Apic) => "x2apic",
+            (Work::Ipi | Work::Storm, Mechanism::PvIpi) => "pv-ipi",
+            (Work::Ipi | Work::Storm, Mechanism::Pvirq) => "pvirq",
             _ => "port",
         }
     }
 
     /// Whether the guest has to register with a pvirq host for it.
     pub fn posts(&self) -> bool {
-        self.work == Work::Ipi && self.mechanism == Mechanism::Pvirq
+        matches!(self.work, Work::Ipi | Work::Storm) && self.mechanism == Mechanism::Pvirq
     }
 
     /// Where its vCPUs are.
     pub fn place(&self) -> Place {
-        match self.target {
-            Target::Preempted => Place::TargetsTogether,
+        match (self.work, self.target) {
+            (Work::Storm, _) => Place::InTurn,
+            (_, Target::Preempted) => Place::TargetsTogether,
             _ => Place::SenderAlone,
         }
     }
@@ -186,6 +191,8 @@ pub struct Extent {
     pub broadcast: Vec<usize>,
     /// One target at a time, of several that share a CPU.
     pub preempted: Vec<usize>,
+    /// All to all.
+    pub storm: Vec<usize>,
     /// Whether each mechanism is measured with each kind of target, even where it cannot make a difference.
     pub full: bool,
 }
@@ -210,15 +217,16 @@ pub fn ipi_plan(extent: &Extent) -> Vec<Case> {
     let preempted = [(Target::Preempted, HaltPoll::Default, some)];
 
     let mut cases = Vec::new();
-    for (sizes, pattern, targets) in [
-        (&extent.unicast, Pattern::Unicast, unicast.as_slice()),
-        (&extent.broadcast, Pattern::Broadcast, &broadcast),
-        (&extent.preempted, Pattern::Unicast, &preempted),
+    for (sizes, work, pattern, targets) in [
+        (&extent.unicast, Work::Ipi, Pattern::Unicast, &unicast[..]),
+        (&extent.broadcast, Work::Ipi, Pattern::Broadcast, &broadcast),
+        (&extent.preempted, Work::Ipi, Pattern::Unicast, &preempted),
+        (&extent.storm, Work::Storm, Pattern::Unicast, &mixed),
     ] {
         for &vcpus in sizes {
             for &(target, halt_poll, mechanisms) in targets {
                 cases.extend(mechanisms.iter().map(|&mechanism| Case {
-                    work: Work::Ipi,
+                    work,
                     pattern,
                     mechanism,
                     target,
@@ -253,6 +261,7 @@ mod tests {
             unicast: vec![2, 16],
             broadcast: vec![4, 16],
             preempted: vec![3, 5],
+            storm: vec![8],
             full,
         }
     }
@@ -260,7 +269,7 @@ mod tests {
     #[test]
     fn cases_share_machines_and_never_undo_halt_poll() {
         let plan = ipi_plan(&extent(true));
-        assert_eq!(plan.len(), (2 * 4 + 2 * 5 + 2) * 3);
+        assert_eq!(plan.len(), (2 * 4 + 2 * 5 + 2 + 1) * 3);
         let key = |case: &Case| (case.vcpus, case.place(), case.halt_poll);
         assert!(plan.windows(2).all(|pair| key(&pair[0]) <= key(&pair[1])));
         assert!(plan
@@ -272,7 +281,7 @@ mod tests {
     fn mechanisms_of_a_scene_follow_each_other() {
         let plan = ipi_plan(&extent(false));
         let scenes: Vec<_> = plan.chunk_by(|a, b| a.scene() == b.scene()).collect();
-        assert_eq!(scenes.len(), 2 * 4 + 2 * 5 + 2);
+        assert_eq!(scenes.len(), 2 * 4 + 2 * 5 + 2 + 1);
         for (index, scene) in scenes.iter().enumerate() {
             assert!(scenes[index + 1..]
                 .iter()

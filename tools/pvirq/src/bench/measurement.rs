@@ -4,7 +4,7 @@
 
 use std::sync::atomic::Ordering::SeqCst;
 
-use mini_guest::CYCLES_LEN;
+use mini_guest::{Shared, Work, CYCLES_LEN};
 use pvirq_protocol::Tally;
 
 use super::summary::Summary;
@@ -45,14 +45,15 @@ pub struct Measurement {
 pub struct Piece {
     /// Exits per event of sender and targets, timer ticks aside.
     pub exits: f64,
-    /// The median of cycles per event.
+    /// The median of cycles per event; not a number if they were not measured.
     pub cycles: f64,
 }
 
 impl Measurement {
     /// Takes what a job left.
-    pub fn collect(machine: &Machine, counts: &[Counts]) -> Result<Self, Error> {
+    pub fn collect(machine: &Machine, work: Work, counts: &[Counts]) -> Result<Self, Error> {
         let shared = machine.shared()?;
+        let storm = work == Work::Storm;
         let delivered = shared.events.load(SeqCst);
         let slots = &shared.slots[..machine.vcpus()];
         let mut measurement = Measurement {
@@ -63,6 +64,9 @@ impl Measurement {
             native_sends: shared.native_sends.load(SeqCst),
             ..Default::default()
         };
+        if storm {
+            measurement.add_storm(shared, machine.vcpus())?;
+        }
         if measurement.lost != 0 {
             measurement.console = machine.console();
         }
@@ -72,8 +76,9 @@ impl Measurement {
                 .statistics
                 .agree_with(&exits)
                 .map_err(|disagreement| Error::Count(format!("vCPU {vcpu}: {disagreement}")))?;
-            // The port that says that the job is done is not part of it.
-            if !exits.forget(Reason::Io) {
+            // The port that says that the job is done is not part of it, nor is the one at the end of a storm.
+            let ports = 1 + u32::from(storm && measurement.lost == 0);
+            if !(0..ports).all(|_| exits.forget(Reason::Io)) {
                 return Err(Error::Count(format!(
                     "vCPU {vcpu} has parked without an exit"
                 )));
@@ -85,15 +90,37 @@ impl Measurement {
             };
             *side += exits;
         }
+        // None of a storm.
         let cycles = &shared.cycles[..CYCLES_LEN.min(delivered as usize)];
         measurement.cycles = cycles.iter().map(|cycles| cycles.load(SeqCst)).collect();
         let exits = measurement.sender.without_timer() + measurement.target.without_timer();
         let summary = Summary::of(&mut measurement.cycles.clone());
-        measurement.pieces.extend(summary.map(|summary| Piece {
-            exits: exits as f64 / measurement.events() as f64,
-            cycles: summary.p50 as f64,
-        }));
+        if measurement.delivered != 0 {
+            measurement.pieces.push(Piece {
+                exits: exits as f64 / measurement.events() as f64,
+                cycles: summary.map_or(f64::NAN, |summary| summary.p50 as f64),
+            });
+        }
         Ok(measurement)
+    }
+
+    /// Adds what the vCPUs have noted of a storm.
+    fn add_storm(&mut self, shared: &Shared, vcpus: usize) -> Result<(), Error> {
+        let mut missing = 0;
+        for vcpu in 0..vcpus {
+            let totals = shared.storms[vcpu].totals();
+            let interrupts = shared.slots[vcpu].interrupts.load(SeqCst);
+
+            self.delivered += totals.sent - totals.missing;
+            missing += totals.missing;
+            self.duplicates += interrupts.saturating_sub(totals.deliveries);
+        }
+        // The guest's count is from before it woke those that had been left asleep.
+        self.lost = self.lost.max(missing);
+        match (0..vcpus).find(|&vcpu| shared.descriptors[vcpu].has_pending()) {
+            Some(vcpu) if self.lost == 0 => Err(Error::Pending(vcpu)),
+            _ => Ok(()),
+        }
     }
 
     /// Adds what was measured later.

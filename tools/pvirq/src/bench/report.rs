@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use mini_guest::Mechanism;
+use mini_guest::{Mechanism, Work};
 use pvirq_protocol::Tally;
 use serde::Serialize;
 
@@ -57,7 +57,7 @@ pub struct Relative {
     /// Median over the pairs of the ratio of exits per event, without those that the host's timer caused: they come
     /// with time, not with events.
     pub exits_without_timer: f64,
-    /// Median over the pairs of the ratio of median cycles.
+    /// Median over the pairs of the ratio of median cycles; not a number if they were not measured.
     pub cycles: f64,
 }
 
@@ -143,7 +143,9 @@ impl Row {
     /// they depend on which of several targets happens to run on their CPU when it is interrupted.
     pub fn is_comparable(&self) -> bool {
         let (case, _) = &self.measured;
-        !case.posts() && (self.overcommit == 1 || case.target == Target::Halted)
+        case.work != Work::Storm
+            && !case.posts()
+            && (self.overcommit == 1 || case.target == Target::Halted)
     }
 }
 

@@ -41,6 +41,10 @@ const GAP: Duration = Duration::from_micros(100);
 
 /// The largest number of sends, or exits, in a row on one device.
 const PIECE: u32 = 50;
+/// The same for each vCPU of a storm. All of a vCPU's exits must fit into the trace.
+const PIECE_STORM: u32 = 250;
+/// The longest rest of a vCPU in a storm.
+const STORM_REST: Duration = Duration::from_micros(100);
 /// The least number of pieces, if there are as many sends. It is even, so that every device is as often first.
 const PIECES_MIN: u32 = 4;
 /// The number of pieces after which a case may end because it takes too long.
@@ -211,14 +215,15 @@ impl Session {
         let pairs = self.pairs(scene, progress)?;
         Ok(pairs
             .iter()
-            .map(|(case, _)| rounds(self.sends(case, events)))
+            .map(|(case, _)| rounds(case, self.sends(case, events)))
             .sum())
     }
 
-    /// The number of sends that give about `events` events.
+    /// The number of sends, by each vCPU in a storm, that give about `events` events.
     fn sends(&self, case: &Case, events: u32) -> u32 {
         let targets = match (case.work, case.pattern) {
             (Work::Ipi, Pattern::Broadcast) => case.vcpus as u32 - 1,
+            (Work::Storm, _) => return events.div_ceil(case.vcpus as u32),
             _ => 1,
         };
         events.div_ceil(targets * self.turns(case))
@@ -249,7 +254,7 @@ impl Session {
         let mut measurements = vec![Measurement::default(); pairs.len()];
         // Mechanisms make no difference here.
         let sends = self.sends(first, events);
-        let rounds = rounds(sends);
+        let rounds = rounds(first, sends);
 
         let start = Instant::now();
         for round in 0..rounds {
@@ -269,7 +274,7 @@ impl Session {
             };
             for index in order {
                 let (case, device) = &pairs[index];
-                let piece = self.piece(*device, case, sends, progress)?;
+                let piece = self.piece(*device, case, sends, round, progress)?;
                 if piece.lost != 0 {
                     let device = self.subjects[*device].device.path().display();
                     progress.note(&format!(
@@ -298,12 +303,15 @@ impl Session {
         index: usize,
         case: &Case,
         sends: u32,
+        round: u32,
         progress: &mut dyn Progress,
     ) -> Result<Measurement, Error> {
         self.retry(index, case, progress, |session| {
-            session.try_piece(index, case, sends).inspect_err(|_| {
-                session.subjects[index].machines[usize::from(case.posts())] = None;
-            })
+            session
+                .try_piece(index, case, sends, round)
+                .inspect_err(|_| {
+                    session.subjects[index].machines[usize::from(case.posts())] = None;
+                })
         })
     }
 
@@ -349,7 +357,13 @@ impl Session {
         Ok(machine)
     }
 
-    fn try_piece(&mut self, index: usize, case: &Case, sends: u32) -> Result<Measurement, Error> {
+    fn try_piece(
+        &mut self,
+        index: usize,
+        case: &Case,
+        sends: u32,
+        round: u32,
+    ) -> Result<Measurement, Error> {
         let cpus = case.place().cpus(&self.options.cpus, case.vcpus);
         let which = usize::from(case.posts());
         let reusable = |ready: &Ready| ready.cpus == cpus && ready.halt_poll <= case.halt_poll;
@@ -379,13 +393,13 @@ impl Session {
             machine.set_halt_poll(0)?;
             ready.halt_poll = HaltPoll::Zero;
         }
-        let job = job(case, sends, machine.tsc_khz());
+        let job = job(case, sends, round, machine.tsc_khz());
         if fresh {
             // What happens once only, such as first accesses to memory, is not part of the measurement.
             machine.run_job(Some(&Job { sends: 2, ..job }), JOB_LIMIT)?;
         }
         let counts = machine.run_job(Some(&job), JOB_LIMIT)?;
-        Measurement::collect(machine, &counts)
+        Measurement::collect(machine, case.work, &counts)
     }
 }
 
@@ -398,12 +412,16 @@ fn register(machine: &mut Machine) -> Result<(), Error> {
 }
 
 /// The number of pieces on each device.
-fn rounds(sends: u32) -> u32 {
-    sends.div_ceil(PIECE).max(PIECES_MIN).min(sends)
+fn rounds(case: &Case, sends: u32) -> u32 {
+    let piece = match case.work {
+        Work::Storm => PIECE_STORM,
+        _ => PIECE,
+    };
+    sends.div_ceil(piece).max(PIECES_MIN).min(sends)
 }
 
 /// The job of a piece.
-fn job(case: &Case, sends: u32, tsc_khz: u32) -> Job {
+fn job(case: &Case, sends: u32, round: u32, tsc_khz: u32) -> Job {
     let cycles = |time: Duration| time.as_micros() as u64 * u64::from(tsc_khz) / 1000;
     Job {
         work: case.work,
@@ -411,7 +429,13 @@ fn job(case: &Case, sends: u32, tsc_khz: u32) -> Job {
         pattern: case.pattern,
         rest: case.target.rest(),
         sends,
-        gap: if case.target.halts() { cycles(GAP) } else { 0 },
+        gap: match case.work {
+            Work::Storm => cycles(STORM_REST),
+            _ if case.target.halts() => cycles(GAP),
+            _ => 0,
+        },
+        // The same for all devices and mechanisms.
+        seed: round.into(),
         patience: cycles(PATIENCE),
     }
 }
@@ -436,6 +460,7 @@ mod tests {
             unicast: vec![2],
             broadcast: vec![16],
             preempted: vec![3],
+            storm: vec![8],
             full: true,
         })
     }
@@ -465,7 +490,7 @@ mod tests {
     #[test]
     fn pieces_are_small_and_several() {
         assert_eq!(
-            [1, 3, 4, 50, 199, 200, 201, 500].map(rounds),
+            [1, 3, 4, 50, 199, 200, 201, 500].map(|sends| rounds(&exit_plan()[0], sends)),
             [1, 3, 4, 4, 4, 4, 5, 10]
         );
     }
@@ -473,7 +498,7 @@ mod tests {
     #[test]
     fn jobs_give_targets_time_to_halt_only_if_they_do() {
         for case in plan() {
-            let job = job(&case, 5, 2_000_000);
+            let job = job(&case, 5, 1, 2_000_000);
             let halts = matches!(case.target, Target::Halted | Target::Mixed);
             assert_eq!(job.gap, if halts { 200_000 } else { 0 }, "{case}");
             assert_eq!((job.patience, job.sends), (120_000_000_000, 5));

@@ -63,7 +63,8 @@ pub fn table(report: &Report) -> Table {
             Some(row.cycles_per_event?.p50.to_string())
         }));
         line.extend(cells(1..names.len(), &|row| {
-            Some(format!("{:.2}", row.relative.as_ref()?.cycles))
+            let cycles = row.relative.as_ref()?.cycles;
+            (!cycles.is_nan()).then(|| format!("{cycles:.2}"))
         }));
         table.add_row(line);
     }

@@ -91,6 +91,7 @@ fn job(work: Work) -> Job {
         rest: Rest::Halted,
         sends: SENDS,
         gap: 0,
+        seed: 0,
         patience: PATIENCE,
     }
 }

@@ -69,8 +69,8 @@ struct IpiArgs {
     #[arg(long)]
     full: bool,
 
-    /// Only this kind of destination: one target at a time, or all at once
-    #[arg(long, value_parser = ["unicast", "broadcast"])]
+    /// Only this case: one target at a time, all at once, or all to all at random
+    #[arg(long, value_parser = ["unicast", "broadcast", "storm"])]
     case: Option<String>,
 
     /// Only this mechanism: the x2APIC's interrupt command register, KVM's hypercall, or pvirq's posts
@@ -81,7 +81,7 @@ struct IpiArgs {
     #[arg(long, value_parser = ["busy", "halted", "polling-guest", "mixed", "preempted"])]
     target: Option<String>,
 
-    /// Only machines with so many vCPUs [default: 2 (unicast), 4, 8, 16 (broadcast), 3, 5 (preempted); more with --full]
+    /// Only machines with so many vCPUs [default: 2 (unicast), 4, 8, 16 (broadcast), 3, 5 (preempted), 8 (storm); more with --full]
     #[arg(long, value_name = "N,...", value_delimiter = ',', value_parser = clap::value_parser!(u8).range(2..=MAX_VCPUS as i64))]
     vcpus: Vec<u8>,
 
@@ -165,27 +165,35 @@ impl IpiArgs {
     /// The cases that are wanted.
     fn plan(&self) -> Vec<Case> {
         let chosen: Vec<usize> = self.vcpus.iter().copied().map(usize::from).collect();
-        let extent = match (chosen.is_empty(), self.full) {
+        // A storm is no measurement in the first place, but a test.
+        let storm = self.full || self.case.as_deref() == Some("storm");
+        let mut extent = match (chosen.is_empty(), self.full) {
             (true, false) => Extent {
                 unicast: vec![2],
                 broadcast: vec![4, 8, 16],
                 preempted: vec![3, 5],
+                storm: vec![8],
                 full: false,
             },
             (true, true) => Extent {
                 unicast: vec![2, 4, 8, 16, 32, MAX_VCPUS],
                 broadcast: vec![3, 4, 8, 16, 32, MAX_VCPUS],
                 preempted: vec![3, 5],
+                storm: vec![8],
                 full: true,
             },
             (false, full) => Extent {
                 unicast: chosen.clone(),
                 broadcast: chosen.clone(),
                 // A target that is alone is never preempted by another.
-                preempted: chosen.into_iter().filter(|&vcpus| vcpus > 2).collect(),
+                preempted: chosen.iter().copied().filter(|&n| n > 2).collect(),
+                storm: chosen,
                 full,
             },
         };
+        if !storm {
+            extent.storm.clear();
+        }
         let mut plan = bench::ipi_plan(&extent);
         let wanted =
             |wanted: &Option<String>, name| wanted.as_ref().is_none_or(|wanted| wanted == name);

@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! Every vCPU's part of a storm: it sends interrupts to all others at random, and rests at random meanwhile.
+//!
+//! A vCPU that halts relies on somebody to wake it up, and the only interrupts are the storm's. So vCPU 0 never halts,
+//! and goes on to send until the others have sent all of theirs. Then it says that the storm is over, sends each of them
+//! one last interrupt, which finds those that halt, and nobody halts any more. If an interrupt is lost after all, vCPU 0
+//! loses its patience, counts, and only then wakes the others by other means, which would make good for it.
+
+use core::{fmt::Write, sync::atomic::Ordering::SeqCst};
+
+use mini_guest::{port, Job, Shared};
+
+use crate::{
+    console::Console,
+    cpu, fail,
+    ipi::{self, add_one, Sends, Way, STORM},
+    sender::spin_until,
+    target,
+};
+
+/// An xorshift generator, which is not to be seeded with 0.
+struct Random(u64);
+
+impl Random {
+    fn new(seed: u64, index: u32) -> Self {
+        Random(((seed << 8) | u64::from(index) | 0x80).wrapping_mul(0x9e37_79b9_7f4a_7c15))
+    }
+
+    /// A number below `end`.
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        // The upper bits are the better ones.
+        (self.0 >> 16) % end
+    }
+}
+
+/// A vCPU in a storm.
+struct Vcpu<'a> {
+    shared: &'a Shared,
+    job: &'a Job,
+    index: u32,
+    vcpus: u32,
+    way: Way,
+    sends: Sends,
+    random: Random,
+}
+
+/// Takes part in a storm. Interrupts are off before and afterwards.
+pub fn run(shared: &Shared, job: &Job, index: u32) {
+    let mut vcpu = Vcpu {
+        shared,
+        job,
+        index,
+        vcpus: shared.vcpus.load(SeqCst),
+        way: Way::new(job.mechanism),
+        sends: Sends::default(),
+        random: Random::new(job.seed, index),
+    };
+    cpu::enable_interrupts();
+    for _ in 0..job.sends {
+        if vcpu.stopped() {
+            break;
+        }
+        vcpu.send_to_any();
+        vcpu.rest();
+    }
+    match index {
+        0 => vcpu.end_storm(),
+        _ => vcpu.await_end(),
+    }
+    vcpu.settle();
+    vcpu.sends.publish(shared);
+    shared.descriptors[index as usize].count_posts(&vcpu.sends.posts);
+}
+
+impl Vcpu<'_> {
+    fn stopped(&self) -> bool {
+        self.shared.stop.load(SeqCst) != 0
+    }
+
+    fn send_to_any(&mut self) {
+        let others = u64::from(self.vcpus - 1);
+        let target = (u64::from(self.index) + 1 + self.random.below(others)) as u32 % self.vcpus;
+
+        self.note(target);
+        self.send(target);
+    }
+
+    /// Leaves the sequence number of the interrupt that is going to be sent.
+    fn note(&self, target: u32) {
+        let sent = &self.shared.storms[target as usize].sent[self.index as usize];
+        sent.store(sent.load(SeqCst) + 1, SeqCst);
+    }
+
+    /// Sends an interrupt, and counts it if it may cause a delivery.
+    fn send(&mut self, target: u32) {
+        let coalesced = self.sends.posts.coalesced;
+        if !self.way.raise(self.shared, STORM, target, &mut self.sends) {
+            fail(format_args!(
+                "the hypervisor refused to send an interrupt by {:?}",
+                self.job.mechanism
+            ));
+        }
+        if self.sends.posts.coalesced == coalesced {
+            add_one(&self.shared.storms[target as usize].deliveries[self.index as usize]);
+        }
+    }
+
+    /// Does something for a while, or nothing. Interrupts are on before and afterwards.
+    fn rest(&mut self) {
+        let span = self.random.below(self.job.gap.max(1));
+        // vCPU 0 does not halt.
+        let choices = if self.index == 0 { 3 } else { 5 };
+        match self.random.below(choices) {
+            0 => {}
+            1 => _ = spin_until(span, || false),
+            2 => _ = self.poll(span),
+            // As an operating system's idle loop does.
+            3 if self.poll(span) == 0 => self.halt(),
+            3 => {}
+            _ => {
+                cpu::disable_interrupts();
+                self.halt();
+            }
+        }
+        cpu::enable_interrupts();
+    }
+
+    /// Polls the descriptor until something happens, handles what is there, and says how much it was. Interrupts are off
+    /// afterwards.
+    fn poll(&mut self, span: u64) -> u32 {
+        let interrupts = &self.shared.slots[self.index as usize].interrupts;
+        let before = interrupts.load(SeqCst);
+        let start = cpu::cycles();
+        let descriptor = &self.shared.descriptors[self.index as usize];
+
+        descriptor.enter_polling();
+        target::poll(descriptor, || {
+            interrupts.load(SeqCst) == before && cpu::cycles().wrapping_sub(start) < span
+        });
+        target::leave_polling(self.shared, self.index)
+    }
+
+    /// Halts until there is an interrupt, unless there may never be one again. Interrupts are off before, and nothing is in
+    /// the descriptor that was posted because this vCPU would look.
+    fn halt(&self) {
+        if self.shared.over.load(SeqCst) == 0 && !self.stopped() {
+            cpu::halt();
+        }
+    }
+
+    /// Waits for the end.
+    fn await_end(&mut self) {
+        self.shared.finished.fetch_add(1, SeqCst);
+        while self.shared.over.load(SeqCst) != 2 && !self.stopped() {
+            self.rest();
+        }
+        let storm = &self.shared.storms[self.index as usize];
+        while storm.totals().missing != 0 && !self.stopped() {
+            self.poll(self.job.gap);
+            cpu::enable_interrupts();
+        }
+    }
+
+    /// Ends the storm once all others have sent what they wanted to.
+    fn end_storm(&mut self) {
+        let start = cpu::cycles();
+        let (shared, others) = (self.shared, self.vcpus - 1);
+        let finished = || shared.finished.load(SeqCst) == others;
+        while !finished() {
+            if cpu::cycles().wrapping_sub(start) > self.job.patience {
+                return self.give_up();
+            }
+            self.send_to_any();
+            spin_until(self.job.gap, finished);
+        }
+
+        (1..self.vcpus).for_each(|target| self.note(target));
+        self.shared.over.store(1, SeqCst);
+        (1..self.vcpus).for_each(|target| self.send(target));
+        self.shared.over.store(2, SeqCst);
+
+        if !spin_until(self.job.patience, || self.missing() == 0) {
+            self.give_up();
+        }
+    }
+
+    /// The number of interrupts that have not been acknowledged.
+    fn missing(&self) -> u64 {
+        let storms = &self.shared.storms[..self.vcpus as usize];
+        storms.iter().map(|storm| storm.totals().missing).sum()
+    }
+
+    /// Counts what is lost, and stops the others.
+    fn give_up(&self) {
+        for (target, storm) in (0..self.vcpus).zip(&self.shared.storms) {
+            let _ = writeln!(
+                Console::lock(),
+                "mini-guest: vCPU {target}: {:?}, {} interrupts, {:?}",
+                storm.totals(),
+                self.shared.slots[target as usize].interrupts.load(SeqCst),
+                self.shared.descriptors[target as usize],
+            );
+        }
+        // At least the one that made this vCPU lose its patience.
+        self.shared.lost.store(self.missing().max(1), SeqCst);
+        self.shared.stop.store(1, SeqCst);
+        ipi::wake_others();
+    }
+
+    /// Takes what is still on its way, though its sequence number has been acknowledged. Interrupts are off afterwards.
+    fn settle(&self) {
+        if !self.stopped() {
+            target::leave_polling(self.shared, self.index);
+            cpu::enable_interrupts();
+            // What the local APIC has comes when the vCPU enters the guest again.
+            // SAFETY: The port does nothing.
+            unsafe { cpu::out(port::NULL, 0) };
+        }
+        cpu::disable_interrupts();
+    }
+}
