@@ -164,6 +164,11 @@ impl Machine {
         self.vcpus.len()
     }
 
+    /// Bytes of memory, from address 0.
+    pub fn memory_size(&self) -> u64 {
+        self.memory.last_addr().0 + 1
+    }
+
     /// What the guest has written to its console, if that is kept.
     pub fn console(&self) -> String {
         self.transcript.text()

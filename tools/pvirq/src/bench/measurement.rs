@@ -134,6 +134,7 @@ impl Measurement {
         self.native_sends += piece.native_sends;
         self.sender += piece.sender;
         self.target += piece.target;
+        self.console += &piece.console;
         self.cycles.extend(piece.cycles);
         self.pieces.extend(piece.pieces);
     }

@@ -78,12 +78,13 @@ pub const TESTS: &[Test] = &[
     ("unknown jobs are refused", unknown_job),
 ];
 
-const LIMIT: Duration = Duration::from_secs(120);
+pub const LIMIT: Duration = Duration::from_secs(120);
 /// Cycles: about a minute.
 const PATIENCE: u64 = 200_000_000_000;
 const SENDS: u32 = 40;
 
-fn job(work: Work) -> Job {
+/// A job with all that a test does not care about.
+pub fn job(work: Work) -> Job {
     Job {
         work,
         mechanism: Mechanism::X2Apic,
@@ -97,7 +98,7 @@ fn job(work: Work) -> Job {
 }
 
 /// Makes a machine whose vCPUs are parked.
-fn machine(context: &Context, vcpus: usize, pv_eoi: bool) -> Result<Machine> {
+pub fn machine(context: &Context, vcpus: usize, pv_eoi: bool) -> Result<Machine> {
     let device = Device::open(&context.device)?;
     let config = Config {
         image: &Image::mini_guest(),
@@ -113,7 +114,7 @@ fn machine(context: &Context, vcpus: usize, pv_eoi: bool) -> Result<Machine> {
 }
 
 /// Checks that both sources of counts say the same.
-fn agree(counts: &[Counts]) -> Result<()> {
+pub fn agree(counts: &[Counts]) -> Result<()> {
     for (vcpu, count) in counts.iter().enumerate() {
         if let Err(disagreement) = count.statistics.agree_with(&count.trace) {
             bail!("vCPU {vcpu}: {disagreement}");

@@ -8,6 +8,7 @@ mod command;
 mod guests;
 mod jobs;
 mod ktap;
+mod posts;
 
 use std::{env, path::PathBuf, process::ExitCode};
 
@@ -35,7 +36,7 @@ fn run() -> Result<bool> {
             command: command.clone(),
             device,
         };
-        let tests: Vec<Test> = [guests::TESTS, jobs::TESTS, command::TESTS].concat();
+        let tests: Vec<Test> = [guests::TESTS, jobs::TESTS, posts::TESTS, command::TESTS].concat();
         plan.add(context, tests);
     }
     plan.run().context("cannot write the results")

@@ -1,0 +1,243 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! Posted interrupts: registration, and what it saves.
+
+use std::sync::atomic::Ordering::SeqCst;
+
+use anyhow::{ensure, Result};
+use mini_guest::{Answer, Job, Mechanism, Pattern, Request, Rest, Work};
+use pvirq::{
+    bench::Measurement,
+    boot,
+    device::PVIRQ,
+    exits::{Exits, Reason},
+    machine::Machine,
+};
+use pvirq_protocol::port::{Array, Command, Status, ARRAY_ALIGN, VERSION};
+
+use crate::{
+    jobs::{agree, job, machine, LIMIT},
+    ktap::{Outcome, Test},
+    Context,
+};
+
+pub const TESTS: &[Test] = &[
+    ("descriptors are registered and forgotten", registration),
+    ("registrations that cannot be are refused", refusals),
+    ("posts to a polling vCPU cost the sender nothing", polling),
+    ("broadcasts to polling vCPUs are not sent", |context| {
+        broadcast(context, Rest::Polling)
+    }),
+    ("broadcasts are sent once at most", |context| {
+        broadcast(context, Rest::Mixed)
+    }),
+    ("a storm loses nothing", storm),
+];
+
+const OK: Answer = Answer::Host(Status::Ok);
+
+fn is_pvirq(context: &Context) -> bool {
+    context.device.to_str() == Some(PVIRQ)
+}
+
+/// Makes a machine whose guest has registered its descriptors.
+fn registered(context: &Context, vcpus: usize) -> Result<Machine> {
+    let mut machine = machine(context, vcpus, true)?;
+    let answer = machine.register(LIMIT)?;
+    ensure!(answer == OK, "{answer:?}");
+    Ok(machine)
+}
+
+fn registration(context: &Context) -> Result<Outcome> {
+    let mut machine = machine(context, 2, true)?;
+    let unregister = Request {
+        array: Array::default(),
+        command: Command::Unregister.encode(),
+    };
+    if !is_pvirq(context) {
+        for answer in [machine.register(LIMIT)?, machine.ask(&unregister, LIMIT)?] {
+            ensure!(answer == Answer::NoHost, "{answer:?}");
+        }
+        return Ok(Outcome::Pass);
+    }
+    for round in 0..2 {
+        // The second registration replaces the first.
+        for _ in 0..2 {
+            let answer = machine.register(LIMIT)?;
+            ensure!(answer == OK, "round {round}: {answer:?}");
+        }
+        for status in [Status::Ok, Status::NotRegistered] {
+            let answer = machine.ask(&unregister, LIMIT)?;
+            ensure!(answer == Answer::Host(status), "round {round}: {answer:?}");
+        }
+    }
+    Ok(Outcome::Pass)
+}
+
+fn refusals(context: &Context) -> Result<Outcome> {
+    if !is_pvirq(context) {
+        return Ok(Outcome::Skip("nobody answers here"));
+    }
+    let mut machine = registered(context, 2)?;
+    let register = Command::Register { version: VERSION }.encode();
+    let good = boot::descriptors(2);
+    let end = machine.memory_size();
+    let at = |address| Array { address, ..good };
+    let of = |count| Array { count, ..good };
+    let cases = [
+        (register, at(good.address + 64), Status::Unaligned),
+        (register, at(end), Status::NotRam),
+        (register, at(u64::MAX - (ARRAY_ALIGN - 1)), Status::NotRam),
+        (register, at(end - ARRAY_ALIGN), Status::CrossesSlot),
+        (register, of(0), Status::TooMany),
+        (register, of(u32::MAX), Status::TooMany),
+        (
+            u32::from(Command::REGISTER),
+            good,
+            Status::WrongVersion, //
+        ),
+        (register + (1 << 16), good, Status::WrongVersion),
+        (u32::from(Command::IDLE), good, Status::Unsupported),
+        (0x1234_5678, good, Status::Unsupported),
+    ];
+    for (command, array, status) in cases {
+        let answer = machine.ask(&Request { array, command }, LIMIT)?;
+        ensure!(
+            answer == Answer::Host(status),
+            "{command:#x} for {array:x?}: {answer:?}, not {status:?}"
+        );
+    }
+    // None of them has disturbed what was registered before.
+    let exits = sender_exits(&mut machine, &posts(Rest::Polling))?;
+    ensure!(exits == [0; 4], "{exits:?}");
+    Ok(Outcome::Pass)
+}
+
+fn posts(rest: Rest) -> Job {
+    Job {
+        mechanism: Mechanism::Pvirq,
+        rest,
+        ..job(Work::Ipi)
+    }
+}
+
+/// Runs a job that delivers everything, and counts the exits that it cost the sender, but those that the host caused.
+fn sender_exits(machine: &mut Machine, job: &Job) -> Result<[u64; 4]> {
+    let counts = machine.run_job(Some(job), LIMIT)?;
+    agree(&counts)?;
+    let measurement = Measurement::collect(machine, job.work, &counts)?;
+    let events = job.events(machine.vcpus() as u32 - 1);
+    ensure!(
+        (
+            measurement.delivered,
+            measurement.lost,
+            measurement.duplicates
+        ) == (events, 0, 0),
+        "{} of {events} delivered, {} lost, {} more than once: {}",
+        measurement.delivered,
+        measurement.lost,
+        measurement.duplicates,
+        measurement.console
+    );
+    ensure!(
+        measurement.posts.posts() == events,
+        "{:?}",
+        measurement.posts
+    );
+    Ok(own(&measurement.sender))
+}
+
+/// The exits that a vCPU causes itself.
+fn own(exits: &Exits) -> [u64; 4] {
+    [Reason::Msr, Reason::Io, Reason::Hypercall, Reason::Hlt].map(|reason| exits[reason])
+}
+
+fn polling(context: &Context) -> Result<Outcome> {
+    if !is_pvirq(context) {
+        return Ok(Outcome::Skip("no guest can register here"));
+    }
+    let mut machine = registered(context, 2)?;
+    let job = Job {
+        sends: 500,
+        ..posts(Rest::Polling)
+    };
+    for _ in 0..4 {
+        let exits = sender_exits(&mut machine, &job)?;
+        ensure!(exits == [0; 4], "{exits:?} exits");
+        let drained = machine.shared()?.descriptors[1].guest_counters().drained;
+        ensure!(drained != 0, "the target has drained nothing itself");
+    }
+    // Whoever does not poll is kicked: the counting counts.
+    let exits = sender_exits(&mut machine, &posts(Rest::Halted))?;
+    let kicked = machine.shared()?.posts.tally().kicked;
+    ensure!(exits == [kicked, 0, 0, 0] && kicked != 0, "{exits:?} exits");
+    Ok(Outcome::Pass)
+}
+
+fn broadcast(context: &Context, rest: Rest) -> Result<Outcome> {
+    if !is_pvirq(context) {
+        return Ok(Outcome::Skip("no guest can register here"));
+    }
+    let mut machine = registered(context, 16)?;
+    let job = Job {
+        sends: 6,
+        pattern: Pattern::Broadcast,
+        ..posts(rest)
+    };
+    let exits = sender_exits(&mut machine, &job)?;
+    let shared = machine.shared()?;
+    let (native, tally) = (shared.native_sends.load(SeqCst), shared.posts.tally());
+    let most = match rest {
+        Rest::Polling => 0,
+        _ => u64::from(job.sends),
+    };
+    ensure!(native <= most, "{native} multicasts, {tally:?}");
+    ensure!(
+        exits == [0, 0, native, 0],
+        "{exits:?} exits, {native} multicasts"
+    );
+    ensure!((native == 0) == (tally.kicked == 0), "{native}, {tally:?}");
+    Ok(Outcome::Pass)
+}
+
+fn storm(context: &Context) -> Result<Outcome> {
+    const VCPUS: u32 = 8;
+    const SENDS: u32 = 250;
+
+    if !is_pvirq(context) {
+        return Ok(Outcome::Skip("no guest can register here"));
+    }
+    let mut machine = registered(context, VCPUS as usize)?;
+    let mut sum = Measurement::default();
+    for seed in 0..20_000 / (VCPUS * SENDS) {
+        let job = Job {
+            mechanism: Mechanism::Pvirq,
+            sends: SENDS,
+            gap: u64::from(machine.tsc_khz()) / 10,
+            seed: seed.into(),
+            ..job(Work::Storm)
+        };
+        let counts = machine.run_job(Some(&job), LIMIT)?;
+        agree(&counts)?;
+        sum.add(Measurement::collect(&machine, job.work, &counts)?);
+    }
+    ensure!(
+        (sum.lost, sum.duplicates) == (0, 0),
+        "{} lost, {} more than once: {}",
+        sum.lost,
+        sum.duplicates,
+        sum.console
+    );
+    let posts = sum.posts;
+    ensure!(
+        sum.delivered >= 20_000 && sum.delivered == posts.posts(),
+        "{} delivered, {posts:?}",
+        sum.delivered
+    );
+    // Otherwise it has not tried much.
+    ensure!(
+        posts.coalesced != 0 && posts.elided != 0 && posts.kicked != 0,
+        "{posts:?}"
+    );
+    Ok(Outcome::Pass)
+}
