@@ -32,7 +32,7 @@ module! {
         },
         leak: bool {
             default: false,
-            description: "Lose the last pointer to an allocation",
+            description: "Lose the last pointers to allocations",
         },
     },
 }
@@ -79,7 +79,9 @@ impl kernel::Module for Broken {
 }
 
 fn use_after_free() -> Result {
-    let freed: *const u64 = &raw const *KBox::new(0u64, GFP_KERNEL)?;
+    let allocated = KBox::new(0u64, GFP_KERNEL)?;
+    let freed: *const u64 = &raw const *allocated;
+    drop(allocated);
 
     // SAFETY: There is none: the allocation is gone, which is the mistake to be found.
     let value = unsafe { freed.read_volatile() };
@@ -104,9 +106,12 @@ fn sleep_in_atomic(locks: &Locks) {
     pr_info!("{} inside {}\n", *first, *spin);
 }
 
+/// Loses so many allocations because SLUB's sheaves, which kmemleak looks into, keep stale pointers to the last few.
+const LOST: usize = 256;
+
 fn leak() -> Result {
-    let lost = KBox::new([0xa5u8; 200], GFP_KERNEL)?;
-    pr_info!("losing {} bytes\n", lost.len());
-    core::mem::forget(lost);
+    for _ in 0..LOST {
+        core::mem::forget(KBox::new([0xa5u8; 200], GFP_KERNEL)?);
+    }
     Ok(())
 }
