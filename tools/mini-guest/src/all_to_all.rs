@@ -9,12 +9,13 @@
 
 use core::{fmt::Write, sync::atomic::Ordering::SeqCst};
 
-use mini_guest::{port, Job, Shared};
+use mini_guest::{port, storm_vector, Job, Shared};
+use pvirq_protocol::Vector;
 
 use crate::{
     console::Console,
     cpu, fail,
-    ipi::{self, add_one, Sends, Way, STORM},
+    ipi::{self, add_one, sendable, Sends, Way},
     sender::spin_until,
     target,
 };
@@ -44,6 +45,7 @@ struct Vcpu<'a> {
     index: u32,
     vcpus: u32,
     way: Way,
+    vector: Vector,
     sends: Sends,
     random: Random,
 }
@@ -56,17 +58,12 @@ pub fn run(shared: &Shared, job: &Job, index: u32) {
         index,
         vcpus: shared.vcpus.load(SeqCst),
         way: Way::new(job.mechanism),
+        vector: sendable(storm_vector(job.merges(), index)),
         sends: Sends::default(),
         random: Random::new(job.seed, index),
     };
     cpu::enable_interrupts();
-    for _ in 0..job.sends {
-        if vcpu.stopped() {
-            break;
-        }
-        vcpu.send_to_any();
-        vcpu.rest();
-    }
+    vcpu.take_part();
     match index {
         0 => vcpu.end_storm(),
         _ => vcpu.await_end(),
@@ -81,12 +78,43 @@ impl Vcpu<'_> {
         self.shared.stop.load(SeqCst) != 0
     }
 
-    fn send_to_any(&mut self) {
-        let others = u64::from(self.vcpus - 1);
-        let target = (u64::from(self.index) + 1 + self.random.below(others)) as u32 % self.vcpus;
+    /// Sends what the job wants, unless what was lost makes that impossible.
+    fn take_part(&mut self) {
+        let mut sends = 0;
+        let mut start = cpu::cycles();
 
-        self.note(target);
-        self.send(target);
+        while sends < self.job.sends && !self.stopped() {
+            if self.send_to_any() {
+                sends += 1;
+                start = cpu::cycles();
+            } else if self.index == 0 && cpu::cycles().wrapping_sub(start) > self.job.patience {
+                return;
+            }
+            self.rest();
+        }
+    }
+
+    /// Sends to any vCPU that may be sent to, and says whether there is one.
+    fn send_to_any(&mut self) -> bool {
+        let others = self.vcpus - 1;
+        let first = self.random.below(others.into()) as u32;
+        let target = (0..others)
+            .map(|turn| (self.index + 1 + (first + turn) % others) % self.vcpus)
+            .find(|&target| self.job.merges() || self.arrived(target));
+
+        if let Some(target) = target {
+            self.note(target);
+            self.send(target);
+        }
+        target.is_some()
+    }
+
+    /// Whether all that this vCPU has sent to the target has arrived.
+    fn arrived(&self, target: u32) -> bool {
+        let storm = &self.shared.storms[target as usize];
+        let sender = self.index as usize;
+
+        storm.acknowledged[sender].load(SeqCst) == storm.sent[sender].load(SeqCst)
     }
 
     /// Leaves the sequence number of the interrupt that is going to be sent.
@@ -98,7 +126,10 @@ impl Vcpu<'_> {
     /// Sends an interrupt, and counts it if it may cause a delivery.
     fn send(&mut self, target: u32) {
         let coalesced = self.sends.posts.coalesced;
-        if !self.way.raise(self.shared, STORM, target, &mut self.sends) {
+        if !self
+            .way
+            .raise(self.shared, self.vector, target, &mut self.sends)
+        {
             fail(format_args!(
                 "the hypervisor refused to send an interrupt by {:?}",
                 self.job.mechanism
@@ -178,6 +209,11 @@ impl Vcpu<'_> {
             spin_until(self.job.gap, finished);
         }
 
+        if !spin_until(self.job.patience, || {
+            (1..others + 1).all(|target| self.arrived(target))
+        }) {
+            return self.give_up();
+        }
         (1..self.vcpus).for_each(|target| self.note(target));
         self.shared.over.store(1, SeqCst);
         (1..self.vcpus).for_each(|target| self.send(target));

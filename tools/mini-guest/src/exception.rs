@@ -10,7 +10,7 @@ use core::{
     sync::atomic::{AtomicUsize, Ordering::SeqCst},
 };
 
-use mini_guest::{IPI_VECTOR, STORM_VECTOR};
+use mini_guest::{storm_senders, IPI_VECTOR, STORM_VECTOR, STORM_VECTORS};
 
 use crate::{apic, console::Console, cpu, ipi, percpu, STATUS_CRASHED};
 
@@ -113,6 +113,11 @@ pub fn load_table() {
         let gate = match vector as u8 {
             IPI_VECTOR => Gate::new(ipi::ipi_entry as usize, percpu::INTERRUPT_STACK),
             STORM_VECTOR => Gate::new(ipi::storm_entry as usize, percpu::INTERRUPT_STACK),
+            own if storm_senders(own).is_some() => Gate::new(
+                ipi::storm_own_stubs as usize
+                    + usize::from(own - STORM_VECTORS) * ipi::STORM_STUB_SIZE,
+                percpu::INTERRUPT_STACK,
+            ),
             ipi::WAKE_VECTOR => Gate::new(ipi::wake_entry as usize, percpu::INTERRUPT_STACK),
             apic::SPURIOUS_VECTOR => {
                 Gate::new(ipi::spurious_entry as usize, percpu::INTERRUPT_STACK)

@@ -11,7 +11,7 @@ use core::{
     },
 };
 
-use mini_guest::{Mechanism, Shared, Slot, Storm, IPI_VECTOR, MAX_VCPUS, STORM_VECTOR};
+use mini_guest::{storm_senders, Mechanism, Shared, Slot, Storm, IPI_VECTOR, MAX_VCPUS};
 use pvirq_protocol::{post_all, Posted, Tally, Vector};
 
 use crate::{apic, cpu};
@@ -21,10 +21,8 @@ pub const WAKE_VECTOR: u8 = IPI_VECTOR + 1;
 
 /// [`IPI_VECTOR`], to be sent.
 pub const IPI: Vector = sendable(IPI_VECTOR);
-/// [`STORM_VECTOR`], to be sent.
-pub const STORM: Vector = sendable(STORM_VECTOR);
-
-const fn sendable(vector: u8) -> Vector {
+/// A vector of ours, to be sent.
+pub const fn sendable(vector: u8) -> Vector {
     match Vector::new(vector) {
         Ok(vector) => vector,
         Err(_) => panic!("the vector is reserved"),
@@ -92,6 +90,16 @@ global_asm!(
     "dec ecx",
     "jnz 4b",
     "jmp 2b",
+    // Acknowledges the numbers of the sender whose index is in rax, which has been pushed.
+    ".globl storm_own_entry",
+    "storm_own_entry:",
+    "push rcx",
+    "push rdx",
+    "inc qword ptr gs:[{interrupts}]",
+    "mov rdx, qword ptr gs:[{storm}]",
+    "mov rcx, qword ptr [rdx + rax * 8 + {storm_sent}]",
+    "mov qword ptr [rdx + rax * 8 + {storm_acknowledged}], rcx",
+    "jmp 2b",
     // Interrupts that were gone when the CPU asked have no EOI.
     ".globl spurious_entry",
     "spurious_entry:",
@@ -108,7 +116,30 @@ global_asm!(
     eoi = const apic::MSR_X2APIC_EOI,
 );
 
+/// The size of an entry of [`storm_own_stubs`].
+pub const STORM_STUB_SIZE: usize = 16;
+
+// One entry for each sender.
+global_asm!(
+    ".balign {size}",
+    ".globl storm_own_stubs",
+    "storm_own_stubs:",
+    ".set sender, 0",
+    ".rept {vcpus}",
+    ".balign {size}, 0xcc",
+    "pushq %rax",
+    "movl $sender, %eax",
+    "jmp storm_own_entry",
+    ".set sender, sender + 1",
+    ".endr",
+    size = const STORM_STUB_SIZE,
+    vcpus = const MAX_VCPUS,
+    options(att_syntax),
+);
+
 extern "C" {
+    /// Where the CPU enters for the storm's vectors of single senders. Not for Rust to call.
+    pub fn storm_own_stubs();
     /// Where the CPU enters for the IPI's vector. Not for Rust to call.
     pub fn ipi_entry();
     /// Where the CPU enters for the storm's vector. Not for Rust to call.
@@ -122,16 +153,17 @@ extern "C" {
 /// Handles an interrupt that the vCPU `index`, this one, has found in its descriptor, as the handlers do. Interrupts must
 /// be off.
 pub fn handle(shared: &Shared, index: u32, vector: Vector) {
-    match vector.get() {
-        IPI_VECTOR => handle_ipi(&shared.slots[index as usize]),
-        STORM_VECTOR => {
-            add_one(&shared.slots[index as usize].interrupts);
-            let storm = &shared.storms[index as usize];
-            for (acknowledged, sent) in storm.acknowledged.iter().zip(&storm.sent) {
-                acknowledged.store(sent.load(Relaxed), Relaxed);
-            }
+    let slot = &shared.slots[index as usize];
+    if vector == IPI {
+        handle_ipi(slot);
+    }
+    if let Some(senders) = storm_senders(vector.get()) {
+        let storm = &shared.storms[index as usize];
+        add_one(&slot.interrupts);
+        for sender in senders {
+            let sent = storm.sent[sender].load(Relaxed);
+            storm.acknowledged[sender].store(sent, Relaxed);
         }
-        _ => {}
     }
 }
 

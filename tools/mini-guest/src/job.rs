@@ -100,7 +100,7 @@ pub struct Job {
     pub sends: u32,
     /// TSC cycles that the sender waits before each send, once the targets rest; in a storm, the longest rest.
     pub gap: u64,
-    /// What a storm's random numbers begin with.
+    /// What a storm's random numbers begin with, and whether it [merges](Job::merges).
     pub seed: u64,
     /// TSC cycles after which an interrupt counts as lost.
     pub patience: u64,
@@ -119,6 +119,11 @@ impl Job {
             seed: 0,
             patience: 0,
         }
+    }
+
+    /// Whether interrupts merge in a storm: which [kind](crate::Storm) of storm it is.
+    pub fn merges(&self) -> bool {
+        self.seed % 2 == 0
     }
 
     /// The number of interrupts that the job delivers if all goes well.

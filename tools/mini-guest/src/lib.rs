@@ -23,7 +23,7 @@ pub use crate::{
     host::{Answer, Request},
     job::{Job, Mechanism, Pattern, Rest, Work},
     shared::{Mode, Shared, Slot, CYCLES_LEN},
-    storm::{Storm, Totals},
+    storm::{storm_senders, storm_vector, Storm, Totals},
 };
 
 /// The largest number of vCPUs.
@@ -34,8 +34,11 @@ pub const MAX_VCPUS: usize = 64;
 /// The vector that the guest's interrupts between vCPUs use.
 pub const IPI_VECTOR: u8 = 0x40;
 
-/// The vector of the interrupts of a storm.
+/// The vector of the interrupts of a storm, if all senders use the same.
 pub const STORM_VECTOR: u8 = IPI_VECTOR + 2;
+
+/// The first of the vectors of the interrupts of a storm, if each sender has its own.
+pub const STORM_VECTORS: u8 = 0x50;
 
 /// I/O ports of the machine.
 pub mod port {

@@ -6,13 +6,38 @@
 //! handles an interrupt at the target acknowledges the numbers of all senders, because interrupts merge: several posts
 //! can end in one delivery, which comes after the last of them. So at the end every number must have been acknowledged.
 //! And there must be no more deliveries than there were interrupts that could not rely on an earlier one.
+//!
+//! There are two kinds of storm. In one all senders use the same vector, which makes them meet at the same bit, and send
+//! whether or not the last interrupt has arrived. Interrupts merge a lot there, also in the local APIC, where nobody
+//! counts how often, so that one too many could go unnoticed. In the other each sender has a vector of its own, and sends
+//! to no target that has not acknowledged the last one. Nothing merges there: each interrupt is delivered exactly once.
 
-use core::sync::atomic::{
-    AtomicU64,
-    Ordering::{Relaxed, SeqCst},
+use core::{
+    ops::Range,
+    sync::atomic::{
+        AtomicU64,
+        Ordering::{Relaxed, SeqCst},
+    },
 };
 
-use crate::MAX_VCPUS;
+use crate::{MAX_VCPUS, STORM_VECTOR, STORM_VECTORS};
+
+/// The vector that a sender uses in a storm, whose interrupts merge or not.
+pub fn storm_vector(merges: bool, sender: u32) -> u8 {
+    match merges {
+        true => STORM_VECTOR,
+        false => STORM_VECTORS + sender as u8,
+    }
+}
+
+/// The senders whose numbers the handler of a vector acknowledges, if it is one of a storm's.
+pub fn storm_senders(vector: u8) -> Option<Range<usize>> {
+    let own = vector.checked_sub(STORM_VECTORS).map(usize::from);
+    match own.filter(|&sender| sender < MAX_VCPUS) {
+        Some(sender) => Some(sender..sender + 1),
+        None => (vector == STORM_VECTOR).then_some(0..MAX_VCPUS),
+    }
+}
 
 /// What is for one vCPU, with an element for each sender. Each sender writes its elements of `sent` and `deliveries`, the
 /// target those of `acknowledged`.
@@ -86,5 +111,18 @@ mod tests {
         assert_eq!(storm.totals(), totals);
         storm.clear();
         assert_eq!(storm.totals(), Totals::default());
+    }
+
+    #[test]
+    fn handlers_acknowledge_those_who_use_their_vector() {
+        for (merges, count) in [(true, MAX_VCPUS), (false, 1)] {
+            for sender in 0..MAX_VCPUS {
+                let senders = storm_senders(storm_vector(merges, sender as u32)).unwrap();
+                assert!(senders.contains(&sender));
+                assert_eq!(senders.len(), count);
+            }
+        }
+        assert_eq!(storm_senders(crate::IPI_VECTOR), None);
+        assert_eq!(storm_senders(STORM_VECTORS + MAX_VCPUS as u8), None);
     }
 }

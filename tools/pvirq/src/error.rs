@@ -91,6 +91,14 @@ pub enum Error {
     /// The guest could register its descriptors once, and then it could not.
     #[error("the guest's descriptors were not registered: {0:?}")]
     NotRegistered(Answer),
+    /// Interrupts were lost, and while the guest waited there were more exits than can be counted.
+    #[error("{lost} interrupts were lost{}", quote(console))]
+    Lost {
+        /// How many.
+        lost: u64,
+        /// What the guest had written to its console, if that was kept.
+        console: String,
+    },
     /// Everything has been acknowledged, and still something is pending.
     #[error("something is pending in the descriptor of vCPU {0} after a storm")]
     Pending(usize),

@@ -5,6 +5,7 @@
 use std::{
     io::Write,
     sync::{
+        atomic::Ordering::SeqCst,
         mpsc::{self, Receiver, RecvTimeoutError, Sender},
         Arc,
     },
@@ -212,7 +213,10 @@ impl Machine {
         let mut counts = vec![Counts::default(); self.vcpus.len()];
         let deadline = Instant::now() + limit;
         for stopped in 0..counts.len() {
-            match self.next_stop(deadline)? {
+            let stop = self
+                .next_stop(deadline)
+                .map_err(|error| self.lost_or(error));
+            match stop? {
                 Some((vcpu, Stop::Parked, count)) => counts[vcpu] = count,
                 Some((vcpu, stop, _)) => {
                     self.kick_out(counts.len() - stopped - 1)?;
@@ -306,6 +310,18 @@ impl Machine {
             .iter()
             .filter_map(|vcpu| vcpu.thread.as_ref())
             .for_each(kick);
+    }
+
+    /// The error to show if exits could not be counted, because the guest has waited too long for what was lost.
+    fn lost_or(&self, error: Error) -> Error {
+        let lost = self.shared().map_or(0, |shared| shared.lost.load(SeqCst));
+        match error {
+            Error::Count(_) if lost != 0 => Error::Lost {
+                lost,
+                console: self.transcript.text(),
+            },
+            error => error,
+        }
     }
 
     fn hung(&self, limit: Duration, running: usize) -> Result<Error, Error> {
