@@ -18,7 +18,7 @@ use perf_event_open_sys::bindings as perf;
 use crate::error::Error;
 
 /// The size of the ring's data, a power of two: thousands of exits.
-const DATA_SIZE: usize = 512 << 10;
+const DATA_SIZE: usize = 1 << 20;
 /// More than the size of a record.
 const RECORD_MAX: usize = 4096;
 const HEADER_SIZE: usize = size_of::<perf::perf_event_header>();

@@ -215,7 +215,7 @@ impl Session {
         let pairs = self.pairs(scene, progress)?;
         Ok(pairs
             .iter()
-            .map(|(case, _)| rounds(case, self.sends(case, events)))
+            .map(|(case, _)| self.rounds(case, self.sends(case, events)))
             .sum())
     }
 
@@ -227,6 +227,17 @@ impl Session {
             _ => 1,
         };
         events.div_ceil(targets * self.turns(case))
+    }
+
+    /// The number of pieces on each device.
+    fn rounds(&self, case: &Case, sends: u32) -> u32 {
+        let piece = match (case.work, self.turns(case)) {
+            (Work::Storm, _) => PIECE_STORM,
+            (_, 1) => PIECE,
+            // It takes as long as there are turns, and all of the sender's exits must fit into the trace, too.
+            _ => PIECE.div_ceil(self.options.overcommit(case) as u32),
+        };
+        sends.div_ceil(piece).max(PIECES_MIN).min(sends)
     }
 
     /// How many fewer events do, because each takes so much longer.
@@ -252,9 +263,9 @@ impl Session {
         progress.scene(&first.scene());
         let pairs = self.pairs(scene, progress)?;
         let mut measurements = vec![Measurement::default(); pairs.len()];
-        // Mechanisms make no difference here.
+        // Mechanisms make no difference to this.
         let sends = self.sends(first, events);
-        let rounds = rounds(first, sends);
+        let rounds = self.rounds(first, sends);
 
         let start = Instant::now();
         for round in 0..rounds {
@@ -411,15 +422,6 @@ fn register(machine: &mut Machine) -> Result<(), Error> {
     }
 }
 
-/// The number of pieces on each device.
-fn rounds(case: &Case, sends: u32) -> u32 {
-    let piece = match case.work {
-        Work::Storm => PIECE_STORM,
-        _ => PIECE,
-    };
-    sends.div_ceil(piece).max(PIECES_MIN).min(sends)
-}
-
 /// The job of a piece.
 fn job(case: &Case, sends: u32, round: u32, tsc_khz: u32) -> Job {
     let cycles = |time: Duration| time.as_micros() as u64 * u64::from(tsc_khz) / 1000;
@@ -489,10 +491,23 @@ mod tests {
 
     #[test]
     fn pieces_are_small_and_several() {
+        let exits = [1, 3, 4, 50, 199, 200, 201, 500];
         assert_eq!(
-            [1, 3, 4, 50, 199, 200, 201, 500].map(|sends| rounds(&exit_plan()[0], sends)),
+            exits.map(|sends| session("0").rounds(&exit_plan()[0], sends)),
             [1, 3, 4, 4, 4, 4, 5, 10]
         );
+        let plan = plan();
+        let rounds = |cpus: &str, target| {
+            let case = plan
+                .iter()
+                .find(|case| case.vcpus == 16 && case.target == target)
+                .unwrap();
+            session(cpus).rounds(case, 500)
+        };
+        // Of 4 sends, where 15 targets take turns.
+        assert_eq!(rounds("0-1", Target::Busy), 125);
+        assert_eq!(rounds("0-1", Target::Halted), 10);
+        assert_eq!(rounds("0-31", Target::Busy), 10);
     }
 
     #[test]
