@@ -36,17 +36,24 @@ run: module tools guest ## Load pvirq in the test VM, print what IPIs cost, boot
 
 .PHONY: test
 test: module tools selftests ## Run the tests of the test VM, the kselftests, and the tool's own
-	tools/testvm/parts \
+	tools/testvm/parts --jobs 2 \
+		"kselftests-1=$(testvm) --name kselftests-1 --timeout 1200 --ktap -- selftests/run --shard 1/2" \
+		"kselftests-2=$(testvm) --name kselftests-2 --timeout 1200 --ktap -- selftests/run --shard 2/2" \
 		"testvm=tools/testvm/test" \
-		"kselftests=$(testvm) --name kselftests --timeout 1200 --ktap -- selftests/run" \
+		--jobs 1 \
 		"tool=$(testvm) --name tool --timeout 600 --ktap -- tools/testvm/scripts/test-tool"
+
+# The checkers make everything slower by far, so tests repeat less: what they are to find, one time is enough for.
+debug_selftests = $(testvm) --memory 1536M --timeout 1500 --ktap --name $1 -- \
+	KSFT_MACHINE_SLOW=yes PVIRQ_MODULE=/pvirq/build/module-debug/pvirq.ko selftests/run
 
 .PHONY: test-debug
 test-debug: module-debug selftests ## Prove the debug kernel's checkers, and run the kselftests under them
-	TESTVM_KERNEL=$(debug_kernel) tools/testvm/parts \
-		"checkers=tools/testvm/test-debug" \
-		"kselftests-debug=$(testvm) --name kselftests-debug --memory 3G --timeout 1800 --ktap -- \
-			PVIRQ_MODULE=/pvirq/build/module-debug/pvirq.ko selftests/run"
+	TESTVM_KERNEL=$(debug_kernel) tools/testvm/parts --jobs 2 \
+		"debug-1=$(call debug_selftests,debug-1) --shard 1/2" \
+		"debug-2=$(call debug_selftests,debug-2) --shard 2/2" \
+		--jobs 1 \
+		"checkers=tools/testvm/test-debug"
 
 .PHONY: check
 check: tools/Cargo.lock ## Formatting, lints and host tests

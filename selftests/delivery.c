@@ -12,7 +12,7 @@
 
 #define VECTOR	0x40
 #define HIGHER	0x61
-#define ROUNDS	300
+#define ROUNDS	repeats(300)
 
 /* Waits for interrupts without a halt, and without an exit. */
 GUEST(guest_wait,

@@ -13,7 +13,7 @@
 #include "vm.h"
 
 /* VMMs that are killed in each test. */
-#define KILLS	50
+#define KILLS	repeats(50)
 
 /* Descriptors that the racing threads of a VMM meddle with. */
 #define FIRST_FD	10

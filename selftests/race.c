@@ -19,7 +19,7 @@
 #include "vm.h"
 
 #define THREADS		3
-#define ROUNDS		100
+#define ROUNDS		repeats(100)
 
 /* Numbers that other threads meddle with; nothing else has one of them. */
 #define FIRST_FD	20

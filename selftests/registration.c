@@ -13,7 +13,7 @@
 #define VECTOR		0x40
 /* Behind the VM's memory, where tests add some. */
 #define MORE_MEMORY	0x40000
-#define ROUNDS		500
+#define ROUNDS		repeats(500)
 
 FIXTURE(registration)
 {

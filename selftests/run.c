@@ -10,7 +10,7 @@
 #include "harness.h"
 #include "vm.h"
 
-#define ROUNDS	2000
+#define ROUNDS	repeats(2000)
 #define VECTOR	0x20
 #define NMI	2
 

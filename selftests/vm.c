@@ -52,6 +52,15 @@ void die(const char *format, ...)
 	_exit(KSFT_FAIL);
 }
 
+int repeats(int count)
+{
+	static int divisor;
+
+	if (!divisor)
+		divisor = getenv("KSFT_MACHINE_SLOW") ? 10 : 1;
+	return count / divisor;
+}
+
 uint64_t now(void)
 {
 	struct timespec time;

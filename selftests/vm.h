@@ -107,6 +107,9 @@ struct vcpu {
 	size_t run_size;
 };
 
+/* How often to repeat something: `count` times, or fewer where kselftest's KSFT_MACHINE_SLOW is set. */
+int repeats(int count);
+
 /* Ends the process: the test has failed. */
 void die(const char *format, ...) __attribute__((noreturn, format(printf, 1, 2)));
 

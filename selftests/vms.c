@@ -9,7 +9,7 @@
 #include "vm.h"
 
 #define VCPUS	64
-#define CYCLES	50
+#define CYCLES	repeats(50)
 
 /* Writes the word in memory to the port. */
 GUEST(guest_show_memory,
