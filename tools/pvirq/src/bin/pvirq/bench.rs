@@ -81,7 +81,7 @@ struct IpiArgs {
     #[arg(long, value_parser = ["busy", "halted", "polling-guest", "mixed", "preempted"])]
     target: Option<String>,
 
-    /// Only machines with so many vCPUs [default: 2 (unicast), 4, 8, 16 (broadcast), 3, 5 (preempted), 8 (storm); more with --full]
+    /// Only machines with so many vCPUs [default: 2 (unicast), 4, 16 (broadcast), 3, 5 (preempted), 8 (storm); more with --full]
     #[arg(long, value_name = "N,...", value_delimiter = ',', value_parser = clap::value_parser!(u8).range(2..=MAX_VCPUS as i64))]
     vcpus: Vec<u8>,
 
@@ -170,7 +170,7 @@ impl IpiArgs {
         let mut extent = match (chosen.is_empty(), self.full) {
             (true, false) => Extent {
                 unicast: vec![2],
-                broadcast: vec![4, 8, 16],
+                broadcast: vec![4, 16],
                 preempted: vec![3, 5],
                 storm: vec![8],
                 full: false,
