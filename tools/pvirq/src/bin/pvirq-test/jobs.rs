@@ -97,13 +97,18 @@ pub fn job(work: Work) -> Job {
     }
 }
 
-/// Makes a machine whose vCPUs are parked.
+/// Makes a machine whose vCPUs are parked, the first of them alone on its CPU.
 pub fn machine(context: &Context, vcpus: usize, pv_eoi: bool) -> Result<Machine> {
+    machine_on(context, &CpuList::allowed()?.first_alone(vcpus), pv_eoi)
+}
+
+/// Makes a machine whose vCPUs are parked on these CPUs.
+pub fn machine_on(context: &Context, cpus: &[usize], pv_eoi: bool) -> Result<Machine> {
     let device = Device::open(&context.device)?;
     let config = Config {
         image: &Image::mini_guest(),
         memory: 16 << 20,
-        cpus: &CpuList::allowed()?.first_alone(vcpus),
+        cpus,
         mode: Mode::Jobs,
         pv_eoi,
         count: true,
