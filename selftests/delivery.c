@@ -135,6 +135,54 @@ TEST_F(delivery, what_the_guest_writes_is_not_believed)
 	EXPECT_EQ(PVIRQ_HOST_OUTSIDE, host_state(self->descriptor));
 }
 
+#define LONG_ID		300
+#define MORE_MEMORY	0x40000
+#define IA32_APIC_BASE	0x1b
+#define X2APIC		(0xfee00000 | 1 << 11 | 1 << 10)
+
+/* An APIC ID that does not fit into 8 bits, as far as the VMM allows for it. */
+TEST_F(delivery, apic_ids_of_32_bits)
+{
+	struct kvm_enable_cap ids = { .cap = KVM_CAP_X2APIC_API, .args = { KVM_X2APIC_API_USE_32BIT_IDS } };
+	struct kvm_mp_state runnable = { KVM_MP_STATE_RUNNABLE };
+	struct {
+		struct kvm_msrs msrs;
+		struct kvm_msr_entry entry;
+	} mode = { { .nmsrs = 1 }, { .index = IA32_APIC_BASE, .data = X2APIC } };
+	struct {
+		struct kvm_cpuid2 cpuid;
+		struct kvm_cpuid_entry2 entries[256];
+	} cpuid = { { .nent = 256 }, {} };
+	struct kvm_regs regs = { .rip = GUEST_CODE, .rsp = GUEST_STACK, .rflags = 2 };
+	volatile struct pvirq_descriptor *there;
+	struct vcpu vcpu;
+	struct vm vm;
+
+	vm_open(&vm, PVIRQ_DEVICE);
+	ASSERT_EQ(0, ioctl(vm.fd, KVM_ENABLE_CAP, &ids));
+	vm_create_irqchip(&vm);
+	vcpu_open(&vm, &vcpu, LONG_ID);
+	ASSERT_EQ(0, ioctl(vm.device, KVM_GET_SUPPORTED_CPUID, &cpuid));
+	ASSERT_EQ(0, ioctl(vcpu.fd, KVM_SET_CPUID2, &cpuid));
+	ASSERT_EQ(1, ioctl(vcpu.fd, KVM_SET_MSRS, &mode));
+	ASSERT_EQ(0, ioctl(vcpu.fd, KVM_SET_MP_STATE, &runnable));
+	vcpu_reset(&vcpu);
+	vcpu_enable_lapic(&vcpu);
+	vm_set_handler(&vm, VECTOR, guest_handler_out);
+	there = (void *)vm_add_memory(&vm, 1, MORE_MEMORY, 32 * PAGE_SIZE, 0);
+
+	ASSERT_EQ(PVIRQ_STATUS_OK, guest_register(&vm, &vcpu, MORE_MEMORY, LONG_ID + 1));
+	vm_write(&vm, GUEST_CODE, guest_sleep, guest_sleep_end - guest_sleep);
+	ASSERT_EQ(0, ioctl(vcpu.fd, KVM_SET_REGS, &regs));
+	post(there + LONG_ID, VECTOR);
+	ASSERT_EQ(0, vcpu_run(&vcpu));
+	EXPECT_EQ(KVM_EXIT_IO, vcpu.run->exit_reason);
+	EXPECT_EQ(0x77, *(uint8_t *)vcpu_io_data(&vcpu));
+	EXPECT_FALSE(is_pending(there + LONG_ID, VECTOR));
+	vcpu_close(&vcpu);
+	vm_close(&vm);
+}
+
 static void nothing(int signal)
 {
 }
