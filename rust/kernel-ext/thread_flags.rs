@@ -6,15 +6,20 @@
 
 use kernel::{
     bindings,
-    sync::atomic::{
-        Atomic,
-        Relaxed, //
+    sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
+        barrier, //
     },
     task::Task, //
 };
 
 /// `_TIF_NOTIFY_SIGNAL`.
 const NOTIFY_SIGNAL: i64 = 1 << bindings::TIF_NOTIFY_SIGNAL;
+/// `_TIF_SIGPENDING`.
+const SIGPENDING: i64 = 1 << bindings::TIF_SIGPENDING;
 
 /// Returns the flags of the current task.
 fn flags() -> *mut bindings::atomic64_t {
@@ -34,13 +39,14 @@ pub fn set_notify_signal() {
 /// Takes back [`set_notify_signal`], unless there is a task work that wants to be run.
 ///
 /// Returns whether the task can go on as if nothing had been: not if it has a signal or a task work.
-/// Process context.
+/// Whoever has called [`set_notify_signal`] may do so again meanwhile, from a scheduler's callback
+/// for example: that is no signal, and the flag stays set. Process context.
 pub fn clear_notify_signal() -> bool {
     // SAFETY: The flags are valid.
     unsafe { bindings::atomic64_andnot(NOTIFY_SIGNAL, flags()) };
     // Pairs with the exchange by which `task_work_add()` adds a work before it sets the flag: if the
     // flag that has just gone was for a work, the work is seen here.
-    kernel::sync::barrier::smp_mb(kernel::sync::barrier::ordering::Full);
+    barrier::smp_mb(barrier::Full);
 
     // SAFETY: The current task is valid, and the field is accessed atomically.
     let works = unsafe { Atomic::from_ptr(&raw mut (*Task::current_raw()).task_works) };
@@ -48,5 +54,7 @@ pub fn clear_notify_signal() -> bool {
         set_notify_signal();
         return false;
     }
-    !kernel::current!().signal_pending()
+    // Not `signal_pending()`, to which the other flag is a signal, too.
+    // SAFETY: The flags are valid.
+    unsafe { bindings::atomic64_read(flags()) & SIGPENDING == 0 }
 }
