@@ -43,8 +43,9 @@ test: module tools selftests ## Run the tests of the test VM, the kselftests, an
 		--jobs 1 \
 		"tool=$(testvm) --name tool --timeout 600 --ktap -- tools/testvm/scripts/test-tool"
 
-# The checkers make everything slower by far, so tests repeat less: what they are to find, one time is enough for.
-debug_selftests = $(testvm) --memory 1536M --timeout 1500 --ktap --name $1 -- \
+# The checkers make everything slower by far, so tests repeat less: what they are to find, one time is enough for. And
+# kmemleak looks through all memory.
+debug_selftests = $(testvm) --memory 1G --timeout 1500 --ktap --name $1 -- \
 	KSFT_MACHINE_SLOW=yes PVIRQ_MODULE=/pvirq/build/module-debug/pvirq.ko selftests/run
 
 .PHONY: test-debug

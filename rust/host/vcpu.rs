@@ -193,10 +193,12 @@ impl Vcpu {
         self.runs.load(Relaxed)
     }
 
-    /// Returns the vCPU's descriptor, if the guest has registered one.
+    /// Calls `f` with the vCPU's descriptor, under RCU, if the guest has registered one.
     #[inline]
-    fn descriptor<'a>(&'a self, guard: &'a rcu::Guard) -> Option<&'a Descriptor> {
-        self.vm.descriptors.get(guard)?.get(self.id)
+    fn with_descriptor<T>(&self, f: impl FnOnce(&Descriptor) -> T) -> Option<T> {
+        let guard = rcu::read_lock();
+
+        self.vm.descriptors.get(&guard)?.get(self.id).map(f)
     }
 
     /// Runs the vCPU until the VMM has to do something.
@@ -206,9 +208,7 @@ impl Vcpu {
         let _turn = self.turn.lock()?;
         let result = self.vm.notifiers.notify(self, || self.run_for_vmm(request));
 
-        if let Some(descriptor) = self.descriptor(&rcu::read_lock()) {
-            descriptor.set_host_state(HostState::Outside);
-        }
+        self.with_descriptor(|descriptor| descriptor.set_host_state(HostState::Outside));
         result
     }
 
@@ -247,9 +247,7 @@ impl Vcpu {
         guard.unlock();
 
         self.inject(vectors, &messages);
-        if let Some(descriptor) = self.descriptor(&rcu::read_lock()) {
-            descriptor.publish(&self.counters.get());
-        }
+        self.with_descriptor(|descriptor| descriptor.publish(&self.counters.get()));
     }
 
     fn inject(&self, mut vectors: Vectors, messages: &Messages) {
@@ -343,19 +341,19 @@ impl Vcpu {
 
 impl PreemptNotified for Vcpu {
     fn sched_out(&self, why: Leaving) {
-        if let Some(descriptor) = self.descriptor(&rcu::read_lock()) {
-            descriptor.set_host_state(match why {
-                Leaving::Preempted => HostState::Preempted,
-                Leaving::Blocked => HostState::Blocked,
-            });
-        }
+        let state = match why {
+            Leaving::Preempted => HostState::Preempted,
+            Leaving::Blocked => HostState::Blocked,
+        };
+
+        self.with_descriptor(|descriptor| descriptor.set_host_state(state));
     }
 
     fn sched_in(&self) {
-        if let Some(descriptor) = self.descriptor(&rcu::read_lock()) {
-            if descriptor.resume(HostState::Running) {
-                self.force();
-            }
+        let pending = self.with_descriptor(|descriptor| descriptor.resume(HostState::Running));
+
+        if pending == Some(true) {
+            self.force();
         }
     }
 }
