@@ -6,6 +6,7 @@ use kernel::prelude::*;
 use pvirq_protocol::port::LEN;
 
 /// A range of [`LEN`] ports.
+#[derive(Clone, Copy)]
 pub(crate) struct Ports {
     base: u16,
 }

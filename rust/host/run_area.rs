@@ -15,7 +15,7 @@ use kernel_ext::{
     user_mapping::UserMapping,
     user_pages::{
         Shared,
-        UserPages, //
+        UserPage, //
     }, //
 };
 
@@ -63,27 +63,33 @@ pub(crate) struct PortAccess {
     pub(crate) count: u32,
 }
 
-/// A vCPU's area, mapped in the kernel.
+/// A vCPU's area.
 ///
 /// The VMM can write to it at any time, and harms itself if it does so while KVM runs the vCPU.
-pub(crate) struct RunArea(UserPages);
+pub(crate) struct RunArea {
+    run: UserPage,
+    data: UserPage,
+}
 
 impl RunArea {
-    /// Maps the area of the vCPU whose file `real` is, by way of the current process.
-    pub(crate) fn map(real: &File) -> Result<Self> {
-        let count = KVM_PIO_PAGE_OFFSET + 1;
-        let mapping = UserMapping::of(real, count * PAGE_SIZE)?;
+    /// Finds the area of the vCPU whose file `real` is, by way of the current process.
+    pub(crate) fn find(real: &File) -> Result<Self> {
+        let data = KVM_PIO_PAGE_OFFSET * PAGE_SIZE;
+        let mapping = UserMapping::of(real, data + PAGE_SIZE)?;
 
-        Ok(Self(UserPages::pin(mapping.address(0), count)?))
+        Ok(Self {
+            run: UserPage::pin(mapping.address(0))?,
+            data: UserPage::pin(mapping.address(data))?,
+        })
     }
 
     #[inline]
     fn run(&self) -> Option<&KvmRun> {
-        self.0.get(0, 1)?.first()
+        self.run.get(0, 1)?.first()
     }
 
     fn data(&self) -> Option<&Atomic<u32>> {
-        self.0.get(KVM_PIO_PAGE_OFFSET * PAGE_SIZE, 1)?.first()
+        self.data.get(0, 1)?.first()
     }
 
     /// Returns whether the VMM wants `KVM_RUN` to return at once.
@@ -126,10 +132,7 @@ impl RunArea {
             .saturating_mul(usize::from(access.size))
             .min(PAGE_SIZE)
             .div_ceil(size_of::<u32>());
-        let data: &[Atomic<u32>] = self
-            .0
-            .get(KVM_PIO_PAGE_OFFSET * PAGE_SIZE, words)
-            .unwrap_or_default();
+        let data: &[Atomic<u32>] = self.data.get(0, words).unwrap_or_default();
 
         data.iter().for_each(|word| word.store(u32::MAX, Relaxed));
     }

@@ -87,6 +87,7 @@ use crate::{
         SREGS_CR0, //
     },
     msi::Messages,
+    ports::Ports,
     run_area::RunArea,
     vm::{
         read_argument_at,
@@ -110,7 +111,10 @@ pub(crate) struct Vcpu {
     turn: KillableMutex,
     /// Whether the scheduler has taken the vCPU out of `KVM_RUN`, or is about to.
     forced: Atomic<bool>,
-    /// Mapped at the first exit; nothing if that is impossible.
+    /// Whether the guest has ever used its interface on this vCPU, see [`Vcpu::run`].
+    greeted: Atomic<bool>,
+    ports: Ports,
+    /// Found at the first exit; nothing if that is impossible.
     area: SetOnce<Option<RunArea>>,
     #[pin]
     registers: Mutex<Registers>,
@@ -161,12 +165,14 @@ impl Vcpu {
             real,
             id,
             runs: Atomic::new(0),
-            vm,
             turn <- KillableMutex::new(c"pvirq_vcpu_turn", static_lock_class!()),
             forced: Atomic::new(false),
+            greeted: Atomic::new(false),
+            ports: vm.overlay.ports,
             area: SetOnce::new(),
             registers <- new_mutex!(Registers::new()),
             counters: Counters::new(),
+            vm,
             links <- ListLinks::new(),
         })
     }
@@ -202,9 +208,24 @@ impl Vcpu {
     }
 
     /// Runs the vCPU until the VMM has to do something.
+    ///
+    /// A vCPU on which the guest has never used its interface costs next to nothing: its descriptor,
+    /// if there is one, says `Running`, and senders kick it.
     #[inline]
     fn run(&self, request: Ioctl<'_>) -> Result<isize> {
         self.runs.fetch_add(1, Relaxed);
+        if !self.greeted.load(Relaxed) {
+            let result = self.real.ioctl(request);
+            if result.is_err() || !self.guest_access() {
+                return result;
+            }
+            self.greeted.store(true, Relaxed);
+        }
+        self.run_told(request)
+    }
+
+    /// Runs the vCPU as [`Vcpu::run`] does, and tells senders where it is.
+    fn run_told(&self, request: Ioctl<'_>) -> Result<isize> {
         let _turn = self.turn.lock()?;
         let result = self.vm.notifiers.notify(self, || self.run_for_vmm(request));
 
@@ -288,15 +309,22 @@ impl Vcpu {
     /// Returns what KVM and the VMM share of the vCPU. In the VMM's process.
     #[inline]
     fn area(&self) -> Option<&RunArea> {
-        if self.area.as_ref().is_none() {
-            let area = RunArea::map(&self.real).inspect_err(|err| {
-                pr_warn_once!(
-                    "a vCPU cannot be mapped, and has no guest interface: error {}\n",
-                    err.to_errno()
-                );
-            });
-            self.area.populate(area.ok());
+        match self.area.as_ref() {
+            Some(area) => area.as_ref(),
+            None => self.find_area(),
         }
+    }
+
+    #[cold]
+    fn find_area(&self) -> Option<&RunArea> {
+        let area = RunArea::find(&self.real).inspect_err(|err| {
+            pr_warn_once!(
+                "a vCPU's memory is out of reach, and it has no guest interface: error {}\n",
+                err.to_errno()
+            );
+        });
+
+        self.area.populate(area.ok());
         self.area.as_ref()?.as_ref()
     }
 
@@ -310,7 +338,7 @@ impl Vcpu {
         let Some(access) = area.port_access() else {
             return false;
         };
-        let Some(offset) = self.vm.overlay.ports.offset(access.port) else {
+        let Some(offset) = self.ports.offset(access.port) else {
             return false;
         };
 

@@ -170,16 +170,94 @@ impl UserPages {
     /// Any context.
     #[inline]
     pub fn get<T: Shared>(&self, offset: usize, count: usize) -> Option<&[T]> {
-        let size = count.checked_mul(size_of::<T>())?;
-        let end = offset.checked_add(size)?;
-        if end > self.pinned.count() * PAGE_SIZE || offset % align_of::<T>() != 0 {
-            return None;
-        }
-
-        // SAFETY: It is within the mapping, which begins with a page and so is aligned to all that a
-        // page is. As for its contents, the trait says that everything goes.
-        Some(unsafe { slice::from_raw_parts(self.address.as_ptr().add(offset).cast(), count) })
+        // SAFETY: The pages are mapped for as long as this is borrowed.
+        unsafe { view(self.address, self.pinned.count() * PAGE_SIZE, offset, count) }
     }
+}
+
+impl Drop for UserPages {
+    fn drop(&mut self) {
+        let count = self.pinned.count() as c_uint;
+
+        // SAFETY: By the type invariants this is what `vm_map_ram` returned for so many pages, which
+        // are unpinned after this.
+        unsafe { crate::bindings::vm_unmap_ram(self.address.as_ptr().cast(), count) };
+    }
+}
+
+/// A page of a process, pinned, where the kernel has all memory mapped.
+///
+/// As [`UserPages`], but without a mapping of its own: whoever else uses the page in the kernel is
+/// likely to use the same address.
+///
+/// # Invariants
+///
+/// `address` is where the kernel has the page of `pinned` mapped.
+pub struct UserPage {
+    address: NonNull<u8>,
+    _pinned: Pinned,
+}
+
+// SAFETY: As for `UserPages`.
+unsafe impl Send for UserPage {}
+// SAFETY: As for `UserPages`.
+unsafe impl Sync for UserPage {}
+
+// Otherwise a page need not be mapped anywhere.
+const _: () = assert!(cfg!(CONFIG_64BIT));
+
+impl UserPage {
+    /// Pins the page of the current process at `address`, for reading and writing.
+    ///
+    /// # Errors
+    ///
+    /// As for [`UserPages::pin`].
+    pub fn pin(address: usize) -> Result<Self> {
+        if address % PAGE_SIZE != 0 {
+            return Err(EINVAL);
+        }
+        let pinned = Pinned::new(address, 1)?;
+        let page = *pinned.pages.first().ok_or(EFAULT)?;
+        // SAFETY: The page is valid. On 64-bit machines all pages are mapped for good, and this only
+        // says where.
+        let address = unsafe { bindings::kmap_local_page(page) };
+
+        // INVARIANT: It has just said so.
+        Ok(Self {
+            address: NonNull::new(address.cast()).ok_or(EFAULT)?,
+            _pinned: pinned,
+        })
+    }
+
+    /// Returns what begins at byte `offset`, `count` times, if it is all within the page and
+    /// aligned. Any context.
+    #[inline]
+    pub fn get<T: Shared>(&self, offset: usize, count: usize) -> Option<&[T]> {
+        // SAFETY: The page is pinned for as long as this is borrowed.
+        unsafe { view(self.address, PAGE_SIZE, offset, count) }
+    }
+}
+
+/// Returns `count` objects from `offset` on in memory of `size` bytes, if they fit and are aligned.
+///
+/// # Safety
+///
+/// The memory must begin with a page, and stay for `'a`.
+#[inline]
+unsafe fn view<'a, T: Shared>(
+    address: NonNull<u8>,
+    size: usize,
+    offset: usize,
+    count: usize,
+) -> Option<&'a [T]> {
+    let end = offset.checked_add(count.checked_mul(size_of::<T>())?)?;
+    if end > size || offset % align_of::<T>() != 0 {
+        return None;
+    }
+
+    // SAFETY: It is within the memory, which the caller vouches for, and aligned to all that a page
+    // is. As for its contents, the trait says that everything goes.
+    Some(unsafe { slice::from_raw_parts(address.as_ptr().add(offset).cast(), count) })
 }
 
 /// What can be shared with user space, which may write anything to it at any time.
@@ -192,13 +270,3 @@ pub unsafe trait Shared: Sync {}
 
 // SAFETY: It is an atomic integer.
 unsafe impl Shared for Atomic<u32> {}
-
-impl Drop for UserPages {
-    fn drop(&mut self) {
-        let count = self.pinned.count() as c_uint;
-
-        // SAFETY: By the type invariants this is what `vm_map_ram` returned for so many pages, which
-        // are unpinned after this.
-        unsafe { crate::bindings::vm_unmap_ram(self.address.as_ptr().cast(), count) };
-    }
-}

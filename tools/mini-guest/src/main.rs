@@ -108,7 +108,8 @@ fn work(shared: &'static Shared, job: &Job, index: u32) {
         (0, Work::Host) => shared.set_answer(pvirq::ask(&shared.request())),
         (_, Work::Storm) => all_to_all::run(shared, job, index),
         (_, Work::Ipi) => target::wait(shared, job, index),
-        (0, Work::Crash) | (_, Work::Exit | Work::Host) => {}
+        (_, Work::Host) => pvirq::greet(),
+        (0, Work::Crash) | (_, Work::Exit) => {}
         (_, Work::Crash) => cpu::touch_nothing(),
     }
 }

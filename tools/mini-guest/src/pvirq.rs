@@ -19,6 +19,11 @@ fn write(register: WriteRegister, value: u32) {
     unsafe { cpu::out_u32(BASE + register.offset(), value) };
 }
 
+/// Lets the host know that this vCPU wants to be told of, see Documentation/guest-interface.rst.
+pub fn greet() {
+    let _ = read(ReadRegister::Magic);
+}
+
 /// Finds the host and gives it a command.
 pub fn ask(request: &Request) -> Answer {
     if read(ReadRegister::Magic) != MAGIC {
