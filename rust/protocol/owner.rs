@@ -28,10 +28,15 @@ impl Descriptor {
     /// Interrupts must be off from before this call until the caller has handled the vectors. A
     /// halt may only follow if there were none.
     pub fn leave_polling(&self) -> Vectors {
+        // What has ended the polling goes first, while senders are still told that somebody looks: a
+        // sender that has set its bit and not looked yet would take it back after the store, and
+        // kick a vCPU that has just come for it.
+        let seen = self.drain();
+
         self.guest.state.store(GuestState::Running.word());
         // Pairs with the barrier in `post`.
         full_barrier();
-        self.drain()
+        seen.union(self.drain())
     }
 }
 

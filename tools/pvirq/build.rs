@@ -40,7 +40,10 @@ fn main() {
         .expect("cargo is there: it runs this script");
     assert!(status.success(), "the mini guest did not build");
 
-    println!("cargo:rerun-if-changed={}", guest.display());
+    let protocol = guest.join("../../rust/protocol");
+    for source in [&guest, &protocol] {
+        println!("cargo:rerun-if-changed={}", source.display());
+    }
     println!(
         "cargo:rustc-env=MINI_GUEST={}",
         target.join(&triple).join("release/mini-guest").display()

@@ -164,14 +164,18 @@ fn polling(context: &Context) -> Result<Outcome> {
     };
     for _ in 0..4 {
         let exits = sender_exits(&mut machine, &job)?;
-        ensure!(exits == [0; 4], "{exits:?} exits");
+        let tally = machine.shared()?.posts.tally();
+        ensure!(exits == [0; 4], "{exits:?} exits, {tally:?}");
         let drained = machine.shared()?.descriptors[1].guest_counters().drained;
         ensure!(drained != 0, "the target has drained nothing itself");
     }
     // Whoever does not poll is kicked: the counting counts.
     let exits = sender_exits(&mut machine, &posts(Rest::Halted))?;
     let kicked = machine.shared()?.posts.tally().kicked;
-    ensure!(exits == [kicked, 0, 0, 0] && kicked != 0, "{exits:?} exits");
+    ensure!(
+        exits == [kicked, 0, 0, 0] && kicked != 0,
+        "{exits:?} exits for {kicked} kicks"
+    );
     Ok(Outcome::Pass)
 }
 
