@@ -25,18 +25,17 @@ impl Descriptor {
 
     /// Says that the vCPU does not poll any more, and takes what is pending.
     ///
+    /// If something has ended the polling, the caller [drains](Self::drain) and handles that first,
+    /// while senders are still told that somebody looks. A sender that has set its bit and not
+    /// looked yet would otherwise take it back, and kick a vCPU that has just come for it.
+    ///
     /// Interrupts must be off from before this call until the caller has handled the vectors. A
     /// halt may only follow if there were none.
     pub fn leave_polling(&self) -> Vectors {
-        // What has ended the polling goes first, while senders are still told that somebody looks: a
-        // sender that has set its bit and not looked yet would take it back after the store, and
-        // kick a vCPU that has just come for it.
-        let seen = self.drain();
-
         self.guest.state.store(GuestState::Running.word());
         // Pairs with the barrier in `post`.
         full_barrier();
-        seen.union(self.drain())
+        self.drain()
     }
 }
 

@@ -100,13 +100,6 @@ impl Vectors {
         self.0[vector.word()] & vector.bit() != 0
     }
 
-    /// What is in either set.
-    pub const fn union(self, other: Self) -> Self {
-        let ([a, b, c, d], [e, f, g, h]) = (self.0, other.0);
-
-        Self([a | e, b | f, c | g, d | h])
-    }
-
     /// Removes reserved vectors, and says how many there were.
     pub fn remove_reserved(&mut self) -> u32 {
         const RESERVED: u64 = (1 << Vector::FIRST) - 1;

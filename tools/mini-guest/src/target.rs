@@ -8,7 +8,7 @@ use core::{
 };
 
 use mini_guest::{Job, Rest, Shared};
-use pvirq_protocol::Descriptor;
+use pvirq_protocol::{Descriptor, Vectors};
 
 use crate::{cpu, ipi};
 
@@ -62,14 +62,17 @@ pub fn poll(descriptor: &Descriptor, mut goes_on: impl FnMut() -> bool) {
     while !descriptor.has_pending() && goes_on() {}
 }
 
-/// Leaves the polling state, handles what is in the vCPU's descriptor, and says how much that was. Interrupts are off
-/// afterwards.
+/// Handles what is in the vCPU's descriptor, leaves the polling state, handles what came meanwhile, and says how much that
+/// was. Interrupts are off afterwards.
 pub fn leave_polling(shared: &Shared, index: u32) -> u32 {
-    cpu::disable_interrupts();
     let descriptor = &shared.descriptors[index as usize];
-    let vectors = descriptor.leave_polling();
 
-    descriptor.count_drained(&vectors);
+    cpu::disable_interrupts();
+    handle(shared, index, descriptor.drain()) + handle(shared, index, descriptor.leave_polling())
+}
+
+fn handle(shared: &Shared, index: u32, vectors: Vectors) -> u32 {
+    shared.descriptors[index as usize].count_drained(&vectors);
     for vector in vectors {
         ipi::handle(shared, index, vector);
     }
