@@ -22,7 +22,9 @@
 //! # Concurrency
 //!
 //! KVM runs a vCPU in one thread at a time, and keeps others waiting. So do we, in [`Vcpu::turn`],
-//! because the descriptor's state belongs to the thread that runs. All of [`Vcpu::run`] is process
+//! because the descriptor's state belongs to the thread that runs. It is taken only once the guest
+//! has used its interface on the vCPU: a VMM that has another thread wait in KVM from before that
+//! gets a state that is wrong for its own guest. All of [`Vcpu::run`] is process
 //! context; [`PreemptNotified`] is the scheduler's. Both find the descriptors under RCU.
 
 use kernel::{

@@ -23,7 +23,8 @@ use crate::descriptor::Descriptor;
 /// use the PC's own up to 0x3ff, and 0x402 and 0x510 (firmware), 0x4d0 (PIC), 0x505 (pvpanic),
 /// 0x600 to 0x73f (power management), 0xa00 to 0xa1f (hotplug of memory) and 0xcc0 to 0xcff (hotplug
 /// of PCI devices and CPUs, and PCI configuration). QEMU, crosvm, Firecracker, Cloud Hypervisor and
-/// kvmtool all leave 0xb30 to 0xcbf alone; below it is AMD's SMBus on physical machines.
+/// kvmtool all leave 0xb30 to 0xcbf alone, the first and the third as far as is known; below it is
+/// AMD's SMBus on physical machines.
 pub const BASE: u16 = 0xb80;
 
 /// The number of ports.
