@@ -29,6 +29,7 @@ pub const fn sendable(vector: u8) -> Vector {
     }
 }
 
+const KVM_HC_VAPIC_POLL_IRQ: u64 = 1;
 const KVM_HC_SEND_IPI: u64 = 10;
 
 /// Whether this is Intel's CPU. CPUID costs an exit, so it is asked once.
@@ -221,15 +222,10 @@ pub enum Hypercall {
 impl Way {
     /// A mechanism's way on this CPU.
     pub fn new(mechanism: Mechanism) -> Self {
-        let hypercall = if IS_INTEL.load(SeqCst) {
-            Hypercall::Vmcall
-        } else {
-            Hypercall::Vmmcall
-        };
         match mechanism {
             Mechanism::X2Apic => Way::Icr,
-            Mechanism::PvIpi => Way::Hypercall(hypercall),
-            Mechanism::Pvirq => Way::Post(hypercall),
+            Mechanism::PvIpi => Way::Hypercall(Hypercall::new()),
+            Mechanism::Pvirq => Way::Post(Hypercall::new()),
         }
     }
 
@@ -289,10 +285,32 @@ impl Way {
 }
 
 impl Hypercall {
+    /// The instruction of this CPU.
+    pub fn new() -> Self {
+        if IS_INTEL.load(SeqCst) {
+            Hypercall::Vmcall
+        } else {
+            Hypercall::Vmmcall
+        }
+    }
+
+    /// Calls `KVM_HC_VAPIC_POLL_IRQ`, which does nothing.
+    pub fn nothing(self) {
+        self.call(KVM_HC_VAPIC_POLL_IRQ, 0, 0, 0);
+    }
+
     /// Calls `KVM_HC_SEND_IPI` for the vCPUs of `bitmap`, whose lowest bit is vCPU `first`.
     fn send_ipi(self, vector: Vector, bitmap: u64, first: u32) -> bool {
-        let mut result = KVM_HC_SEND_IPI;
-        // The bitmap has to be in rbx, which LLVM keeps for itself.
+        let result = self.call(KVM_HC_SEND_IPI, bitmap, first.into(), vector.get().into());
+
+        // The number of vCPUs that took it, or a negative error.
+        result as i64 > 0
+    }
+
+    /// Makes a call with `low` in rbx, and in rcx, rdx and rsi what `KVM_HC_SEND_IPI` takes there.
+    fn call(self, number: u64, low: u64, first: u64, vector: u64) -> u64 {
+        let mut result = number;
+        // LLVM keeps rbx for itself.
         macro_rules! hypercall {
             ($instruction:literal) => {
                 // SAFETY: The hypervisor has this call, or answers with an error, and changes only rax.
@@ -301,11 +319,11 @@ impl Hypercall {
                         "xchg rbx, {low}",
                         $instruction,
                         "xchg rbx, {low}",
-                        low = inout(reg) bitmap => _,
+                        low = inout(reg) low => _,
                         inout("rax") result,
                         in("rcx") 0_u64,
-                        in("rdx") u64::from(first),
-                        in("rsi") u64::from(vector.get()),
+                        in("rdx") first,
+                        in("rsi") vector,
                         options(nostack),
                     )
                 }
@@ -315,7 +333,6 @@ impl Hypercall {
             Hypercall::Vmcall => hypercall!("vmcall"),
             Hypercall::Vmmcall => hypercall!("vmmcall"),
         }
-        // The number of vCPUs that took it, or a negative error.
-        result as i64 > 0
+        result
     }
 }

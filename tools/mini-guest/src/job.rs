@@ -29,6 +29,8 @@ wire_enum! {
         Storm,
         /// vCPU 0 writes to [`port::NULL`](crate::port::NULL), the others rest.
         Exit,
+        /// vCPU 0 makes hypercalls that do nothing, the others rest.
+        Hypercall,
         /// vCPU 0 gives the [command](crate::Request) that the VMM has left to its pvirq host, the others rest.
         Host,
         /// The vCPUs but the first touch memory that is not there.
@@ -96,7 +98,7 @@ pub struct Job {
     pub pattern: Pattern,
     /// What targets do meanwhile.
     pub rest: Rest,
-    /// How often to send, each vCPU in a storm, or to write to the port.
+    /// How often to send, each vCPU in a storm, or to exit.
     pub sends: u32,
     /// TSC cycles that the sender waits before each send, once the targets rest; in a storm, the longest rest.
     pub gap: u64,
@@ -142,7 +144,7 @@ impl Job {
     /// The last send that reaches `target`, 0 if there is none: what it has to wait for.
     pub fn last_sequence(&self, target: u32, targets: u32) -> u32 {
         match (self.work, self.pattern) {
-            (Work::Storm | Work::Exit | Work::Host | Work::Crash, _) => 0,
+            (Work::Storm | Work::Exit | Work::Hypercall | Work::Host | Work::Crash, _) => 0,
             (Work::Ipi, Pattern::Broadcast) => self.sends,
             (Work::Ipi, Pattern::Unicast) if self.sends < target => 0,
             (Work::Ipi, Pattern::Unicast) => self.sends - (self.sends - target) % targets,
@@ -196,9 +198,11 @@ mod tests {
 
     #[test]
     fn targets_have_nothing_to_wait_for_while_the_sender_exits() {
-        let job = job(Work::Exit, Pattern::Unicast, 7);
-        assert_eq!(job.events(1), 7);
-        assert_eq!(job.last_sequence(1, 1), 0);
+        for work in [Work::Exit, Work::Hypercall] {
+            let job = job(work, Pattern::Unicast, 7);
+            assert_eq!(job.events(1), 7);
+            assert_eq!(job.last_sequence(1, 1), 0);
+        }
     }
 
     #[test]

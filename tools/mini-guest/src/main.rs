@@ -34,7 +34,7 @@ use core::{
 
 use mini_guest::{port, Job, Shared, Work};
 
-use crate::{console::Console, percpu::PerCpu};
+use crate::{console::Console, ipi::Hypercall, percpu::PerCpu};
 
 /// The machine's status after a self-test that passed.
 const STATUS_OK: u8 = 0;
@@ -104,12 +104,14 @@ extern "C" fn main(shared: &'static Shared, index: usize) -> ! {
 fn work(shared: &'static Shared, job: &Job, index: u32) {
     match (index, job.work) {
         (0, Work::Ipi) => sender::send(shared, job),
-        (0, Work::Exit) => sender::exit(shared, job),
+        // SAFETY: The port does nothing.
+        (0, Work::Exit) => sender::exit(shared, job, || unsafe { cpu::out(port::NULL, 0) }),
+        (0, Work::Hypercall) => sender::exit(shared, job, || Hypercall::new().nothing()),
         (0, Work::Host) => shared.set_answer(pvirq::ask(&shared.request())),
         (_, Work::Storm) => all_to_all::run(shared, job, index),
         (_, Work::Ipi) => target::wait(shared, job, index),
         (_, Work::Host) => pvirq::greet(),
-        (0, Work::Crash) | (_, Work::Exit) => {}
+        (0, Work::Crash) | (_, Work::Exit | Work::Hypercall) => {}
         (_, Work::Crash) => cpu::touch_nothing(),
     }
 }

@@ -117,6 +117,7 @@ impl Case {
             (Work::Ipi, Pattern::Unicast) => "unicast",
             (Work::Ipi, Pattern::Broadcast) => "broadcast",
             (Work::Storm, _) => "storm",
+            (Work::Hypercall, _) => "in-kernel",
             _ => "user-space",
         }
     }
@@ -124,6 +125,7 @@ impl Case {
     /// The mechanism's name in results.
     pub fn mechanism(&self) -> &'static str {
         match (self.work, self.mechanism) {
+            (Work::Hypercall, _) => "hypercall",
             (Work::Ipi | Work::Storm, Mechanism::X2Apic) => "x2apic",
             (Work::Ipi | Work::Storm, Mechanism::PvIpi) => "pv-ipi",
             (Work::Ipi | Work::Storm, Mechanism::Pvirq) => "pvirq",
@@ -240,16 +242,17 @@ pub fn ipi_plan(extent: &Extent) -> Vec<Case> {
     cases
 }
 
-/// The case of `pvirq bench exit`.
+/// The cases of `pvirq bench exit`: exits that end in user space, and exits that KVM handles.
 pub fn exit_plan() -> Vec<Case> {
-    vec![Case {
-        work: Work::Exit,
+    let case = |work| Case {
+        work,
         pattern: Pattern::Unicast,
         mechanism: Mechanism::X2Apic,
         target: Target::None,
         halt_poll: HaltPoll::Default,
         vcpus: 1,
-    }]
+    };
+    vec![case(Work::Exit), case(Work::Hypercall)]
 }
 
 #[cfg(test)]
@@ -309,8 +312,11 @@ mod tests {
             ]
         );
         assert_eq!(
-            exit_plan()[0].to_string(),
-            "exit user-space none, 1 vCPUs by port"
+            [0, 1].map(|index| exit_plan()[index].to_string()),
+            [
+                "exit user-space none, 1 vCPUs by port",
+                "exit in-kernel none, 1 vCPUs by hypercall",
+            ]
         );
     }
 }

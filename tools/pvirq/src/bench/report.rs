@@ -13,6 +13,7 @@ use std::{
 use mini_guest::{Mechanism, Work};
 use pvirq_protocol::Tally;
 use serde::Serialize;
+use serde_json::Value;
 
 use super::{
     case::{Case, HaltPoll, Target},
@@ -276,20 +277,61 @@ impl Report {
 
     /// Writes the report as JSON: into a file aside, which then takes the place of `path`.
     pub fn write(&self, path: &Path) -> io::Result<()> {
-        let mut aside = path.as_os_str().to_owned();
-        aside.push(".partial");
-        let aside = PathBuf::from(aside);
-        let mut file = File::create(&aside)?;
-        let written = serde_json::to_writer_pretty(&mut file, self)
-            .map_err(io::Error::from)
-            .and_then(|()| file.write_all(b"\n"))
-            .and_then(|()| file.sync_all())
-            .and_then(|()| fs::rename(&aside, path));
-        if written.is_err() {
-            let _ = fs::remove_file(&aside);
-        }
-        written
+        write_aside(path, self)
     }
+
+    /// Adds the rows to those of the report in `path`, which must have been made on the same machine; if there is none,
+    /// [writes](Report::write) it.
+    pub fn append(&self, path: &Path) -> io::Result<()> {
+        let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what);
+        let text = match fs::read(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return self.write(path),
+            text => text?,
+        };
+        let mut whole: Value = serde_json::from_slice(&text)?;
+        let mut more = serde_json::to_value(self)?;
+
+        for place in ["/schema", "/environment/kernel", "/environment/accel"] {
+            if whole.pointer(place) != more.pointer(place) {
+                return Err(invalid("its results are from another machine"));
+            }
+        }
+        for counter in ["baseline_runs", "baseline_failures"] {
+            let counter = format!("/environment/{counter}");
+            let count = |value: &Value| value.pointer(&counter)?.as_u64();
+            let sum = count(&whole).zip(count(&more)).map(|(old, new)| old + new);
+            let (place, sum) = whole
+                .pointer_mut(&counter)
+                .zip(sum)
+                .ok_or_else(|| invalid("it has no counts"))?;
+            *place = sum.into();
+        }
+        let rows = |value: &mut Value| match value.get_mut("rows").map(Value::take) {
+            Some(Value::Array(rows)) => Ok(rows),
+            _ => Err(invalid("it has no rows")),
+        };
+        let mut all = rows(&mut whole)?;
+        all.extend(rows(&mut more)?);
+        whole["rows"] = Value::Array(all);
+        write_aside(path, &whole)
+    }
+}
+
+/// Writes `contents` as JSON into a file aside, which then takes the place of `path`.
+fn write_aside(path: &Path, contents: &impl Serialize) -> io::Result<()> {
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(".partial");
+    let aside = PathBuf::from(aside);
+    let mut file = File::create(&aside)?;
+    let written = serde_json::to_writer_pretty(&mut file, contents)
+        .map_err(io::Error::from)
+        .and_then(|()| file.write_all(b"\n"))
+        .and_then(|()| file.sync_all())
+        .and_then(|()| fs::rename(&aside, path));
+    if written.is_err() {
+        let _ = fs::remove_file(&aside);
+    }
+    written
 }
 
 fn per_event(count: u64, events: u64) -> f64 {
@@ -318,8 +360,6 @@ fn relative(pieces: &[Piece], first: &[Piece]) -> Relative {
 #[cfg(test)]
 mod tests {
     use std::error::Error;
-
-    use serde_json::Value;
 
     use super::*;
     use crate::bench::{exit_plan, ipi_plan, Extent, Measurement};
@@ -456,6 +496,31 @@ mod tests {
             .exits_without_timer
             .is_nan());
         assert!(report.rows[1].cycles_per_event.is_none());
+    }
+
+    #[test]
+    fn rows_are_added_to_those_of_the_same_machine() -> Result<(), Box<dyn Error>> {
+        let directory = tempfile::tempdir()?;
+        let path = directory.path().join("ipi.json");
+        let mut report = report(measurement(100, 20), measurement(150, 30));
+        report.environment.baseline_runs = 7;
+        for times in 1..=2 {
+            report.append(&path)?;
+            let json: Value = serde_json::from_slice(&fs::read(&path)?)?;
+            assert_eq!(json["rows"].as_array().map(Vec::len), Some(3 * times));
+            assert_eq!(json["environment"]["baseline_runs"], 7 * times);
+        }
+
+        let before = fs::read(&path)?;
+        report.environment.kernel = "another".into();
+        assert!(report.append(&path).is_err());
+        assert_eq!(fs::read(&path)?, before);
+        for text in ["{}", "[]", "", "{\"schema\": 1}"] {
+            fs::write(&path, text)?;
+            assert!(report.append(&path).is_err(), "{text}");
+            assert_eq!(fs::read(&path)?, text.as_bytes());
+        }
+        Ok(())
     }
 
     #[test]

@@ -51,6 +51,10 @@ struct Common {
     /// Writes the results to a file, as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+
+    /// Adds them to those that the file has, if they are from this machine
+    #[arg(long, requires = "json")]
+    append: bool,
 }
 
 /// Measures interrupts from one vCPU to others
@@ -94,7 +98,7 @@ struct IpiArgs {
     max_difference: Option<f64>,
 }
 
-/// Measures exits to user space, by writes to a port
+/// Measures exits: to user space, by writes to a port, and those that KVM handles, by hypercalls
 #[derive(clap::Args)]
 struct ExitArgs {
     #[command(flatten)]
@@ -284,9 +288,11 @@ impl Common {
             device::KVM
         );
         if let Some(path) = &self.json {
-            report
-                .write(path)
-                .with_context(|| format!("cannot write {}", path.display()))?;
+            let written = match self.append {
+                true => report.append(path),
+                false => report.write(path),
+            };
+            written.with_context(|| format!("cannot write {}", path.display()))?;
         }
         let misdelivered = report.misdelivered();
         ensure!(
