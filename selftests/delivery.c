@@ -40,9 +40,7 @@ FIXTURE(delivery)
 	struct vm vm;
 	struct vcpu vcpu;
 	volatile struct pvirq_descriptor *descriptor;
-	pthread_t thread;
-	/* What KVM_RUN returned in the thread. */
-	volatile int result;
+	struct runner runner;
 };
 
 FIXTURE_SETUP(delivery)
@@ -183,74 +181,15 @@ TEST_F(delivery, apic_ids_of_32_bits)
 	vm_close(&vm);
 }
 
-static void nothing(int signal)
-{
-}
-
-struct runner {
-	struct vcpu *vcpu;
-	volatile int *result;
-};
-
-static void pin(int cpu)
-{
-	cpu_set_t cpus;
-
-	CPU_ZERO(&cpus);
-	CPU_SET(cpu, &cpus);
-	if (sched_setaffinity(0, sizeof(cpus), &cpus))
-		die("sched_setaffinity to CPU %d", cpu);
-}
-
-/* Runs a vCPU, on CPU 0, until KVM_RUN returns. */
-static void *run(void *data)
-{
-	struct runner *runner = data;
-
-	pin(0);
-	*runner->result = vcpu_run(runner->vcpu);
-	return NULL;
-}
-
-#define START()									\
-	struct runner runner = { &self->vcpu, &self->result };	\
-	struct sigaction action = { .sa_handler = nothing };			\
-	sigaction(SIGUSR1, &action, NULL);					\
-	self->result = 1;							\
-	ASSERT_EQ(0, pthread_create(&self->thread, NULL, run, &runner))
-
-/* Whether KVM_RUN goes on. */
-#define IS_RUNNING()	(self->result == 1)
-
-/* Ends KVM_RUN by a signal, if it does not end by itself. */
-#define STOP()									\
-	do {									\
-		while (IS_RUNNING()) {						\
-			pthread_kill(self->thread, SIGUSR1);			\
-			usleep(1000);						\
-		}								\
-		ASSERT_EQ(0, pthread_join(self->thread, NULL));			\
-	} while (0)
-
 TEST_F(delivery, a_vcpu_that_halts_is_blocked)
 {
 	LOAD(guest_sleep);
-	START();
+	runner_start(&self->runner, &self->vcpu);
 	EXPECT_TRUE(eventually(host_state(self->descriptor) == PVIRQ_HOST_BLOCKED));
-	EXPECT_TRUE(IS_RUNNING());
-	STOP();
-	EXPECT_EQ(-EINTR, self->result);
+	EXPECT_TRUE(is_running(&self->runner));
+	EXPECT_EQ(-EINTR, runner_stop(&self->runner));
 	EXPECT_EQ(PVIRQ_HOST_OUTSIDE, host_state(self->descriptor));
 	EXPECT_EQ(0, STATISTIC("forced-exits"));
-}
-
-/* Takes a CPU's time from whoever else is there. */
-static void *contend(void *stop)
-{
-	pin(0);
-	while (!*(volatile bool *)stop)
-		;
-	return NULL;
 }
 
 /*
@@ -259,26 +198,23 @@ static void *contend(void *stop)
  */
 TEST_F(delivery, posted_while_preempted)
 {
-	pthread_t contender;
-	bool stop = false;
+	struct contender contender;
 
 	pin(1);
 	LOAD(guest_wait);
-	ASSERT_EQ(0, pthread_create(&contender, NULL, contend, &stop));
+	contender_start(&contender);
 	for (int i = 0; i < ROUNDS; i++) {
-		START();
+		runner_start(&self->runner, &self->vcpu);
 		ASSERT_TRUE(eventually(host_state(self->descriptor) == PVIRQ_HOST_PREEMPTED));
 		post(self->descriptor, VECTOR);
-		ASSERT_TRUE(eventually(!IS_RUNNING()))
+		ASSERT_TRUE(eventually(!is_running(&self->runner)))
 			TH_LOG("round %d: state %u, pending %d", i, host_state(self->descriptor),
 			       is_pending(self->descriptor, VECTOR));
-		ASSERT_EQ(0, pthread_join(self->thread, NULL));
-		ASSERT_EQ(0, self->result);
+		ASSERT_EQ(0, runner_wait(&self->runner));
 		ASSERT_EQ(0x77, *(uint8_t *)vcpu_io_data(&self->vcpu));
 		vcpu_end_interrupts(&self->vcpu);
 	}
-	stop = true;
-	ASSERT_EQ(0, pthread_join(contender, NULL));
+	contender_stop(&contender);
 	EXPECT_EQ(ROUNDS, STATISTIC("injected"));
 	EXPECT_GE(STATISTIC("forced-exits"), ROUNDS / 2);
 }
@@ -286,25 +222,21 @@ TEST_F(delivery, posted_while_preempted)
 /* A signal ends KVM_RUN, whatever the scheduler makes of the vCPU at the same time. */
 TEST_F(delivery, signals_are_the_vmms)
 {
-	pthread_t contender;
-	bool stop = false;
+	struct contender contender;
 
 	pin(1);
 	LOAD(guest_wait);
-	ASSERT_EQ(0, pthread_create(&contender, NULL, contend, &stop));
+	contender_start(&contender);
 	for (int i = 0; i < ROUNDS; i++) {
-		START();
+		runner_start(&self->runner, &self->vcpu);
 		ASSERT_TRUE(eventually(host_state(self->descriptor) == PVIRQ_HOST_PREEMPTED));
 		/* Reserved: it forces the vCPU out, and then there is nothing to deliver. */
 		post(self->descriptor, 1);
-		ASSERT_EQ(0, pthread_kill(self->thread, SIGUSR1));
-		ASSERT_TRUE(eventually(!IS_RUNNING()));
-		ASSERT_EQ(0, pthread_join(self->thread, NULL));
-		ASSERT_EQ(-EINTR, self->result);
+		ASSERT_EQ(0, pthread_kill(self->runner.thread, SIGUSR1));
+		ASSERT_EQ(-EINTR, runner_wait(&self->runner));
 		ASSERT_EQ(KVM_EXIT_INTR, self->vcpu.run->exit_reason);
 	}
-	stop = true;
-	ASSERT_EQ(0, pthread_join(contender, NULL));
+	contender_stop(&contender);
 }
 
 TEST_F(delivery, immediate_exit_is_the_vmms)
@@ -340,7 +272,7 @@ static void *post_without_end(void *data)
 	FIXTURE_DATA(delivery) *self = data;
 
 	pin(1);
-	while (IS_RUNNING())
+	while (is_running(&self->runner))
 		for (int word = 0; word < 4; word++)
 			__atomic_store_n(&self->descriptor->pending[word], ~0ULL, __ATOMIC_RELAXED);
 	return NULL;
@@ -356,13 +288,12 @@ TEST_F(delivery, posts_without_end)
 	for (int vector = PVIRQ_FIRST_VECTOR; vector < 256; vector++)
 		vm_set_handler(&self->vm, vector, guest_handler_ignore);
 	LOAD(guest_wait);
-	START();
+	runner_start(&self->runner, &self->vcpu);
 	ASSERT_EQ(0, pthread_create(&poster, NULL, post_without_end, self));
 	usleep(300000);
-	EXPECT_TRUE(IS_RUNNING());
-	STOP();
+	EXPECT_TRUE(is_running(&self->runner));
+	EXPECT_EQ(-EINTR, runner_stop(&self->runner));
 	ASSERT_EQ(0, pthread_join(poster, NULL));
-	EXPECT_EQ(-EINTR, self->result);
 }
 
 TEST_HARNESS_MAIN

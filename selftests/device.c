@@ -173,17 +173,22 @@ FIXTURE_SETUP(module)
 	ASSERT_TRUE(eventually(module_references() == 0));
 }
 
-static int load(const char *path)
+static int load_with(const char *path, const char *parameters)
 {
 	int fd = open(path, O_RDONLY | O_CLOEXEC), ret, error;
 
 	if (fd < 0)
 		die("open %s", path);
-	ret = syscall(SYS_finit_module, fd, "", 0);
+	ret = syscall(SYS_finit_module, fd, parameters, 0);
 	error = errno;
 	close(fd);
 	errno = error;
 	return ret;
+}
+
+static int load(const char *path)
+{
+	return load_with(path, "");
 }
 
 static int unload(void)
@@ -275,6 +280,22 @@ TEST_F(module, load_under_a_mount)
 	EXPECT_EQ(ENODEV, errno);
 	ASSERT_EQ(0, umount(KVM_DEVICE));
 	EXPECT_EQ(0, load(self->path));
+}
+
+TEST_F(module, parameters_are_checked)
+{
+	const char *bad[] = {
+		"port=0xb81", "host_poll_ns=10000001", "guest_poll_ns=10000001", "poll_budget=101", "poll_budget=-1",
+	};
+
+	ASSERT_EQ(0, unload());
+	for (int i = 0; i < sizeof(bad) / sizeof(*bad); i++) {
+		EXPECT_EQ(-1, load_with(self->path, bad[i]));
+		EXPECT_EQ(EINVAL, errno)
+			TH_LOG("%s", bad[i]);
+	}
+	ASSERT_EQ(0, load_with(self->path, "host_poll_ns=0 guest_poll_ns=10000000 poll_budget=100"));
+	ASSERT_EQ(0, unload());
 }
 
 TEST_HARNESS_MAIN

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
+#include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <unistd.h>
 
 #include "posting.h"
 
@@ -77,6 +80,80 @@ uint32_t guest_register(struct vm *vm, struct vcpu *vcpu, uint64_t address, uint
 
 	guest_access(vm, vcpu, accesses, 5);
 	return accesses[4].value;
+}
+
+void pin(int cpu)
+{
+	cpu_set_t cpus;
+
+	CPU_ZERO(&cpus);
+	CPU_SET(cpu, &cpus);
+	if (sched_setaffinity(0, sizeof(cpus), &cpus))
+		die("sched_setaffinity to CPU %d", cpu);
+}
+
+static void *run(void *data)
+{
+	struct runner *runner = data;
+
+	pin(0);
+	runner->result = vcpu_run(runner->vcpu);
+	return NULL;
+}
+
+static void nothing(int signal)
+{
+}
+
+void runner_start(struct runner *runner, struct vcpu *vcpu)
+{
+	struct sigaction action = { .sa_handler = nothing };
+
+	sigaction(SIGUSR1, &action, NULL);
+	runner->vcpu = vcpu;
+	runner->result = 1;
+	if (pthread_create(&runner->thread, NULL, run, runner))
+		die("pthread_create");
+}
+
+int runner_wait(struct runner *runner)
+{
+	if (!eventually(!is_running(runner)))
+		die("KVM_RUN does not return");
+	pthread_join(runner->thread, NULL);
+	return runner->result;
+}
+
+int runner_stop(struct runner *runner)
+{
+	while (is_running(runner)) {
+		pthread_kill(runner->thread, SIGUSR1);
+		usleep(1000);
+	}
+	return runner_wait(runner);
+}
+
+static void *contend(void *data)
+{
+	struct contender *contender = data;
+
+	pin(0);
+	while (!contender->stop)
+		;
+	return NULL;
+}
+
+void contender_start(struct contender *contender)
+{
+	contender->stop = false;
+	if (pthread_create(&contender->thread, NULL, contend, contender))
+		die("pthread_create");
+}
+
+void contender_stop(struct contender *contender)
+{
+	contender->stop = true;
+	pthread_join(contender->thread, NULL);
 }
 
 void vcpu_end_interrupts(struct vcpu *vcpu)

@@ -8,6 +8,7 @@
 #define _PVIRQ_SELFTESTS_POSTING_H
 
 #include <linux/pvirq.h>
+#include <pthread.h>
 
 #include "vm.h"
 
@@ -58,6 +59,33 @@ static inline uint32_t host_state(volatile struct pvirq_descriptor *descriptor)
 {
 	return __atomic_load_n(&descriptor->host_state, __ATOMIC_SEQ_CST);
 }
+
+/* Puts this thread on a CPU. */
+void pin(int cpu);
+
+/* A thread that runs a vCPU on CPU 0 until KVM_RUN returns. */
+struct runner {
+	struct vcpu *vcpu;
+	pthread_t thread;
+	/* What KVM_RUN has returned; 1 as long as it has not. */
+	volatile int result;
+};
+
+void runner_start(struct runner *runner, struct vcpu *vcpu);
+#define is_running(runner)	((runner)->result == 1)
+/* Waits until KVM_RUN returns by itself, and returns what it does. */
+int runner_wait(struct runner *runner);
+/* Ends KVM_RUN by a signal, SIGUSR1, if it does not end by itself. */
+int runner_stop(struct runner *runner);
+
+/* A thread that takes CPU 0's time from whoever else is there. */
+struct contender {
+	pthread_t thread;
+	volatile bool stop;
+};
+
+void contender_start(struct contender *contender);
+void contender_stop(struct contender *contender);
 
 /* Ends all interrupts that are in service, as the guest's EOI would. */
 void vcpu_end_interrupts(struct vcpu *vcpu);

@@ -25,7 +25,10 @@ use pvirq_protocol::{
     HostState, //
 };
 
-use crate::msi::Messages;
+use crate::{
+    msi::Messages,
+    poller::Windows, //
+};
 
 /// A descriptor in guest memory.
 #[repr(transparent)]
@@ -47,7 +50,12 @@ pub(crate) struct Descriptors {
 impl Descriptors {
     /// Pins and maps `array`, which has been [checked](Array::check) and is at `user` in the current
     /// process. Nobody knows of it before it is [published](kernel_ext::published::Published).
-    pub(crate) fn new(array: Array, user: u64, messages: Arc<Messages>) -> Result<Self, Status> {
+    pub(crate) fn new(
+        array: Array,
+        user: u64,
+        messages: Arc<Messages>,
+        windows: Windows,
+    ) -> Result<Self, Status> {
         let no_memory = |_| Status::NoMemory;
         let address = usize::try_from(user).map_err(no_memory)?;
         let offset = address % PAGE_SIZE;
@@ -70,7 +78,9 @@ impl Descriptors {
         // Whatever the guest has left there must not make a sender believe that somebody looks.
         for descriptor in this.all() {
             descriptor.0.set_host_state(HostState::Running);
-            descriptor.0.set_poll_windows(0, 0);
+            descriptor
+                .0
+                .set_poll_windows(windows.guest_ns, windows.host_ns);
         }
         Ok(this)
     }

@@ -11,6 +11,7 @@ use pvirq_protocol::port::{
     Status,
     WriteRegister,
     ABSENT,
+    FEATURE_IDLE,
     FEATURE_POST,
     MAGIC,
     VERSION, //
@@ -41,32 +42,36 @@ impl Registers {
         match register {
             ReadRegister::Magic => MAGIC,
             ReadRegister::Version => VERSION.into(),
-            ReadRegister::Features => FEATURE_POST,
+            ReadRegister::Features => FEATURE_POST | FEATURE_IDLE,
             ReadRegister::MaxDescriptors => vm.max_descriptors(),
             ReadRegister::Status => self.status.number(),
         }
     }
 
-    /// Does what the vCPU asks for by writing `value` at `offset`.
-    pub(crate) fn write(&mut self, vm: &Vm, offset: u16, value: u32) {
+    /// Does what the vCPU asks for by writing `value` at `offset`; returns whether that is the idle
+    /// call, which is the run loop's to do.
+    pub(crate) fn write(&mut self, vm: &Vm, offset: u16, value: u32) -> bool {
         let Some(register) = WriteRegister::from_offset(offset) else {
-            return;
+            return false;
         };
 
         self.array.write(register, value);
-        if register == WriteRegister::Command {
-            self.status = match self.command(vm, value) {
-                Ok(()) => Status::Ok,
-                Err(status) => status,
-            };
+        if register != WriteRegister::Command {
+            return false;
         }
+        let result = match Command::decode(value) {
+            Ok(Command::Idle) => return true,
+            Ok(Command::Register { .. }) => vm.register(self.array),
+            Ok(Command::Unregister) if vm.unregister() => Ok(()),
+            Ok(Command::Unregister) => Err(Status::NotRegistered),
+            Err(status) => Err(status),
+        };
+        self.set_status(result.err().unwrap_or(Status::Ok));
+        false
     }
 
-    fn command(&self, vm: &Vm, word: u32) -> Result<(), Status> {
-        match Command::decode(word)? {
-            Command::Register { .. } => vm.register(self.array),
-            Command::Unregister if vm.unregister() => Ok(()),
-            Command::Unregister => Err(Status::NotRegistered),
-        }
+    /// Notes what became of the last command.
+    pub(crate) fn set_status(&mut self, status: Status) {
+        self.status = status;
     }
 }

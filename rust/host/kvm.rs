@@ -14,11 +14,17 @@ use kernel::{
     },
     prelude::*,
     sync::aref::ARef,
-    transmute::FromBytes, //
+    transmute::{
+        AsBytes,
+        FromBytes, //
+    }, //
 };
-use kernel_ext::file::{
-    self,
-    FileExt, //
+use kernel_ext::{
+    file::{
+        self,
+        FileExt, //
+    },
+    user_mapping::UserMapping, //
 };
 
 /// `KVMIO` of `include/uapi/linux/kvm.h`, as are the numbers below.
@@ -48,6 +54,9 @@ pub(crate) const KVM_CAP_SPLIT_IRQCHIP: u32 = 121;
 /// With this capability, and this bit in `args[0]`, messages can have APIC IDs of 32 bits.
 pub(crate) const KVM_CAP_X2APIC_API: u32 = 129;
 pub(crate) const KVM_X2APIC_API_USE_32BIT_IDS: u64 = 1 << 0;
+
+/// This capability sets how long KVM polls before a halted vCPU sleeps, at most, in ns.
+pub(crate) const KVM_CAP_HALT_POLL: u32 = 182;
 
 /// The offset of `cr0` in the arguments of [`KVM_SET_SREGS`] and [`KVM_SET_SREGS2`].
 pub(crate) const SREGS_CR0: usize = 224;
@@ -83,6 +92,34 @@ pub(crate) struct kvm_enable_cap {
 
 // SAFETY: All fields are integers, and there is no padding between them.
 unsafe impl FromBytes for kvm_enable_cap {}
+
+// SAFETY: As above.
+unsafe impl AsBytes for kvm_enable_cap {}
+
+impl kvm_enable_cap {
+    pub(crate) fn new(cap: u32, arg: u64) -> Self {
+        Self {
+            cap,
+            flags: 0,
+            args: [arg, 0, 0, 0],
+            pad: [0; 64],
+        }
+    }
+
+    /// Enables the capability for a VM, whose file `vm` is KVM's. In the VMM's process, where this
+    /// takes some memory for a moment: KVM reads arguments from user space.
+    pub(crate) fn call(&self, vm: &File) -> Result {
+        let mapping = UserMapping::anonymous(size_of::<Self>())?;
+
+        mapping
+            .get(0, size_of::<Self>())
+            .ok_or(EFAULT)?
+            .writer()
+            .write(self)?;
+        vm.call(KVM_ENABLE_CAP, mapping.address(0))?;
+        Ok(())
+    }
+}
 
 /// The real `/dev/kvm`.
 ///

@@ -40,6 +40,7 @@ mod guest_interface;
 mod kvm;
 mod memory;
 mod msi;
+mod poller;
 mod ports;
 mod run_area;
 mod statistics;
@@ -51,6 +52,7 @@ use device::Device;
 use kernel_ext::cdev::Registration;
 use kvm::Kvm;
 use ports::Ports;
+use pvirq_protocol::ioctl::Poll;
 use statistics::Statistics;
 
 module! {
@@ -64,6 +66,18 @@ module! {
             default: pvirq_protocol::port::BASE,
             description: "First I/O port of the guest interface",
         },
+        guest_poll_ns: u32 {
+            default: 50_000,
+            description: "Longest time an idle vCPU polls in the guest",
+        },
+        host_poll_ns: u32 {
+            default: 200_000,
+            description: "Longest time the host then polls for it",
+        },
+        poll_budget: u32 {
+            default: 50,
+            description: "Percent of a CPU that a VM's polling in the host may burn",
+        },
     },
 }
 
@@ -72,6 +86,8 @@ module! {
 struct Overlay {
     kvm: Kvm,
     ports: Ports,
+    /// How the vCPUs of new VMs poll.
+    poll: Poll,
     /// Held while a descriptor of a VM refers to KVM's file instead of ours, see [`vm`].
     #[pin]
     lending: Mutex<()>,
@@ -84,6 +100,11 @@ impl Overlay {
         try_pin_init!(Self {
             kvm: Kvm::find()?,
             ports: Ports::new(module_parameters::port.value())?,
+            poll: poller::parameters(
+                module_parameters::guest_poll_ns.value(),
+                module_parameters::host_poll_ns.value(),
+                module_parameters::poll_budget.value(),
+            )?,
             lending <- new_mutex!(()),
             statistics <- Statistics::new(),
         })

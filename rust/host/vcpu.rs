@@ -12,6 +12,7 @@
 //! | `Running`   | there                                  | the return to the VMM                    |
 //! | `Preempted` | another task takes the CPU             | this one has it back                     |
 //! | `Blocked`   | the task sleeps, in a halt for example | it is awake and has a CPU                |
+//! | `Polling`   | the guest's idle call                  | the return to the guest                  |
 //!
 //! The scheduler says when the last two begin and end. If the task comes back and something is
 //! pending, KVM may be about to enter the guest, and the scheduler's context is none to inject
@@ -45,7 +46,6 @@ use kernel::{
     static_lock_class,
     str::CString,
     sync::{
-        aref::ARef,
         atomic::{
             Atomic,
             Relaxed, //
@@ -66,6 +66,7 @@ use kernel_ext::{
     },
     ioctl::Ioctl,
     killable::KillableMutex,
+    kvm::VcpuFile,
     preempt::{
         Leaving,
         PreemptNotified, //
@@ -73,6 +74,7 @@ use kernel_ext::{
     thread_flags, //
 };
 use pvirq_protocol::{
+    port::Status,
     Descriptor,
     HostState,
     HostStatistics,
@@ -89,6 +91,11 @@ use crate::{
         SREGS_CR0, //
     },
     msi::Messages,
+    poller::{
+        Looks,
+        Poller,
+        Windows, //
+    },
     ports::Ports,
     run_area::RunArea,
     vm::{
@@ -102,7 +109,7 @@ use crate::{
 #[pin_data]
 pub(crate) struct Vcpu {
     /// KVM's file.
-    real: ARef<File>,
+    real: VcpuFile,
     /// The vCPU's number, which is its APIC ID, too.
     id: u32,
     /// How many times `KVM_RUN` has been called.
@@ -115,6 +122,7 @@ pub(crate) struct Vcpu {
     forced: Atomic<bool>,
     /// Whether the guest has ever used its interface on this vCPU, see [`Vcpu::run`].
     greeted: Atomic<bool>,
+    poller: Poller,
     ports: Ports,
     /// Found at the first exit; nothing if that is impossible.
     area: SetOnce<Option<RunArea>>,
@@ -162,7 +170,7 @@ impl_list_item! {
 }
 
 impl Vcpu {
-    fn new(real: ARef<File>, id: u32, vm: Arc<Vm>) -> impl PinInit<Self> {
+    fn new(real: VcpuFile, id: u32, vm: Arc<Vm>) -> impl PinInit<Self> {
         pin_init!(Self {
             real,
             id,
@@ -170,6 +178,7 @@ impl Vcpu {
             turn <- KillableMutex::new(c"pvirq_vcpu_turn", static_lock_class!()),
             forced: Atomic::new(false),
             greeted: Atomic::new(false),
+            poller: Poller::new(vm.polling.first()),
             ports: vm.overlay.ports,
             area: SetOnce::new(),
             registers <- new_mutex!(Registers::new()),
@@ -187,6 +196,8 @@ impl Vcpu {
 
         wrap::create::<Self>(&vm.overlay.kvm, real, request, &name, |real| {
             let id = request.arg() as u32;
+            // SAFETY: KVM has just made this file for `KVM_CREATE_VCPU`.
+            let real = unsafe { VcpuFile::new(real) };
             let Ok(this) = this.pin_init_with(Self::new(real, id, vm.clone()));
             let list_arc = ListArc::from(this);
             let this = list_arc.clone_arc();
@@ -217,7 +228,7 @@ impl Vcpu {
     fn run(&self, request: Ioctl<'_>) -> Result<isize> {
         self.runs.fetch_add(1, Relaxed);
         if !self.greeted.load(Relaxed) {
-            let result = self.real.ioctl(request);
+            let result = self.real.file().ioctl(request);
             if result.is_err() || !self.guest_access() {
                 return result;
             }
@@ -239,7 +250,7 @@ impl Vcpu {
     fn run_for_vmm(&self, request: Ioctl<'_>) -> Result<isize> {
         loop {
             self.enter();
-            let result = self.real.ioctl(request);
+            let result = self.real.file().ioctl(request);
             let swallowed = self.forced.load(Relaxed) && self.end_force(&result);
 
             if !swallowed && (result.is_err() || !self.guest_access()) {
@@ -319,7 +330,7 @@ impl Vcpu {
 
     #[cold]
     fn find_area(&self) -> Option<&RunArea> {
-        let area = RunArea::find(&self.real).inspect_err(|err| {
+        let area = RunArea::find(self.real.file()).inspect_err(|err| {
             pr_warn_once!(
                 "a vCPU's memory is out of reach, and it has no guest interface: error {}\n",
                 err.to_errno()
@@ -348,16 +359,42 @@ impl Vcpu {
             area.answer_absent(access);
         } else if access.write {
             let value = area.written();
-            self.registers.lock().write(&self.vm, offset, value);
+            let idle = self.registers.lock().write(&self.vm, offset, value);
+            if idle {
+                let status = self.idle();
+                self.registers.lock().set_status(status);
+            }
         } else {
             area.answer(self.registers.lock().read(&self.vm, offset));
         }
         true
     }
 
+    /// Does what the guest's idle call asks for: polls, until there is something for the vCPU or it
+    /// should sleep.
+    fn idle(&self) -> Status {
+        let began = self.with_descriptor(Descriptor::enter_host_polling);
+        if began.is_none() {
+            return Status::NotRegistered;
+        }
+        if self.poller.begin() {
+            self.vm.take_over_polling();
+        }
+        let end = self.poller.poll(&self.vm.polling, self);
+        self.with_descriptor(|descriptor| {
+            descriptor.set_idle_end(end);
+            self.publish_windows(descriptor, self.poller.windows());
+        });
+        Status::Ok
+    }
+
+    fn publish_windows(&self, descriptor: &Descriptor, windows: Windows) {
+        descriptor.set_poll_windows(windows.guest_ns, windows.host_ns);
+    }
+
     /// Passes on `KVM_SET_SREGS` or its successor. A vCPU that is put back to real mode is reset.
     fn set_sregs(&self, request: Ioctl<'_>) -> Result<isize> {
-        let result = self.real.ioctl(request)?;
+        let result = self.real.file().ioctl(request)?;
 
         if !self.vm.descriptors.is_empty() {
             let cr0 = read_argument_at::<u64>(request, SREGS_CR0);
@@ -369,6 +406,18 @@ impl Vcpu {
     }
 }
 
+impl Looks for Vcpu {
+    #[inline]
+    fn posted(&self) -> Option<bool> {
+        self.with_descriptor(Descriptor::has_pending)
+    }
+
+    #[inline]
+    fn wanted(&self) -> bool {
+        self.real.is_wanted()
+    }
+}
+
 impl PreemptNotified for Vcpu {
     fn sched_out(&self, why: Leaving) {
         let state = match why {
@@ -377,9 +426,15 @@ impl PreemptNotified for Vcpu {
         };
 
         self.with_descriptor(|descriptor| descriptor.set_host_state(state));
+        if why == Leaving::Blocked {
+            self.poller.sleep();
+        }
     }
 
     fn sched_in(&self) {
+        if let Some(windows) = self.poller.wake(&self.vm.polling) {
+            self.with_descriptor(|descriptor| self.publish_windows(descriptor, windows));
+        }
         let pending = self.with_descriptor(|descriptor| descriptor.resume(HostState::Running));
 
         if pending == Some(true) {
@@ -402,18 +457,18 @@ impl FileOperations for Vcpu {
         match request.cmd() {
             KVM_RUN => this.run(request),
             KVM_SET_SREGS | KVM_SET_SREGS2 => this.set_sregs(request),
-            _ => this.real.ioctl(request),
+            _ => this.real.file().ioctl(request),
         }
     }
 
     fn mmap(this: ArcBorrow<'_, Self>, vma: &VmaNew) -> Result {
-        this.real.mmap(vma)
+        this.real.file().mmap(vma)
     }
 
     fn show_fdinfo(this: ArcBorrow<'_, Self>, m: &SeqFile) {
         let statistics = this.counters.get();
 
-        this.real.show_fdinfo(m);
+        this.real.file().show_fdinfo(m);
         seq_print!(m, "pvirq-runs:\t{}\n", this.runs());
         seq_print!(m, "pvirq-drains:\t{}\n", statistics.drains);
         seq_print!(m, "pvirq-injected:\t{}\n", statistics.injected);
@@ -423,6 +478,7 @@ impl FileOperations for Vcpu {
             statistics.dropped_reserved
         );
         seq_print!(m, "pvirq-forced-exits:\t{}\n", statistics.forced_exits);
+        this.poller.show(m);
     }
 
     fn release(this: Arc<Self>) {

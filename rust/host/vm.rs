@@ -31,7 +31,10 @@ use kernel::{
         Mutex,
         UniqueArc, //
     },
-    transmute::FromBytes,
+    transmute::{
+        AsBytes,
+        FromBytes, //
+    },
     uaccess::{
         UserPtr,
         UserSlice, //
@@ -47,9 +50,12 @@ use kernel_ext::{
     preempt::PreemptNotifiers,
     published::Published, //
 };
-use pvirq_protocol::port::{
-    Array,
-    Status, //
+use pvirq_protocol::{
+    ioctl,
+    port::{
+        Array,
+        Status, //
+    }, //
 };
 
 use crate::{
@@ -57,6 +63,7 @@ use crate::{
     kvm::{
         kvm_enable_cap,
         kvm_userspace_memory_region,
+        KVM_CAP_HALT_POLL,
         KVM_CAP_SPLIT_IRQCHIP,
         KVM_CAP_VM_COPY_ENC_CONTEXT_FROM,
         KVM_CAP_VM_MOVE_ENC_CONTEXT_FROM,
@@ -70,6 +77,7 @@ use crate::{
     },
     memory::Memory,
     msi::Messages,
+    poller::Polling,
     vcpu::Vcpu,
     wrap,
     Overlay, //
@@ -95,6 +103,10 @@ pub(crate) struct Vm {
     /// Whether messages can have APIC IDs of more than 8 bits.
     long_apic_ids: Atomic<bool>,
     #[pin]
+    pub(crate) polling: Polling,
+    /// Whether KVM's own polling has been switched off.
+    polling_taken: Atomic<bool>,
+    #[pin]
     memory: Mutex<Memory>,
     /// KVM's file, as long as the VMM has ours.
     #[pin]
@@ -104,12 +116,15 @@ pub(crate) struct Vm {
 impl Vm {
     fn new(overlay: Arc<Overlay>, file: ARef<File>) -> impl PinInit<Self> {
         overlay.statistics.begin_vm();
+        let polling = Polling::new(&overlay.poll);
         pin_init!(Self {
             overlay,
             notifiers: PreemptNotifiers::enable(),
             descriptors: Published::empty(),
             lapics: Atomic::new(false),
             long_apic_ids: Atomic::new(false),
+            polling <- polling,
+            polling_taken: Atomic::new(false),
             memory <- new_mutex!(Memory::new()),
             file <- new_mutex!(Some(file)),
         })
@@ -120,6 +135,19 @@ impl Vm {
         match self.long_apic_ids.load(Relaxed) {
             true => LONG_APIC_IDS,
             false => SHORT_APIC_IDS,
+        }
+    }
+
+    /// Switches KVM's own polling off, once. In the VMM's process.
+    ///
+    /// If that fails, vCPUs poll twice before they sleep. A VMM that sets it later has its way.
+    pub(crate) fn take_over_polling(&self) {
+        if self.polling_taken.load(Relaxed) {
+            return;
+        }
+        self.polling_taken.store(true, Relaxed);
+        if let Some(file) = self.file.lock().clone() {
+            let _ = kvm_enable_cap::new(KVM_CAP_HALT_POLL, 0).call(&file);
         }
     }
 
@@ -136,7 +164,7 @@ impl Vm {
         let messages = Messages::new(file, Descriptors::slots(array.count))
             .and_then(|messages| Ok(Arc::new(messages, GFP_KERNEL_ACCOUNT)?))
             .map_err(|_| Status::NoMemory)?;
-        let new = Descriptors::new(array, user, messages)?;
+        let new = Descriptors::new(array, user, messages, self.polling.first())?;
         let new = KBox::new(new, GFP_KERNEL_ACCOUNT).map_err(|_| Status::NoMemory)?;
 
         let memory = self.memory.lock();
@@ -290,6 +318,37 @@ impl VmFile {
     }
 }
 
+/// The ioctls of our own, see [`ioctl`].
+impl VmFile {
+    fn set_poll(&self, request: Ioctl<'_>) -> Result<isize> {
+        let poll: WirePoll = read_argument_at(request, 0)?;
+
+        self.vm.polling.set(&poll.0)?;
+        Ok(0)
+    }
+
+    fn get_poll(&self, request: Ioctl<'_>) -> Result<isize> {
+        let poll = WirePoll(self.vm.polling.get());
+        if read_argument_at::<u32>(request, 0)? != poll.0.size {
+            return Err(EINVAL);
+        }
+
+        UserSlice::new(UserPtr::from_addr(request.arg()), size_of::<WirePoll>())
+            .writer()
+            .write(&poll)?;
+        Ok(0)
+    }
+}
+
+/// An argument as it is in user space.
+#[repr(transparent)]
+struct WirePoll(ioctl::Poll);
+
+// SAFETY: It is a row of `u32`, without padding between them.
+unsafe impl FromBytes for WirePoll {}
+// SAFETY: As above.
+unsafe impl AsBytes for WirePoll {}
+
 /// Reads what is at `offset` in the argument of an ioctl.
 pub(crate) fn read_argument_at<T: FromBytes>(request: Ioctl<'_>, offset: usize) -> Result<T> {
     let address = UserPtr::from_addr(request.arg()).wrapping_byte_add(offset);
@@ -314,6 +373,9 @@ impl FileOperations for VmFile {
             }
             KVM_CREATE_IRQCHIP => this.create_irqchip(request),
             KVM_ENABLE_CAP => this.enable_cap(request),
+            ioctl::GET_VERSION => Ok(ioctl::VERSION as isize),
+            ioctl::SET_POLL => this.set_poll(request),
+            ioctl::GET_POLL => this.get_poll(request),
             _ => this.real.ioctl(request),
         }
     }

@@ -13,8 +13,10 @@ pub mod file;
 pub mod file_operations;
 pub mod ioctl;
 pub mod killable;
+pub mod kvm;
 pub mod preempt;
 pub mod published;
+pub mod sched;
 pub mod thread_flags;
 pub mod user_mapping;
 pub mod user_pages;
@@ -47,6 +49,13 @@ mod bindings {
             private: *mut c_void,
             flags: c_int,
         ) -> *mut file;
+
+        /// From `include/linux/sched/stat.h`.
+        pub(crate) fn single_task_running() -> bool;
+
+        /// From `helpers.c`.
+        #[link_name = "rust_helper_kvm_vcpu_is_wanted"]
+        pub(crate) fn kvm_vcpu_is_wanted(file: *const file) -> bool;
 
         /// From `include/linux/vmalloc.h`.
         pub(crate) fn vm_map_ram(pages: *mut *mut page, count: c_uint, node: c_int) -> *mut c_void;

@@ -21,6 +21,9 @@ const NOTIFY_SIGNAL: i64 = 1 << bindings::TIF_NOTIFY_SIGNAL;
 /// `_TIF_SIGPENDING`.
 const SIGPENDING: i64 = 1 << bindings::TIF_SIGPENDING;
 
+/// `_TIF_NEED_RESCHED`, and `_TIF_NEED_RESCHED_LAZY`.
+const NEED_RESCHED: i64 = 1 << bindings::TIF_NEED_RESCHED | 1 << bindings::TIF_NEED_RESCHED_LAZY;
+
 /// Returns the flags of the current task.
 fn flags() -> *mut bindings::atomic64_t {
     // SAFETY: The current task is valid. Its flags are a `long`, which is changed by atomic
@@ -57,4 +60,19 @@ pub fn clear_notify_signal() -> bool {
     // Not `signal_pending()`, to which the other flag is a signal, too.
     // SAFETY: The flags are valid.
     unsafe { bindings::atomic64_read(flags()) & SIGPENDING == 0 }
+}
+
+/// Returns whether the current task is to leave the kernel for a signal, or for
+/// [`set_notify_signal`]: `signal_pending()`.
+#[inline]
+pub fn signal_pending() -> bool {
+    // SAFETY: The flags are valid.
+    unsafe { bindings::atomic64_read(flags()) & (SIGPENDING | NOTIFY_SIGNAL) != 0 }
+}
+
+/// Returns whether the scheduler wants the current task to make room, now or when it can.
+#[inline]
+pub(crate) fn need_resched() -> bool {
+    // SAFETY: The flags are valid.
+    unsafe { bindings::atomic64_read(flags()) & NEED_RESCHED != 0 }
 }

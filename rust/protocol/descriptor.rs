@@ -8,6 +8,7 @@ use crate::{
         AtomicU32,
         AtomicU64, //
     },
+    idle::IdleEnd,
     state::{
         GuestState,
         HostState, //
@@ -37,6 +38,8 @@ pub(crate) struct HostLine {
     pub(crate) guest_poll_ns: AtomicU32,
     /// How long the host is going to poll after that, in ns.
     pub(crate) host_poll_ns: AtomicU32,
+    /// An [`IdleEnd`](crate::IdleEnd).
+    pub(crate) idle_end: AtomicU32,
 }
 
 /// One vCPU's descriptor, in guest memory.
@@ -70,6 +73,7 @@ impl Descriptor {
                     state: AtomicU32::new(HostState::Running.word()),
                     guest_poll_ns: AtomicU32::new(0),
                     host_poll_ns: AtomicU32::new(0),
+                    idle_end: AtomicU32::new(IdleEnd::Expired.number()),
                 },
                 guest: GuestLine::new(),
                 statistics: StatisticsLine::new(),
@@ -90,22 +94,6 @@ impl Descriptor {
     /// Whether the vCPU will look at its pending bits before it does anything else.
     pub(crate) fn will_look(&self) -> bool {
         self.guest_state().will_look() || self.host_state().will_look()
-    }
-
-    /// Tells the guest how long it is to poll, and how long the host will after that.
-    pub fn set_poll_windows(&self, guest_ns: u32, host_ns: u32) {
-        self.host.guest_poll_ns.store(guest_ns);
-        self.host.host_poll_ns.store(host_ns);
-    }
-
-    /// How long the guest is to poll before it makes the idle call or halts, in ns.
-    pub fn guest_poll_ns(&self) -> u32 {
-        self.host.guest_poll_ns.load()
-    }
-
-    /// How long the host is going to poll when it is called, in ns.
-    pub fn host_poll_ns(&self) -> u32 {
-        self.host.host_poll_ns.load()
     }
 }
 
@@ -131,6 +119,7 @@ const _: () = {
     assert!(offset_of!(Descriptor, host.state) == 64);
     assert!(offset_of!(Descriptor, host.guest_poll_ns) == 68);
     assert!(offset_of!(Descriptor, host.host_poll_ns) == 72);
+    assert!(offset_of!(Descriptor, host.idle_end) == 76);
     assert!(offset_of!(Descriptor, guest.state) == 128);
     assert!(offset_of!(Descriptor, guest.posted) == 136);
     assert!(offset_of!(Descriptor, guest.coalesced) == 144);

@@ -21,6 +21,10 @@ use std::{
 };
 
 use crate::{
+    ioctl::{
+        self,
+        Poll, //
+    },
     port::{
         self,
         Command as GuestCommand,
@@ -28,9 +32,11 @@ use crate::{
         Status,
         WriteRegister, //
     },
+    window::PolicyName,
     Descriptor,
     GuestState,
     HostState,
+    IdleEnd,
     Vector, //
 };
 
@@ -66,6 +72,16 @@ fn macros() -> BTreeMap<String, u64> {
     for state in [GuestState::Running, GuestState::Polling] {
         add("GUEST_", &std::format!("{state:?}"), state.word().into());
     }
+    for policy in PolicyName::ALL {
+        add(
+            "POLICY_",
+            &std::format!("{policy:?}"),
+            policy.number().into(),
+        );
+    }
+    for end in IdleEnd::ALL {
+        add("IDLE_", &std::format!("{end:?}"), end.number().into());
+    }
     for status in Status::ALL {
         add(
             "STATUS_",
@@ -99,19 +115,26 @@ fn macros() -> BTreeMap<String, u64> {
         ("CommandRegister", GuestCommand::REGISTER.into()),
         ("CommandUnregister", GuestCommand::UNREGISTER.into()),
         ("CommandIdle", GuestCommand::IDLE.into()),
+        ("IoctlMagic", ioctl::MAGIC.into()),
+        ("IoctlVersion", ioctl::VERSION.into()),
+        ("GetVersion", ioctl::GET_VERSION.into()),
+        ("SetPoll", ioctl::SET_POLL.into()),
+        ("GetPoll", ioctl::GET_POLL.into()),
+        ("PollMaxNs", Poll::MAX_NS.into()),
     ] {
         add("", name, value);
     }
     macros
 }
 
-/// The members of the header's structure, and where they have to be.
-fn members() -> BTreeMap<&'static str, usize> {
-    BTreeMap::from([
+/// The members of the header's structures, and where they have to be.
+fn members() -> BTreeMap<(&'static str, &'static str), usize> {
+    let descriptor = [
         ("pending", offset_of!(Descriptor, pending.words)),
         ("host_state", offset_of!(Descriptor, host.state)),
         ("guest_poll_ns", offset_of!(Descriptor, host.guest_poll_ns)),
         ("host_poll_ns", offset_of!(Descriptor, host.host_poll_ns)),
+        ("idle_end", offset_of!(Descriptor, host.idle_end)),
         ("guest_state", offset_of!(Descriptor, guest.state)),
         ("posted", offset_of!(Descriptor, guest.posted)),
         ("coalesced", offset_of!(Descriptor, guest.coalesced)),
@@ -128,7 +151,19 @@ fn members() -> BTreeMap<&'static str, usize> {
             offset_of!(Descriptor, statistics.forced_exits),
         ),
         ("drains", offset_of!(Descriptor, statistics.drains)),
-    ])
+    ]
+    .map(|(name, offset)| (("pvirq_descriptor", name), offset));
+    let poll = [
+        ("size", offset_of!(Poll, size)),
+        ("flags", offset_of!(Poll, flags)),
+        ("guest_poll_ns", offset_of!(Poll, guest_poll_ns)),
+        ("host_poll_ns", offset_of!(Poll, host_poll_ns)),
+        ("budget", offset_of!(Poll, budget)),
+        ("policy", offset_of!(Poll, policy)),
+    ]
+    .map(|(name, offset)| (("pvirq_poll", name), offset));
+
+    descriptor.into_iter().chain(poll).collect()
 }
 
 #[test]
@@ -138,16 +173,18 @@ fn the_c_header_says_the_same() {
     let (macros, members) = (macros(), members());
 
     // Nothing in the header may go unchecked.
+    let mut structure = "";
     for line in header.lines() {
         let words: Vec<&str> = line.split_whitespace().collect();
         match words.as_slice() {
             ["#define", "_UAPI_LINUX_PVIRQ_H"] => {}
             ["#define", name, ..] => assert!(macros.contains_key(*name), "{name}"),
+            ["struct", name, "{"] => structure = name,
             ["__u32" | "__aligned_u64", member, ..] => {
                 let name = member.split(['[', ';']).next().unwrap();
                 assert!(
-                    name.starts_with("reserved") || members.contains_key(name),
-                    "{name}"
+                    name.starts_with("reserved") || members.contains_key(&(structure, name)),
+                    "{structure}.{name}"
                 );
             }
             _ => {}
@@ -157,16 +194,18 @@ fn the_c_header_says_the_same() {
     let mut source = std::format!(
         "#include <linux/pvirq.h>\n\
          _Static_assert(sizeof(struct pvirq_descriptor) == {}, \"size\");\n\
-         _Static_assert(_Alignof(struct pvirq_descriptor) == {}, \"alignment\");\n",
+         _Static_assert(_Alignof(struct pvirq_descriptor) == {}, \"alignment\");\n\
+         _Static_assert(sizeof(struct pvirq_poll) == {}, \"size\");\n",
         size_of::<Descriptor>(),
         align_of::<Descriptor>(),
+        size_of::<Poll>(),
     );
     for (name, value) in &macros {
         source += &std::format!("_Static_assert({name} == {value}, \"{name}\");\n");
     }
-    for (name, offset) in &members {
+    for ((structure, name), offset) in &members {
         source += &std::format!(
-            "_Static_assert(__builtin_offsetof(struct pvirq_descriptor, {name}) == {offset}, \
+            "_Static_assert(__builtin_offsetof(struct {structure}, {name}) == {offset}, \
              \"{name}\");\n"
         );
     }

@@ -45,46 +45,11 @@ pub const ABSENT: u32 = u32::MAX;
 /// Feature: posting between vCPUs.
 pub const FEATURE_POST: u32 = 1 << 0;
 
-/// Feature: the idle call. Reserved: no host offers it yet.
+/// Feature: the idle call, see [`IdleEnd`](crate::IdleEnd).
 pub const FEATURE_IDLE: u32 = 1 << 1;
 
 /// The alignment of the array of descriptors. Its size is the descriptor's, so none crosses a page.
 pub const ARRAY_ALIGN: u64 = size_of::<Descriptor>() as u64;
-
-/// Makes an enum of registers or codes that can be found by its number.
-macro_rules! numbered {
-    (
-        $(#[$attribute:meta])*
-        pub enum $name:ident: $number:ty {
-            $($(#[$variant_attribute:meta])* $variant:ident = $value:literal,)+
-        }
-    ) => {
-        $(#[$attribute])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        #[repr($number)]
-        pub enum $name {
-            $($(#[$variant_attribute])* $variant = $value,)+
-        }
-
-        impl $name {
-            /// All of them.
-            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
-
-            /// Its number.
-            pub const fn number(self) -> $number {
-                self as $number
-            }
-
-            /// The one with this number.
-            pub const fn from_number(number: $number) -> Option<Self> {
-                match number {
-                    $($value => Some(Self::$variant),)+
-                    _ => None,
-                }
-            }
-        }
-    };
-}
 
 numbered! {
     /// A register as it is read.
@@ -208,6 +173,9 @@ pub enum Command {
     },
     /// Use no descriptors any more.
     Unregister,
+    /// Poll on this vCPU's behalf, until there is something for it or the host thinks that it should
+    /// sleep. [`Status::NotRegistered`] if it has no descriptor.
+    Idle,
 }
 
 impl Command {
@@ -215,7 +183,7 @@ impl Command {
     pub const REGISTER: u16 = 1;
     /// The code of [`Command::Unregister`].
     pub const UNREGISTER: u16 = 2;
-    /// The code of the idle call. Reserved: it is [`Status::Unsupported`] yet.
+    /// The code of [`Command::Idle`].
     pub const IDLE: u16 = 3;
 
     /// What a guest's word asks for, or what to answer.
@@ -225,6 +193,7 @@ impl Command {
             (Self::REGISTER, version @ 1..=VERSION) => Ok(Self::Register { version }),
             (Self::REGISTER, _) => Err(Status::WrongVersion),
             (Self::UNREGISTER, 0) => Ok(Self::Unregister),
+            (Self::IDLE, 0) => Ok(Self::Idle),
             _ => Err(Status::Unsupported),
         }
     }
@@ -234,6 +203,7 @@ impl Command {
         match self {
             Self::Register { version } => ((version as u32) << 16) | Self::REGISTER as u32,
             Self::Unregister => Self::UNREGISTER as u32,
+            Self::Idle => Self::IDLE as u32,
         }
     }
 }

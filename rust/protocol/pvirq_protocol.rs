@@ -22,10 +22,15 @@
 #[cfg(test)]
 extern crate std;
 
+#[macro_use]
+mod numbered;
+
 mod atomic;
 mod descriptor;
 #[cfg(all(test, not(loom)))]
 mod header;
+mod idle;
+pub mod ioctl;
 #[cfg(all(test, loom))]
 mod model;
 mod owner;
@@ -34,9 +39,11 @@ mod post;
 mod state;
 mod statistics;
 mod vector;
+pub mod window;
 
 pub use crate::{
     descriptor::Descriptor,
+    idle::IdleEnd,
     post::{
         post_all,
         Posted,

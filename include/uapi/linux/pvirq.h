@@ -8,6 +8,7 @@
 #ifndef _UAPI_LINUX_PVIRQ_H
 #define _UAPI_LINUX_PVIRQ_H
 
+#include <linux/ioctl.h>
 #include <linux/types.h>
 
 /*
@@ -23,7 +24,8 @@ struct pvirq_descriptor {
 	__u32 host_state;		/* PVIRQ_HOST_* */
 	__u32 guest_poll_ns;
 	__u32 host_poll_ns;
-	__u32 reserved1[13];
+	__u32 idle_end;			/* PVIRQ_IDLE_* */
+	__u32 reserved1[12];
 
 	/* Written by the guest, on the vCPU that this is of. */
 	__u32 guest_state;		/* PVIRQ_GUEST_* */
@@ -54,6 +56,12 @@ struct pvirq_descriptor {
 #define PVIRQ_GUEST_RUNNING	0	/* will not look */
 #define PVIRQ_GUEST_POLLING	1
 
+/* Values of idle_end. All others mean PVIRQ_IDLE_EXPIRED. */
+#define PVIRQ_IDLE_EXPIRED	0	/* halt */
+#define PVIRQ_IDLE_POSTED	1
+#define PVIRQ_IDLE_EVENT	2
+#define PVIRQ_IDLE_CONTENDED	3	/* halt */
+
 /* Vectors below this one cannot be posted. */
 #define PVIRQ_FIRST_VECTOR	16
 
@@ -79,12 +87,12 @@ struct pvirq_descriptor {
 #define PVIRQ_ABSENT		0xffffffff	/* without pvirq */
 
 #define PVIRQ_FEATURE_POST	(1 << 0)
-#define PVIRQ_FEATURE_IDLE	(1 << 1)	/* reserved */
+#define PVIRQ_FEATURE_IDLE	(1 << 1)
 
 /* PVIRQ_REG_COMMAND, lower half. The upper one is zero where not said. */
 #define PVIRQ_COMMAND_REGISTER	1	/* upper half: the guest's version */
 #define PVIRQ_COMMAND_UNREGISTER	2
-#define PVIRQ_COMMAND_IDLE	3	/* reserved */
+#define PVIRQ_COMMAND_IDLE	3
 
 /* PVIRQ_REG_STATUS */
 #define PVIRQ_STATUS_OK		0
@@ -98,5 +106,33 @@ struct pvirq_descriptor {
 #define PVIRQ_STATUS_NO_LAPIC	8
 #define PVIRQ_STATUS_NO_MEMORY	9
 #define PVIRQ_STATUS_NOT_REGISTERED	10
+
+/*
+ * What a VMM can ask of pvirq on the file of a VM, beyond KVM's API. Each
+ * argument begins with its size; flags that are not known are EINVAL.
+ */
+#define PVIRQ_IOCTL_MAGIC	0xbf
+#define PVIRQ_IOCTL_VERSION	1
+
+/* How a VM's idle vCPUs poll. */
+struct pvirq_poll {
+	__u32 size;
+	__u32 flags;			/* 0 */
+	__u32 guest_poll_ns;		/* at most PVIRQ_POLL_MAX_NS */
+	__u32 host_poll_ns;		/* at most PVIRQ_POLL_MAX_NS */
+	__u32 budget;			/* percent of a CPU, at most 100 */
+	__u32 policy;			/* PVIRQ_POLICY_* */
+};
+
+#define PVIRQ_POLL_MAX_NS	10000000
+
+/* Values of policy: how the times are found, up to the longest. */
+#define PVIRQ_POLICY_HALT_POLL	0	/* as KVM's halt_poll_ns */
+#define PVIRQ_POLICY_FIXED	1
+#define PVIRQ_POLICY_GOVERNOR	2	/* as the guest's haltpoll governor */
+
+#define PVIRQ_GET_VERSION	_IO(PVIRQ_IOCTL_MAGIC, 0x00)
+#define PVIRQ_SET_POLL		_IOW(PVIRQ_IOCTL_MAGIC, 0x01, struct pvirq_poll)
+#define PVIRQ_GET_POLL		_IOWR(PVIRQ_IOCTL_MAGIC, 0x02, struct pvirq_poll)
 
 #endif /* _UAPI_LINUX_PVIRQ_H */

@@ -361,7 +361,8 @@ fn commands_are_refused_for_a_reason() {
     );
     assert_eq!(Command::decode(2), Ok(Command::Unregister));
     assert_eq!(Command::decode(0x1_0002), Err(Status::Unsupported));
-    for word in [0, u32::from(Command::IDLE), port::ABSENT] {
+    assert_eq!(Command::decode(3), Ok(Command::Idle));
+    for word in [0, 0x1_0003, port::ABSENT] {
         assert_eq!(Command::decode(word), Err(Status::Unsupported), "{word:#x}");
     }
 }

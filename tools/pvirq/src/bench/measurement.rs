@@ -68,7 +68,7 @@ impl Measurement {
             measurement.add_storm(shared, machine.vcpus())?;
         }
         if measurement.lost != 0 {
-            measurement.console = machine.console();
+            measurement.console += &machine.console();
         }
         for (vcpu, count) in counts.iter().enumerate() {
             let mut exits = count.trace;
@@ -113,7 +113,11 @@ impl Measurement {
 
             self.delivered += totals.sent - totals.missing;
             missing += totals.missing;
-            self.duplicates += interrupts.saturating_sub(totals.deliveries);
+            let duplicates = interrupts.saturating_sub(totals.deliveries);
+            if duplicates != 0 {
+                self.duplicates += duplicates;
+                self.console += &format!("vCPU {vcpu}: {interrupts} interrupts, {totals:?}\n");
+            }
         }
         // The guest's count is from before it woke those that had been left asleep.
         self.lost = self.lost.max(missing);

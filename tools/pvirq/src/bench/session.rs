@@ -286,11 +286,11 @@ impl Session {
             for index in order {
                 let (case, device) = &pairs[index];
                 let piece = self.piece(*device, case, sends, round, progress)?;
-                if piece.lost != 0 {
+                if (piece.lost, piece.duplicates) != (0, 0) {
                     let device = self.subjects[*device].device.path().display();
                     progress.note(&format!(
-                        "{device}: {case}: {} interrupts were lost\n{}",
-                        piece.lost, piece.console
+                        "{device}: {case}, piece {round}: {} interrupts were lost, {} came again\n{}",
+                        piece.lost, piece.duplicates, piece.console
                     ));
                 }
                 measurements[index].add(piece);

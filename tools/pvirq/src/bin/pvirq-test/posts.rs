@@ -98,7 +98,6 @@ fn refusals(context: &Context) -> Result<Outcome> {
             Status::WrongVersion, //
         ),
         (register + (1 << 16), good, Status::WrongVersion),
-        (u32::from(Command::IDLE), good, Status::Unsupported),
         (0x1234_5678, good, Status::Unsupported),
     ];
     for (command, array, status) in cases {

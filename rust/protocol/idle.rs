@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! The idle call: a guest that has nothing to do lets its host poll for it.
+//!
+//! The guest first polls its own descriptor for [`guest_poll_ns`](Descriptor::guest_poll_ns). Then
+//! it stops saying that it polls, and if nothing was pending, writes
+//! [`Command::Idle`](crate::port::Command::Idle) with interrupts on, as if it was a HLT: on x86, `sti; out`.
+//! When the write returns, [`idle_end`](Descriptor::idle_end) says why. Unless there is something to
+//! do, the guest executes a HLT, after the look with interrupts off that goes before every HLT.
+
+use crate::{
+    descriptor::Descriptor,
+    state::HostState, //
+};
+
+numbered! {
+    /// What has ended an idle call.
+    pub enum IdleEnd: u32 {
+        /// The host has polled for as long as it wanted to.
+        Expired = 0,
+        /// Somebody has posted an interrupt. It has been injected.
+        Posted = 1,
+        /// There is, or may be, something else for the vCPU: a timer, a device's interrupt, an NMI.
+        Event = 2,
+        /// Somebody else can use the CPU, or the VM has burnt its share of one by polling.
+        Contended = 3,
+    }
+}
+
+impl IdleEnd {
+    /// Whether the vCPU is to sleep now.
+    pub const fn may_halt(self) -> bool {
+        matches!(self, Self::Expired | Self::Contended)
+    }
+}
+
+impl Descriptor {
+    /// For the host: says that it polls on the vCPU's behalf from now on.
+    ///
+    /// Until it [leaves](Self::leave) that state, nobody kicks the vCPU for what the host can see in
+    /// [`has_pending`](Self::has_pending).
+    pub fn enter_host_polling(&self) {
+        self.set_host_state(HostState::Polling);
+    }
+
+    /// For the host: says why the idle call is over, before it returns to the guest.
+    pub fn set_idle_end(&self, end: IdleEnd) {
+        self.host.idle_end.store(end.number());
+    }
+
+    /// What has ended the vCPU's last idle call.
+    pub fn idle_end(&self) -> IdleEnd {
+        IdleEnd::from_number(self.host.idle_end.load()).unwrap_or(IdleEnd::Expired)
+    }
+
+    /// Tells the guest how long it is to poll, and how long the host will after that.
+    pub fn set_poll_windows(&self, guest_ns: u32, host_ns: u32) {
+        self.host.guest_poll_ns.store(guest_ns);
+        self.host.host_poll_ns.store(host_ns);
+    }
+
+    /// How long the guest is to poll before it makes the idle call or halts, in ns.
+    pub fn guest_poll_ns(&self) -> u32 {
+        self.host.guest_poll_ns.load()
+    }
+
+    /// How long the host is going to poll when it is called, in ns.
+    pub fn host_poll_ns(&self) -> u32 {
+        self.host.host_poll_ns.load()
+    }
+}
