@@ -5,7 +5,10 @@
 //! Each argument begins with its own size, so that it can grow, and with flags. What a host does not
 //! know it refuses.
 
-use crate::window::Budget;
+use crate::window::{
+    Budget,
+    PolicyName, //
+};
 
 /// The type of these ioctls' numbers.
 pub const MAGIC: u32 = 0xbf;
@@ -54,6 +57,18 @@ impl Poll {
     /// The longest time of all. Whoever wants to poll for longer wants a vCPU that never sleeps.
     pub const MAX_NS: u32 = 10_000_000;
 
+    /// Polls in the host, for `host_poll_ns` whenever a vCPU is idle, whatever that burns.
+    pub const fn fixed(host_poll_ns: u32) -> Self {
+        Self {
+            size: size_of::<Self>() as u32,
+            flags: 0,
+            guest_poll_ns: 0,
+            host_poll_ns,
+            budget: Budget::PERCENT_MAX,
+            policy: PolicyName::Fixed.number(),
+        }
+    }
+
     /// Whether all members are known and within their ranges.
     pub fn is_valid(&self) -> bool {
         self.size as usize == size_of::<Self>()
@@ -61,6 +76,6 @@ impl Poll {
             && self.guest_poll_ns <= Self::MAX_NS
             && self.host_poll_ns <= Self::MAX_NS
             && self.budget <= Budget::PERCENT_MAX
-            && crate::window::PolicyName::from_number(self.policy).is_some()
+            && PolicyName::from_number(self.policy).is_some()
     }
 }

@@ -148,6 +148,16 @@ pub fn halt() {
     unsafe { asm!("sti", "hlt", options(nostack)) };
 }
 
+/// Lets interrupts in and writes 32 bits to a port; no interrupt gets between the two. Returns with interrupts on.
+///
+/// # Safety
+///
+/// As for [`out`].
+pub unsafe fn enable_interrupts_and_out_u32(port: u16, value: u32) {
+    // SAFETY: As for `enable_interrupts`, and by the function's contract.
+    unsafe { asm!("sti", "out dx, eax", in("dx") port, in("eax") value, options(nostack)) };
+}
+
 /// Halts for good.
 pub fn stop() -> ! {
     loop {

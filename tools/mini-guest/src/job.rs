@@ -70,6 +70,8 @@ wire_enum! {
         Halted,
         /// It polls its descriptor, with interrupts on.
         Polling,
+        /// It lets its pvirq host poll, and executes HLT if the host thinks that it should.
+        PollingHost,
         /// One of the above: the targets differ.
         Mixed,
     }
@@ -208,7 +210,7 @@ mod tests {
     #[test]
     fn only_known_numbers_are_read_back() {
         assert_eq!(Rest::from_wire(Rest::Halted as u32), Some(Rest::Halted));
-        assert_eq!(Rest::from_wire(4), None);
+        assert_eq!(Rest::from_wire(5), None);
     }
 
     #[test]

@@ -3,8 +3,9 @@
 //! The guest interface of pvirq, by its ports.
 
 use mini_guest::{Answer, Request};
-use pvirq_protocol::port::{
-    ReadRegister, WriteRegister, ABSENT, BASE, FEATURE_POST, MAGIC, VERSION,
+use pvirq_protocol::{
+    port::{Command, ReadRegister, WriteRegister, ABSENT, BASE, FEATURE_POST, MAGIC, VERSION},
+    Descriptor,
 };
 
 use crate::cpu;
@@ -22,6 +23,17 @@ fn write(register: WriteRegister, value: u32) {
 /// Lets the host know that this vCPU wants to be told of, see Documentation/guest-interface.rst.
 pub fn greet() {
     let _ = read(ReadRegister::Magic);
+}
+
+/// Lets the host poll on this vCPU's behalf, as long as it likes. Interrupts are off before, and on afterwards.
+///
+/// Says whether the vCPU should execute HLT now.
+pub fn idle(descriptor: &Descriptor) -> bool {
+    let port = BASE + WriteRegister::Command.offset();
+
+    // SAFETY: As in `write`.
+    unsafe { cpu::enable_interrupts_and_out_u32(port, Command::Idle.encode()) };
+    descriptor.idle_end().may_halt()
 }
 
 /// Finds the host and gives it a command.

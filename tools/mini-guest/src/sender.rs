@@ -8,7 +8,8 @@ use core::{
     sync::atomic::Ordering::{Relaxed, SeqCst},
 };
 
-use mini_guest::{Job, Pattern, Shared, Slot};
+use mini_guest::{Job, Pattern, Rest, Shared, Slot};
+use pvirq_protocol::{Descriptor, HostState};
 
 use crate::{
     console::Console,
@@ -67,7 +68,10 @@ pub fn send(shared: &Shared, job: &Job) {
             );
             break;
         }
-        spin_until(job.gap, || false);
+        // A target whose host polls is interrupted as soon as it does so.
+        spin_until(job.gap, || {
+            job.rest == Rest::PollingHost && descriptors(shared, range.clone()).all(host_polls)
+        });
 
         slots
             .iter()
@@ -98,6 +102,14 @@ pub fn send(shared: &Shared, job: &Job) {
         shared.stop.store(1, SeqCst);
         ipi::wake_others();
     }
+}
+
+fn descriptors(shared: &Shared, range: RangeInclusive<u32>) -> impl Iterator<Item = &Descriptor> {
+    range.map(|target| &shared.descriptors[target as usize])
+}
+
+fn host_polls(descriptor: &Descriptor) -> bool {
+    descriptor.host_state() == HostState::Polling
 }
 
 fn slots(shared: &Shared, range: RangeInclusive<u32>) -> &[Slot] {

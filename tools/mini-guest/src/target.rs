@@ -10,7 +10,7 @@ use core::{
 use mini_guest::{Job, Rest, Shared};
 use pvirq_protocol::{Descriptor, Vectors};
 
-use crate::{cpu, ipi};
+use crate::{cpu, ipi, pvirq};
 
 /// Rests, with interrupts on, until the last interrupt for this vCPU.
 pub fn wait(shared: &Shared, job: &Job, index: u32) {
@@ -42,6 +42,13 @@ pub fn wait(shared: &Shared, job: &Job, index: u32) {
             Rest::Polling => {
                 poll(descriptor, goes_on);
                 leave_polling(shared, index);
+            }
+            Rest::PollingHost => {
+                let may_halt = pvirq::idle(descriptor);
+                cpu::disable_interrupts();
+                if may_halt && goes_on() {
+                    cpu::halt();
+                }
             }
             Rest::Busy | Rest::Mixed => {
                 cpu::enable_interrupts();

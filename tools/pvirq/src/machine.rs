@@ -4,6 +4,7 @@
 
 use std::{
     io::Write,
+    os::fd::AsRawFd,
     sync::{
         atomic::Ordering::SeqCst,
         mpsc::{self, Receiver, RecvTimeoutError, Sender},
@@ -16,7 +17,10 @@ use std::{
 use kvm_bindings::{kvm_enable_cap, kvm_userspace_memory_region, KVM_CAP_HALT_POLL};
 use kvm_ioctls::VmFd;
 use mini_guest::{Answer, Job, Mode, Request, Shared, MAX_VCPUS};
-use pvirq_protocol::port::{Command, VERSION};
+use pvirq_protocol::{
+    ioctl::{Poll, SET_POLL},
+    port::{Command, VERSION},
+};
 use vm_memory::{GuestAddress, GuestMemory, GuestMemoryMmap};
 
 use crate::{
@@ -195,6 +199,17 @@ impl Machine {
         self.vm
             .enable_cap(&cap)
             .map_err(Error::kvm("KVM_ENABLE_CAP of KVM_CAP_HALT_POLL"))
+    }
+
+    /// Sets how pvirq polls for this machine's idle vCPUs.
+    pub fn set_poll(&self, poll: &Poll) -> Result<(), Error> {
+        // SAFETY: The ioctl reads as much as its number says, which is the size of what the pointer refers to. On a file
+        // that does not know it, it fails.
+        let result = unsafe { libc::ioctl(self.vm.as_raw_fd(), SET_POLL.into(), poll) };
+        match result {
+            0 => Ok(()),
+            _ => Err(Error::kvm("PVIRQ_SET_POLL")(kvm_ioctls::Error::last())),
+        }
     }
 
     /// Whether [`Machine::set_halt_poll`] works.

@@ -28,6 +28,8 @@ pub enum Target {
     Halted,
     /// It is idle, and polls its descriptor.
     PollingGuest,
+    /// It is idle, and its host polls for it; where there is no such host, it halts.
+    PollingHost,
     /// Some targets are busy, some halt, some poll.
     Mixed,
     /// It is busy, and nearly always another target has its CPU when it is interrupted.
@@ -42,24 +44,15 @@ impl Target {
             Target::Busy => "busy",
             Target::Halted => "halted",
             Target::PollingGuest => "polling-guest",
+            Target::PollingHost => "polling-host",
             Target::Mixed => "mixed",
             Target::Preempted => "preempted",
         }
     }
 
-    /// What the guest is told.
-    pub fn rest(self) -> Rest {
-        match self {
-            Target::None | Target::Busy | Target::Preempted => Rest::Busy,
-            Target::Halted => Rest::Halted,
-            Target::PollingGuest => Rest::Polling,
-            Target::Mixed => Rest::Mixed,
-        }
-    }
-
     /// Whether there are targets that halt.
     pub fn halts(self) -> bool {
-        matches!(self, Target::Halted | Target::Mixed)
+        matches!(self, Target::Halted | Target::Mixed | Target::PollingHost)
     }
 }
 
@@ -130,6 +123,18 @@ impl Case {
             (Work::Ipi | Work::Storm, Mechanism::PvIpi) => "pv-ipi",
             (Work::Ipi | Work::Storm, Mechanism::Pvirq) => "pvirq",
             _ => "port",
+        }
+    }
+
+    /// What the guest's targets are told to do.
+    pub fn rest(&self) -> Rest {
+        match (self.target, self.mechanism) {
+            (Target::None | Target::Busy | Target::Preempted, _) => Rest::Busy,
+            (Target::Halted, _) => Rest::Halted,
+            (Target::PollingGuest, _) => Rest::Polling,
+            (Target::PollingHost, Mechanism::Pvirq) => Rest::PollingHost,
+            (Target::PollingHost, _) => Rest::Halted,
+            (Target::Mixed, _) => Rest::Mixed,
         }
     }
 
@@ -213,6 +218,8 @@ pub fn ipi_plan(extent: &Extent) -> Vec<Case> {
         (Target::Halted, HaltPoll::Default, ALL),
         (Target::PollingGuest, HaltPoll::Default, some),
         (Target::Halted, HaltPoll::Zero, ALL),
+        // KVM does not poll where pvirq does.
+        (Target::PollingHost, HaltPoll::Zero, some),
     ];
     let mixed = [(Target::Mixed, HaltPoll::Default, some)];
     let broadcast = [unicast.as_slice(), &mixed].concat();
@@ -272,19 +279,20 @@ mod tests {
     #[test]
     fn cases_share_machines_and_never_undo_halt_poll() {
         let plan = ipi_plan(&extent(true));
-        assert_eq!(plan.len(), (2 * 4 + 2 * 5 + 2 + 1) * 3);
+        assert_eq!(plan.len(), (2 * 5 + 2 * 6 + 2 + 1) * 3);
         let key = |case: &Case| (case.vcpus, case.place(), case.halt_poll);
         assert!(plan.windows(2).all(|pair| key(&pair[0]) <= key(&pair[1])));
-        assert!(plan
-            .iter()
-            .all(|case| case.target == Target::Halted || case.halt_poll == HaltPoll::Default));
+        assert!(plan.iter().all(|case| {
+            matches!(case.target, Target::Halted | Target::PollingHost)
+                || case.halt_poll == HaltPoll::Default
+        }));
     }
 
     #[test]
     fn mechanisms_of_a_scene_follow_each_other() {
         let plan = ipi_plan(&extent(false));
         let scenes: Vec<_> = plan.chunk_by(|a, b| a.scene() == b.scene()).collect();
-        assert_eq!(scenes.len(), 2 * 4 + 2 * 5 + 2 + 1);
+        assert_eq!(scenes.len(), 2 * 5 + 2 * 6 + 2 + 1);
         for (index, scene) in scenes.iter().enumerate() {
             assert!(scenes[index + 1..]
                 .iter()

@@ -8,8 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mini_guest::{Answer, Job, Mode, Pattern, Work};
-use pvirq_protocol::port::Status;
+use mini_guest::{Answer, Job, Mode, Pattern, Rest, Work};
+use pvirq_protocol::{ioctl::Poll, port::Status};
 
 use super::{
     case::{Case, HaltPoll, Scene, Target},
@@ -38,6 +38,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const JOB_LIMIT: Duration = Duration::from_secs(180);
 /// How long a halted target is given to fall asleep before it is interrupted.
 const GAP: Duration = Duration::from_micros(100);
+
+/// How long the host polls for targets that let it, and how long the sender waits until it does.
+const POLL: Duration = Duration::from_nanos(Poll::MAX_NS as u64);
 
 /// The largest number of sends, or exits, in a row on one device.
 const PIECE: u32 = 50;
@@ -388,6 +391,8 @@ impl Session {
             None => {
                 let mut machine = self.boot(index, &cpus)?;
                 if case.posts() {
+                    // For targets that let the host poll: for long, so that they are found at it.
+                    machine.set_poll(&Poll::fixed(Poll::MAX_NS))?;
                     register(&mut machine)?;
                 }
                 Ready {
@@ -429,10 +434,11 @@ fn job(case: &Case, sends: u32, round: u32, tsc_khz: u32) -> Job {
         work: case.work,
         mechanism: case.mechanism,
         pattern: case.pattern,
-        rest: case.target.rest(),
+        rest: case.rest(),
         sends,
         gap: match case.work {
             Work::Storm => cycles(STORM_REST),
+            _ if case.rest() == Rest::PollingHost => cycles(POLL),
             _ if case.target.halts() => cycles(GAP),
             _ => 0,
         },
@@ -444,6 +450,8 @@ fn job(case: &Case, sends: u32, round: u32, tsc_khz: u32) -> Job {
 
 #[cfg(test)]
 mod tests {
+    use mini_guest::Mechanism;
+
     use super::*;
     use crate::bench::{exit_plan, ipi_plan, Extent};
 
@@ -514,8 +522,12 @@ mod tests {
     fn jobs_give_targets_time_to_halt_only_if_they_do() {
         for case in plan() {
             let job = job(&case, 5, 1, 2_000_000);
-            let halts = matches!(case.target, Target::Halted | Target::Mixed);
-            assert_eq!(job.gap, if halts { 200_000 } else { 0 }, "{case}");
+            let gap = match (case.target, case.mechanism) {
+                (Target::PollingHost, Mechanism::Pvirq) => 20_000_000,
+                (Target::Halted | Target::Mixed | Target::PollingHost, _) => 200_000,
+                _ => 0,
+            };
+            assert_eq!(job.gap, gap, "{case}");
             assert_eq!((job.patience, job.sends), (120_000_000_000, 5));
         }
     }

@@ -14,7 +14,10 @@ use pvirq::{
     exits::{Exits, Reason},
     machine::Machine,
 };
-use pvirq_protocol::port::{Array, Command, Status, ARRAY_ALIGN, VERSION};
+use pvirq_protocol::{
+    ioctl::Poll,
+    port::{Array, Command, Status, ARRAY_ALIGN, VERSION},
+};
 
 use crate::{
     jobs::{agree, job, machine, machine_on, LIMIT},
@@ -26,6 +29,7 @@ pub const TESTS: &[Test] = &[
     ("descriptors are registered and forgotten", registration),
     ("registrations that cannot be are refused", refusals),
     ("posts to a polling vCPU cost the sender nothing", polling),
+    ("the host polls for an idle vCPU", idle),
     ("broadcasts to polling vCPUs are not sent", |context| {
         broadcast(context, Rest::Polling)
     }),
@@ -174,6 +178,30 @@ fn polling(context: &Context) -> Result<Outcome> {
     ensure!(
         exits == [kicked, 0, 0, 0] && kicked != 0,
         "{exits:?} exits for {kicked} kicks"
+    );
+    Ok(Outcome::Pass)
+}
+
+fn idle(context: &Context) -> Result<Outcome> {
+    const SENDS: u32 = 100;
+
+    if !is_pvirq(context) {
+        return Ok(Outcome::Skip("no guest can register here"));
+    }
+    let mut machine = registered(context, 2)?;
+    machine.set_poll(&Poll::fixed(Poll::MAX_NS))?;
+    let job = Job {
+        sends: SENDS,
+        // As long as the host polls.
+        gap: u64::from(machine.tsc_khz()) * u64::from(Poll::MAX_NS) / 1_000_000,
+        ..posts(Rest::PollingHost)
+    };
+    let exits = sender_exits(&mut machine, &job)?;
+    let tally = machine.shared()?.posts.tally();
+    // On a busy machine the host may have given up, and then the vCPU has halted.
+    ensure!(
+        exits == [tally.kicked, 0, 0, 0] && tally.kicked <= u64::from(SENDS) / 4,
+        "{exits:?} exits, {tally:?}"
     );
     Ok(Outcome::Pass)
 }

@@ -82,7 +82,7 @@ struct IpiArgs {
     mechanism: Option<String>,
 
     /// Only targets that do this until they are interrupted
-    #[arg(long, value_parser = ["busy", "halted", "polling-guest", "mixed", "preempted"])]
+    #[arg(long, value_parser = ["busy", "halted", "polling-guest", "polling-host", "mixed", "preempted"])]
     target: Option<String>,
 
     /// Only machines with so many vCPUs [default: 2 (unicast), 4, 16 (broadcast), 3, 5 (preempted), 8 (storm); more with --full]
