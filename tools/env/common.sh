@@ -27,11 +27,13 @@ die() {
 }
 
 # Runs a command as root. The only users are the installation of host packages and the making of the root file system.
+# It has mounts of its own, which end with it: what an interrupted mmdebstrap had mounted must not be there any more
+# when its directory is removed.
 as_root() {
 	if [ "$(id -u)" -eq 0 ]; then
-		"$@"
+		unshare --mount "$@"
 	elif command -v sudo >/dev/null; then
-		sudo "$@"
+		sudo unshare --mount "$@"
 	else
 		die "need root to run: $*" "Run as root, or install sudo."
 	fi
