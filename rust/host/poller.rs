@@ -37,7 +37,8 @@ use kernel::{
 use kernel_ext::{
     sched::{
         is_contended,
-        monotonic_ns, //
+        monotonic_ns,
+        run_delay_ns, //
     },
     thread_flags, //
 };
@@ -51,6 +52,9 @@ use pvirq_protocol::{
     },
     IdleEnd, //
 };
+
+/// If more than one part in so many of a vCPU's time is stolen, polling is not worth it.
+const STOLEN_SHARE: u64 = 4;
 
 /// Checks what the module's parameters say, and returns it.
 pub(crate) fn parameters(guest_poll_ns: u32, host_poll_ns: u32, budget: u32) -> Result<Poll> {
@@ -189,6 +193,9 @@ pub(crate) struct Poller {
     since_ns: Atomic<u64>,
     /// Whether the task sleeps.
     asleep: Atomic<bool>,
+    /// When the last idle call was, and for how long the task had waited for a CPU by then.
+    looked: Atomic<u64>,
+    waited: Atomic<u64>,
     counters: Counters,
 }
 
@@ -222,6 +229,8 @@ impl Poller {
             used: Atomic::new(false),
             since_ns: Atomic::new(0),
             asleep: Atomic::new(false),
+            looked: Atomic::new(0),
+            waited: Atomic::new(0),
             counters: Counters {
                 calls: Atomic::new(0),
                 posted: Atomic::new(0),
@@ -258,9 +267,10 @@ impl Poller {
     pub(crate) fn poll(&self, polling: &Polling, looks: &impl Looks) -> IdleEnd {
         let start = monotonic_ns();
         let windows = self.set_windows(polling.current(self.windows()));
+        let stolen = self.is_stolen(start);
         let (end, polled) = if windows.host_ns == 0 {
             (IdleEnd::Expired, 0)
-        } else if is_contended() {
+        } else if stolen || is_contended() {
             (IdleEnd::Contended, 0)
         } else {
             self.poll_within_budget(polling, start, windows.host_ns, looks)
@@ -287,6 +297,18 @@ impl Poller {
             }
         }
         end
+    }
+
+    /// Whether much of the time since the last idle call has gone to others while this task wanted to
+    /// run: tasks that come and go, of which none may be there just now.
+    fn is_stolen(&self, now: u64) -> bool {
+        let waited = run_delay_ns();
+        let passed = now.saturating_sub(self.looked.load(Relaxed));
+        let stolen = waited.saturating_sub(self.waited.load(Relaxed));
+
+        self.looked.store(now, Relaxed);
+        self.waited.store(waited, Relaxed);
+        stolen.saturating_mul(STOLEN_SHARE) > passed
     }
 
     /// Polls from `start` on for `want_ns`, or as long as the VM may, and returns for how long it was.

@@ -5,7 +5,10 @@
 //! C headers: [`include/linux/sched.h`](srctree/include/linux/sched.h),
 //! [`include/linux/sched/stat.h`](srctree/include/linux/sched/stat.h)
 
-use kernel::bindings;
+use kernel::{
+    bindings,
+    task::Task, //
+};
 
 use crate::thread_flags;
 
@@ -17,6 +20,14 @@ use crate::thread_flags;
 pub fn is_contended() -> bool {
     // SAFETY: It reads the number of tasks of this CPU's run queue, and any task may ask for it.
     thread_flags::need_resched() || !unsafe { crate::bindings::single_task_running() }
+}
+
+/// Returns for how long the current task has waited for a CPU altogether, in ns. Process context.
+#[inline]
+pub fn run_delay_ns() -> u64 {
+    // SAFETY: The current task is valid. The scheduler adds to this in the task's own context, on its
+    // way in, and while the task waits, which it does not do now.
+    unsafe { (*Task::current_raw()).sched_info.run_delay }
 }
 
 /// Returns the time since boot without suspend, `CLOCK_MONOTONIC`, in ns. Any context but NMIs.
