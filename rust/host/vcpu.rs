@@ -97,7 +97,10 @@ use crate::{
         Windows, //
     },
     ports::Ports,
-    run_area::RunArea,
+    run_area::{
+        PortAccess,
+        RunArea, //
+    },
     vm::{
         read_argument_at,
         Vm, //
@@ -343,15 +346,21 @@ impl Vcpu {
 
     /// Answers the vCPU if it has exited for an access to the guest interface; returns whether it
     /// has.
-    #[inline]
+    #[inline(always)]
     fn guest_access(&self) -> bool {
+        let access = self.area().and_then(RunArea::port_access);
+
+        access.is_some_and(|access| {
+            self.ports
+                .offset(access.port)
+                .is_some_and(|offset| self.answer(access, offset))
+        })
+    }
+
+    /// Answers an access to the guest interface. Out of the way of exits that are none.
+    #[cold]
+    fn answer(&self, access: PortAccess, offset: u16) -> bool {
         let Some(area) = self.area() else {
-            return false;
-        };
-        let Some(access) = area.port_access() else {
-            return false;
-        };
-        let Some(offset) = self.ports.offset(access.port) else {
             return false;
         };
 
