@@ -4,9 +4,10 @@
 //!
 //! The guest first polls its own descriptor for [`guest_poll_ns`](Descriptor::guest_poll_ns). Then
 //! it stops saying that it polls, and if nothing was pending, writes
-//! [`Command::Idle`](crate::port::Command::Idle) with interrupts on, as if it was a HLT: on x86, `sti; out`.
-//! When the write returns, [`idle_end`](Descriptor::idle_end) says why. Unless there is something to
-//! do, the guest executes a HLT, after the look with interrupts off that goes before every HLT.
+//! [`Command::Idle`](crate::port::Command::Idle) with interrupts on, as if it was a HLT: on x86,
+//! `sti; out`. When the write returns, [`idle_end`](Descriptor::idle_end) says why. Unless there is
+//! something to do, the guest executes a HLT, after the look with interrupts off that goes before
+//! every HLT.
 
 use crate::{
     descriptor::Descriptor,

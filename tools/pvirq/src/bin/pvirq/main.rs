@@ -10,6 +10,7 @@ mod run;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use nix::sys::resource::{getrlimit, setrlimit, Resource};
 
 /// Software posted interrupts for KVM: run guests, measure what interrupts cost, look at the machine
 #[derive(Parser)]
@@ -26,7 +27,16 @@ enum Command {
     Doctor(doctor::Args),
 }
 
+/// Allows for as many files as the system does: each vCPU takes several, to run it and to count its exits.
+fn raise_file_limit() {
+    if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        // If it cannot be raised, it may be enough.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, most, most);
+    }
+}
+
 fn main() -> ExitCode {
+    raise_file_limit();
     let result = match Args::parse().command {
         Command::Run(args) => run::run(&args),
         Command::Bench(args) => bench::run(&args),
