@@ -288,7 +288,11 @@ impl Session {
             };
             for index in order {
                 let (case, device) = &pairs[index];
-                let piece = self.piece(*device, case, sends, round, progress)?;
+                let piece = self.piece(*device, case, sends, round, progress);
+                let piece = piece.inspect_err(|_| {
+                    let device = self.subjects[*device].device.path().display();
+                    progress.note(&format!("{device}: {case}, piece {round}: failed"));
+                })?;
                 if (piece.lost, piece.duplicates) != (0, 0) {
                     let device = self.subjects[*device].device.path().display();
                     progress.note(&format!(
