@@ -35,7 +35,7 @@ run: module tools guest ## Load pvirq in the test VM, print what IPIs cost, boot
 	$(testvm) --name qemu --toolchain --timeout 300 -- tools/testvm/scripts/qemu
 
 .PHONY: measure
-measure: module tools ## Measure in one boot what the documentation tells of posted interrupts; takes an hour
+measure: module tools ## Measure in one boot what the documentation tells of posted interrupts
 	$(testvm) --name measure --timeout 7200 -- tools/testvm/scripts/measure $(STORM)
 
 .PHONY: test

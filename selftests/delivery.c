@@ -10,7 +10,6 @@
 #include "harness.h"
 #include "posting.h"
 
-#define VECTOR	0x40
 #define HIGHER	0x61
 #define ROUNDS	repeats(300)
 
@@ -45,12 +44,7 @@ FIXTURE(delivery)
 
 FIXTURE_SETUP(delivery)
 {
-	vm_open(&self->vm, PVIRQ_DEVICE);
-	vm_create_irqchip(&self->vm);
-	vcpu_open(&self->vm, &self->vcpu, 0);
-	vcpu_reset(&self->vcpu);
-	vcpu_enable_lapic(&self->vcpu);
-	vm_set_handler(&self->vm, VECTOR, guest_handler_out);
+	posting_open(&self->vm, &self->vcpu);
 	vm_set_handler(&self->vm, HIGHER, guest_handler_higher);
 	self->descriptor = descriptor(&self->vm, 0);
 	ASSERT_EQ(PVIRQ_STATUS_OK, guest_register(&self->vm, &self->vcpu, DESCRIPTORS, 1));
@@ -62,14 +56,6 @@ FIXTURE_TEARDOWN(delivery)
 	vm_close(&self->vm);
 }
 
-/* Puts guest code before the vCPU; a reset would end the registration. */
-#define LOAD(code)								\
-	do {									\
-		struct kvm_regs _regs = { .rip = GUEST_CODE, .rsp = GUEST_STACK, .rflags = 2 };	\
-		vm_write(&self->vm, GUEST_CODE, code, code##_end - code);	\
-		ASSERT_EQ(0, ioctl(self->vcpu.fd, KVM_SET_REGS, &_regs));	\
-	} while (0)
-
 /* Runs until the guest has handled an interrupt whose handler writes `byte`. */
 #define EXPECT_HANDLED(byte)							\
 	do {									\
@@ -77,8 +63,6 @@ FIXTURE_TEARDOWN(delivery)
 		ASSERT_EQ(KVM_EXIT_IO, self->vcpu.run->exit_reason);		\
 		EXPECT_EQ(byte, *(uint8_t *)vcpu_io_data(&self->vcpu));		\
 	} while (0)
-
-#define STATISTIC(field)	vcpu_statistic(&self->vcpu, "pvirq-" field)
 
 TEST_F(delivery, posted_while_the_vmm_has_the_vcpu)
 {

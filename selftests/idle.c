@@ -8,7 +8,6 @@
 #include "harness.h"
 #include "posting.h"
 
-#define VECTOR	0x40
 #define NMI	2
 #define ROUNDS	repeats(50)
 /* How many of them have to go as they are meant to, on however busy a machine. */
@@ -58,12 +57,7 @@ FIXTURE(idle)
 
 FIXTURE_SETUP(idle)
 {
-	vm_open(&self->vm, PVIRQ_DEVICE);
-	vm_create_irqchip(&self->vm);
-	vcpu_open(&self->vm, &self->vcpu, 0);
-	vcpu_reset(&self->vcpu);
-	vcpu_enable_lapic(&self->vcpu);
-	vm_set_handler(&self->vm, VECTOR, guest_handler_out);
+	posting_open(&self->vm, &self->vcpu);
 	vm_set_handler(&self->vm, NMI, guest_handler_out);
 	self->descriptor = descriptor(&self->vm, 0);
 	/* The vCPU is going to have CPU 0 for itself. */
@@ -79,14 +73,6 @@ FIXTURE_TEARDOWN(idle)
 #define REGISTER()	\
 	ASSERT_EQ(PVIRQ_STATUS_OK, guest_register(&self->vm, &self->vcpu, DESCRIPTORS, 1))
 
-/* Puts guest code before the vCPU; a reset would end the registration. */
-#define LOAD(code)								\
-	do {									\
-		struct kvm_regs _regs = { .rip = GUEST_CODE, .rsp = GUEST_STACK, .rflags = 2 };	\
-		vm_write(&self->vm, GUEST_CODE, code, code##_end - code);	\
-		ASSERT_EQ(0, ioctl(self->vcpu.fd, KVM_SET_REGS, &_regs));	\
-	} while (0)
-
 /* Expects that the guest writes a byte to its port when the thread, or this one, runs it. */
 #define EXPECT_BYTE(byte, result)						\
 	do {									\
@@ -94,8 +80,6 @@ FIXTURE_TEARDOWN(idle)
 		ASSERT_EQ(KVM_EXIT_IO, self->vcpu.run->exit_reason);		\
 		ASSERT_EQ(byte, *(uint8_t *)vcpu_io_data(&self->vcpu));		\
 	} while (0)
-
-#define STATISTIC(field)	vcpu_statistic(&self->vcpu, "pvirq-" field)
 
 static struct pvirq_poll poll_of(uint32_t host_ns, uint32_t budget, uint32_t policy)
 {

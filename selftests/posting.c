@@ -27,6 +27,16 @@ GUEST(guest_accesses,
 	"	out	%al, %dx\n"
 	"	jmp	0b\n");
 
+void posting_open(struct vm *vm, struct vcpu *vcpu)
+{
+	vm_open(vm, PVIRQ_DEVICE);
+	vm_create_irqchip(vm);
+	vcpu_open(vm, vcpu, 0);
+	vcpu_reset(vcpu);
+	vcpu_enable_lapic(vcpu);
+	vm_set_handler(vm, VECTOR, guest_handler_out);
+}
+
 void guest_access(struct vm *vm, struct vcpu *vcpu, struct access *accesses, size_t count)
 {
 	struct access end = {};

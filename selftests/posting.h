@@ -24,6 +24,23 @@ struct access {
 
 GUEST_CODE_OF(guest_accesses);
 
+/* Opens a VM on the overlay, with a vCPU whose local APIC is on and hands VECTOR to guest_handler_out. */
+void posting_open(struct vm *vm, struct vcpu *vcpu);
+
+/* The vector of most tests. */
+#define VECTOR	0x40
+
+/* Puts guest code before the fixture's vCPU; a reset would end the registration. */
+#define LOAD(code)								\
+	do {									\
+		struct kvm_regs _regs = { .rip = GUEST_CODE, .rsp = GUEST_STACK, .rflags = 2 };	\
+		vm_write(&self->vm, GUEST_CODE, code, code##_end - code);	\
+		ASSERT_EQ(0, ioctl(self->vcpu.fd, KVM_SET_REGS, &_regs));	\
+	} while (0)
+
+/* A statistic of the fixture's vCPU. */
+#define STATISTIC(field)	vcpu_statistic(&self->vcpu, "pvirq-" field)
+
 /* Lets the vCPU carry out a list, and puts what it reads there. */
 void guest_access(struct vm *vm, struct vcpu *vcpu, struct access *accesses, size_t count);
 
