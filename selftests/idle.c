@@ -123,18 +123,25 @@ TEST_F(idle, takes_a_descriptor)
 TEST_F(idle, expires)
 {
 	uint64_t start;
+	long polled;
 
 	REGISTER();
 	set_poll(&self->vm, 5 * MS, 100, PVIRQ_POLICY_FIXED);
-	self->descriptor->idle_end = PVIRQ_IDLE_EVENT;
 	LOAD(guest_idle);
-	start = now();
-	EXPECT_BYTE(0x55, vcpu_run(&self->vcpu));
-	EXPECT_LE(5 * MS, now() - start);
+	/* Some task of the kernel's may want the CPU, but not every time. */
+	for (int i = 0; i < ROUNDS; i++) {
+		self->descriptor->idle_end = PVIRQ_IDLE_EVENT;
+		polled = STATISTIC("polled-ns");
+		start = now();
+		EXPECT_BYTE(0x55, vcpu_run(&self->vcpu));
+		if (idle_end(self->descriptor) != PVIRQ_IDLE_CONTENDED)
+			break;
+	}
 	EXPECT_EQ(PVIRQ_IDLE_EXPIRED, idle_end(self->descriptor));
+	EXPECT_LE(5 * MS, now() - start);
 	EXPECT_EQ(5 * MS, self->descriptor->host_poll_ns);
 	EXPECT_EQ(PVIRQ_HOST_OUTSIDE, host_state(self->descriptor));
-	EXPECT_LE(5 * MS, STATISTIC("polled-ns"));
+	EXPECT_LE(5 * MS, STATISTIC("polled-ns") - polled);
 }
 
 /*
