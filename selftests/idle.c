@@ -122,8 +122,8 @@ TEST_F(idle, takes_a_descriptor)
 
 TEST_F(idle, expires)
 {
-	uint64_t start;
-	long polled;
+	uint64_t start = 0;
+	long polled = 0;
 
 	REGISTER();
 	set_poll(&self->vm, 5 * MS, 100, PVIRQ_POLICY_FIXED);
