@@ -35,8 +35,8 @@ run: module tools guest ## Load pvirq in the test VM, print what IPIs cost, boot
 	$(testvm) --name qemu --toolchain --timeout 300 -- tools/testvm/scripts/qemu
 
 .PHONY: measure
-measure: module tools ## Measure in one boot what the documentation tells of posted interrupts
-	$(testvm) --name measure --timeout 7200 -- tools/testvm/scripts/measure $(STORM)
+measure: module tools ## Measure in one boot what the documentation tells; PARTS chooses, STORM is how many of the many
+	$(testvm) --name measure --timeout 14400 -- $(STORM:%=STORM=%) tools/testvm/scripts/measure $(PARTS)
 
 .PHONY: test
 test: module tools selftests ## Run the tests of the test VM, the kselftests, and the tool's own

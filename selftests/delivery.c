@@ -10,29 +10,7 @@
 #include "harness.h"
 #include "posting.h"
 
-#define HIGHER	0x61
 #define ROUNDS	repeats(300)
-
-/* Waits for interrupts without a halt, and without an exit. */
-GUEST(guest_wait,
-	"	sti\n"
-	"1:	incl	" STR(GUEST_DATA) "\n"
-	"	jmp	1b\n");
-/* Waits for interrupts in a halt. */
-GUEST(guest_sleep,
-	"	sti\n"
-	"1:	hlt\n"
-	"	jmp	1b\n");
-/* As a handler of HIGHER: writes 0x88 to the port. */
-GUEST(guest_handler_higher,
-	"	push	%ax\n"
-	"	push	%dx\n"
-	"	mov	$" STR(GUEST_PORT) ", %dx\n"
-	"	mov	$0x88, %al\n"
-	"	out	%al, %dx\n"
-	"	pop	%dx\n"
-	"	pop	%ax\n"
-	"	iret\n");
 
 FIXTURE(delivery)
 {
@@ -55,14 +33,6 @@ FIXTURE_TEARDOWN(delivery)
 	vcpu_close(&self->vcpu);
 	vm_close(&self->vm);
 }
-
-/* Runs until the guest has handled an interrupt whose handler writes `byte`. */
-#define EXPECT_HANDLED(byte)							\
-	do {									\
-		ASSERT_EQ(0, vcpu_run(&self->vcpu));				\
-		ASSERT_EQ(KVM_EXIT_IO, self->vcpu.run->exit_reason);		\
-		EXPECT_EQ(byte, *(uint8_t *)vcpu_io_data(&self->vcpu));		\
-	} while (0)
 
 TEST_F(delivery, posted_while_the_vmm_has_the_vcpu)
 {

@@ -286,6 +286,7 @@ TEST_F(module, parameters_are_checked)
 {
 	const char *bad[] = {
 		"port=0xb81", "host_poll_ns=10000001", "guest_poll_ns=10000001", "poll_budget=101", "poll_budget=-1",
+		"moderation_ns=10000001",
 	};
 
 	ASSERT_EQ(0, unload());

@@ -27,6 +27,24 @@ GUEST(guest_accesses,
 	"	out	%al, %dx\n"
 	"	jmp	0b\n");
 
+GUEST(guest_wait,
+	"	sti\n"
+	"1:	incl	" STR(GUEST_DATA) "\n"
+	"	jmp	1b\n");
+GUEST(guest_sleep,
+	"	sti\n"
+	"1:	hlt\n"
+	"	jmp	1b\n");
+GUEST(guest_handler_higher,
+	"	push	%ax\n"
+	"	push	%dx\n"
+	"	mov	$" STR(GUEST_PORT) ", %dx\n"
+	"	mov	$0x88, %al\n"
+	"	out	%al, %dx\n"
+	"	pop	%dx\n"
+	"	pop	%ax\n"
+	"	iret\n");
+
 void posting_open(struct vm *vm, struct vcpu *vcpu)
 {
 	vm_open(vm, PVIRQ_DEVICE);

@@ -24,11 +24,27 @@ struct access {
 
 GUEST_CODE_OF(guest_accesses);
 
+/* Waits for interrupts without a halt, and without an exit. */
+GUEST_CODE_OF(guest_wait);
+/* Waits for interrupts in a halt. */
+GUEST_CODE_OF(guest_sleep);
+/* As a handler of HIGHER: writes 0x88 to the port. */
+GUEST_CODE_OF(guest_handler_higher);
+
 /* Opens a VM on the overlay, with a vCPU whose local APIC is on and hands VECTOR to guest_handler_out. */
 void posting_open(struct vm *vm, struct vcpu *vcpu);
 
-/* The vector of most tests. */
+/* The vector of most tests, and one of a higher priority. */
 #define VECTOR	0x40
+#define HIGHER	0x61
+
+/* Runs the fixture's vCPU until the guest has handled an interrupt whose handler writes `byte`. */
+#define EXPECT_HANDLED(byte)							\
+	do {									\
+		ASSERT_EQ(0, vcpu_run(&self->vcpu));				\
+		ASSERT_EQ(KVM_EXIT_IO, self->vcpu.run->exit_reason);		\
+		EXPECT_EQ(byte, *(uint8_t *)vcpu_io_data(&self->vcpu));		\
+	} while (0)
 
 /* Puts guest code before the fixture's vCPU; a reset would end the registration. */
 #define LOAD(code)								\

@@ -11,10 +11,13 @@ use kernel::{
     prelude::*,
     sync::Arc, //
 };
-use kernel_ext::user_pages::{
-    LockedPages,
-    Shared,
-    UserPages, //
+use kernel_ext::{
+    user_pages::{
+        LockedPages,
+        Shared,
+        UserPages, //
+    },
+    window::Window, //
 };
 use pvirq_protocol::{
     port::{
@@ -116,11 +119,21 @@ impl Descriptors {
         Some(&self.all().get(apic_id as usize)?.0)
     }
 
+    /// Returns the window by which VMMs map the descriptors, how many bytes of it are before the first
+    /// one, and how many there are.
+    pub(crate) fn window(&self) -> (Arc<Window>, u32, u32) {
+        let offset = self.user as usize % PAGE_SIZE;
+
+        (self.pages.window().clone(), offset as u32, self.array.count)
+    }
+
     /// Stops using the descriptors, and delivers what is pending in them.
     ///
     /// Nobody else must use them any more: what is posted from now on is kicked, and the guest is
-    /// none the worse for it.
+    /// none the worse for it. A VMM that posts by itself finds others from now on, whose vCPUs do not
+    /// look.
     pub(crate) fn close(&self) {
+        self.pages.window().close();
         for (apic_id, descriptor) in (0..).zip(self.all()) {
             let mut vectors = descriptor.0.close();
 

@@ -31,6 +31,7 @@ use kernel_ext::{
 const KVMIO: u32 = 0xae;
 
 pub(crate) const KVM_CREATE_VM: u32 = _IO(KVMIO, 0x01);
+pub(crate) const KVM_CHECK_EXTENSION: u32 = _IO(KVMIO, 0x03);
 pub(crate) const KVM_CREATE_VCPU: u32 = _IO(KVMIO, 0x41);
 pub(crate) const KVM_SET_USER_MEMORY_REGION: u32 = _IOW::<kvm_userspace_memory_region>(KVMIO, 0x46);
 /// Its argument begins as that of [`KVM_SET_USER_MEMORY_REGION`], and is five times as long.

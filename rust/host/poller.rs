@@ -5,12 +5,14 @@
 //! A guest that can (`FEATURE_IDLE`) polls its descriptor for `guest_poll_ns`, then makes the idle
 //! call, in which the host polls for `host_poll_ns`, and then executes HLT. Both windows are the
 //! host's to choose, by a [`Policy`] that sees how long each idle period was. The host sees that of
-//! those that end in the idle call or in a halt; those that end in the guest's window it is not told
-//! of, and they are no reason to change anything.
+//! those that end in the idle call or in a halt. Those that end in the guest's window the guest counts
+//! in its descriptor. If it does not, or lies, its window is not what it could be, which is its loss.
 //!
 //! Nobody polls while another task wants the CPU, and no longer than the VM's [`Budget`] allows. The
 //! guest's window is on trust: a guest that polls for longer burns time that it is billed for as
-//! for any other.
+//! for any other. A guest whose interrupts all come within its window never leaves it, and so says
+//! nothing to the host. That it keeps others waiting shows when it is preempted: its window is 0
+//! from then on, and it looks at that while it polls.
 //!
 //! KVM's own polling in a halt would come on top, and sees no posts. So it is switched off in a VM
 //! whose guest makes idle calls.
@@ -27,14 +29,12 @@ use kernel::{
     seq_file::SeqFile,
     seq_print,
     sync::{
-        atomic::{
-            Atomic,
-            Relaxed, //
-        },
+        atomic::Atomic,
         SpinLock, //
     }, //
 };
 use kernel_ext::{
+    once::Once,
     sched::{
         is_contended,
         monotonic_ns,
@@ -47,11 +47,14 @@ use pvirq_protocol::{
     window::{
         Budget,
         HaltPoll,
+        History,
         Policy,
         PolicyName, //
     },
     IdleEnd, //
 };
+
+use crate::counter::Counter;
 
 /// If more than one part in so many of a vCPU's time is stolen, polling is not worth it.
 const STOLEN_SHARE: u64 = 4;
@@ -74,7 +77,7 @@ pub(crate) fn parameters(guest_poll_ns: u32, host_poll_ns: u32, budget: u32) -> 
         guest_poll_ns,
         host_poll_ns,
         budget,
-        policy: PolicyName::HaltPoll.number(),
+        policy: PolicyName::Adaptive.number(),
     })
 }
 
@@ -115,9 +118,9 @@ impl Polling {
             return Err(EINVAL);
         }
         // Two callers at a time can leave some of each, all of it valid.
-        self.guest_ns.store(poll.guest_poll_ns, Relaxed);
-        self.host_ns.store(poll.host_poll_ns, Relaxed);
-        self.policy.store(poll.policy, Relaxed);
+        self.guest_ns.write_once(poll.guest_poll_ns);
+        self.host_ns.write_once(poll.host_poll_ns);
+        self.policy.write_once(poll.policy);
         self.budget.lock().set_percent(poll.budget);
         Ok(())
     }
@@ -126,27 +129,36 @@ impl Polling {
         Poll {
             size: size_of::<Poll>() as u32,
             flags: 0,
-            guest_poll_ns: self.guest_ns.load(Relaxed),
-            host_poll_ns: self.host_ns.load(Relaxed),
+            guest_poll_ns: self.guest_ns.read_once(),
+            host_poll_ns: self.host_ns.read_once(),
             budget: self.budget.lock().percent(),
-            policy: self.policy.load(Relaxed),
+            policy: self.policy.read_once(),
         }
     }
 
     fn policy(&self) -> &'static dyn Policy {
-        PolicyName::from_number(self.policy.load(Relaxed))
-            .unwrap_or(PolicyName::HaltPoll)
+        PolicyName::from_number(self.policy.read_once())
+            .unwrap_or(PolicyName::Adaptive)
             .policy()
     }
 
-    /// The windows after an idle period of `idle_ns`. Any context.
-    fn next(&self, windows: Windows, idle_ns: u64) -> Windows {
+    /// The windows after an idle period of `idle_ns`, and after as many `hits` as the guest has counted
+    /// before it. Any context.
+    fn next(&self, known: &Known, windows: Windows, hits: u32, idle_ns: u64) -> Windows {
         let policy = self.policy();
-        let in_host_ns = idle_ns.saturating_sub(windows.guest_ns.into());
+        let next = |known: &Atomic<u64>, hits, window_ns, idle_ns, ceiling_ns| {
+            let mut history = History::from_word(known.read_once());
+            history.add(hits, idle_ns, ceiling_ns);
+            known.write_once(history.word());
+            policy.next_after(&history, window_ns, idle_ns, ceiling_ns)
+        };
+        let Windows { guest_ns, host_ns } = windows;
+        let in_host_ns = idle_ns.saturating_sub(guest_ns.into());
+        let [guest_max, host_max] = [&self.guest_ns, &self.host_ns].map(Once::read_once);
 
         Windows {
-            guest_ns: policy.next(windows.guest_ns, idle_ns, self.guest_ns.load(Relaxed)),
-            host_ns: policy.next(windows.host_ns, in_host_ns, self.host_ns.load(Relaxed)),
+            guest_ns: next(&known.guest, hits, guest_ns, idle_ns, guest_max),
+            host_ns: next(&known.host, 0, host_ns, in_host_ns, host_max),
         }
     }
 
@@ -155,16 +167,19 @@ impl Polling {
         let policy = self.policy();
 
         Windows {
-            guest_ns: policy.current(windows.guest_ns, self.guest_ns.load(Relaxed)),
-            host_ns: policy.current(windows.host_ns, self.host_ns.load(Relaxed)),
+            guest_ns: policy.current(windows.guest_ns, self.guest_ns.read_once()),
+            host_ns: policy.current(windows.host_ns, self.host_ns.read_once()),
         }
     }
 
-    /// The windows before anything is known: enough for the guest to make an idle call.
+    /// The windows before anything is known: enough for the guest to make an idle call, by which the
+    /// host learns that it knows of windows at all.
     pub(crate) fn first(&self) -> Windows {
+        let longest = self.host_ns.read_once().max(self.guest_ns.read_once());
+
         Windows {
             guest_ns: 0,
-            host_ns: HaltPoll::START_NS.min(self.host_ns.load(Relaxed)),
+            host_ns: HaltPoll::START_NS.min(longest),
         }
     }
 }
@@ -183,6 +198,16 @@ impl Windows {
     };
 }
 
+/// What is known of a vCPU's idle periods.
+struct Known {
+    /// As far as windows in the guest would have covered them; a [`History`].
+    guest: Atomic<u64>,
+    /// As far as windows in the host would have covered what was left.
+    host: Atomic<u64>,
+    /// As many as the guest had [counted](pvirq_protocol::Descriptor::idle_hits) by then.
+    hits: Atomic<u32>,
+}
+
 /// The polling of one vCPU.
 pub(crate) struct Poller {
     guest_ns: Atomic<u32>,
@@ -191,8 +216,12 @@ pub(crate) struct Poller {
     used: Atomic<bool>,
     /// When the idle period began, 0 if the vCPU is not known to be idle.
     since_ns: Atomic<u64>,
-    /// Whether the task sleeps.
+    known: Known,
+    /// Whether the task sleeps, and for how long it had waited for a CPU before.
     asleep: Atomic<bool>,
+    waited_before: Atomic<u64>,
+    /// Whether it has been preempted.
+    preempted: Atomic<bool>,
     /// When the last idle call was, and for how long the task had waited for a CPU by then.
     looked: Atomic<u64>,
     waited: Atomic<u64>,
@@ -202,19 +231,21 @@ pub(crate) struct Poller {
 /// What there is to count. Only the thread that runs the vCPU does.
 struct Counters {
     /// Idle calls.
-    calls: Atomic<u64>,
+    calls: Counter,
     /// Those that ended because of a post.
-    posted: Atomic<u64>,
+    posted: Counter,
     /// Those that ended because of something else for the vCPU.
-    events: Atomic<u64>,
+    events: Counter,
     /// Those that ended because somebody else wanted the CPU, or for want of budget.
-    contended: Atomic<u64>,
+    contended: Counter,
     /// The time that the host has polled.
-    polled_ns: Atomic<u64>,
+    polled_ns: Counter,
 }
 
-/// What a vCPU that polls in the host looks at.
+/// Where a vCPU that polls in the host looks.
 pub(crate) trait Looks {
+    /// How many idle periods the guest has polled through; nothing if there is no descriptor any more.
+    fn hits(&self) -> Option<u32>;
     /// Whether something is posted; nothing if there is no descriptor any more.
     fn posted(&self) -> Option<bool>;
     /// Whether KVM has something for the vCPU.
@@ -228,37 +259,59 @@ impl Poller {
             host_ns: Atomic::new(first.host_ns),
             used: Atomic::new(false),
             since_ns: Atomic::new(0),
+            known: Known {
+                guest: Atomic::new(0),
+                host: Atomic::new(0),
+                hits: Atomic::new(0),
+            },
             asleep: Atomic::new(false),
+            waited_before: Atomic::new(0),
+            preempted: Atomic::new(false),
             looked: Atomic::new(0),
             waited: Atomic::new(0),
             counters: Counters {
-                calls: Atomic::new(0),
-                posted: Atomic::new(0),
-                events: Atomic::new(0),
-                contended: Atomic::new(0),
-                polled_ns: Atomic::new(0),
+                calls: Counter::new(),
+                posted: Counter::new(),
+                events: Counter::new(),
+                contended: Counter::new(),
+                polled_ns: Counter::new(),
             },
         }
     }
 
     pub(crate) fn windows(&self) -> Windows {
         Windows {
-            guest_ns: self.guest_ns.load(Relaxed),
-            host_ns: self.host_ns.load(Relaxed),
+            guest_ns: self.guest_ns.read_once(),
+            host_ns: self.host_ns.read_once(),
         }
     }
 
     fn set_windows(&self, windows: Windows) -> Windows {
-        self.guest_ns.store(windows.guest_ns, Relaxed);
-        self.host_ns.store(windows.host_ns, Relaxed);
+        self.guest_ns.write_once(windows.guest_ns);
+        self.host_ns.write_once(windows.host_ns);
         windows
+    }
+
+    /// The windows after an idle period of `idle_ns`.
+    fn next(
+        &self,
+        polling: &Polling,
+        windows: Windows,
+        looks: &impl Looks,
+        idle_ns: u64,
+    ) -> Windows {
+        let before = self.known.hits.read_once();
+        let hits = looks.hits().unwrap_or(before);
+
+        self.known.hits.write_once(hits);
+        polling.next(&self.known, windows, hits.wrapping_sub(before), idle_ns)
     }
 
     /// Notes an idle call; returns whether it is the first.
     pub(crate) fn begin(&self) -> bool {
-        self.counters.calls.fetch_add(1, Relaxed);
-        !self.used.load(Relaxed) && {
-            self.used.store(true, Relaxed);
+        self.counters.calls.add(1);
+        !self.used.read_once() && {
+            self.used.write_once(true);
             true
         }
     }
@@ -276,24 +329,24 @@ impl Poller {
             self.poll_within_budget(polling, start, windows.host_ns, looks)
         };
         let idle_ns = u64::from(windows.guest_ns).saturating_add(polled);
-        self.since_ns.store(0, Relaxed);
+        self.since_ns.write_once(0);
         match end {
             IdleEnd::Posted | IdleEnd::Event => {
                 let hits = match end {
                     IdleEnd::Posted => &self.counters.posted,
                     _ => &self.counters.events,
                 };
-                hits.fetch_add(1, Relaxed);
-                self.set_windows(polling.next(windows, idle_ns));
+                hits.add(1);
+                self.set_windows(self.next(polling, windows, looks, idle_ns));
             }
             IdleEnd::Contended => {
-                self.counters.contended.fetch_add(1, Relaxed);
+                self.counters.contended.add(1);
                 self.set_windows(Windows::NONE);
             }
             // The period goes on in a halt.
             IdleEnd::Expired => {
                 let since = start.saturating_sub(windows.guest_ns.into());
-                self.since_ns.store(since, Relaxed);
+                self.since_ns.write_once(since);
             }
         }
         end
@@ -303,11 +356,11 @@ impl Poller {
     /// run: tasks that come and go, of which none may be there just now.
     fn is_stolen(&self, now: u64) -> bool {
         let waited = run_delay_ns();
-        let passed = now.saturating_sub(self.looked.load(Relaxed));
-        let stolen = waited.saturating_sub(self.waited.load(Relaxed));
+        let passed = now.saturating_sub(self.looked.read_once());
+        let stolen = waited.saturating_sub(self.waited.read_once());
 
-        self.looked.store(now, Relaxed);
-        self.waited.store(waited, Relaxed);
+        self.looked.write_once(now);
+        self.waited.write_once(waited);
         stolen.saturating_mul(STOLEN_SHARE) > passed
     }
 
@@ -328,7 +381,7 @@ impl Poller {
         let polled = monotonic_ns().saturating_sub(start);
 
         polling.budget.lock().settle(granted, polled);
-        self.counters.polled_ns.fetch_add(polled, Relaxed);
+        self.counters.polled_ns.add(polled);
         (end, polled)
     }
 
@@ -354,29 +407,58 @@ impl Poller {
 
     /// The task goes to sleep. In the scheduler.
     pub(crate) fn sleep(&self) {
-        if !self.used.load(Relaxed) {
+        if !self.used.read_once() {
             return;
         }
-        self.asleep.store(true, Relaxed);
-        if self.since_ns.load(Relaxed) == 0 {
-            self.since_ns.store(monotonic_ns(), Relaxed);
+        self.asleep.write_once(true);
+        self.waited_before.write_once(run_delay_ns());
+        // If there was no idle call, there was the guest's window.
+        if self.since_ns.read_once() == 0 {
+            let polled = self.guest_ns.read_once().into();
+            self.since_ns
+                .write_once(monotonic_ns().saturating_sub(polled));
         }
     }
 
-    /// The task is back; returns the windows if there are new ones. In the scheduler.
-    pub(crate) fn wake(&self, polling: &Polling) -> Option<Windows> {
-        if !self.asleep.load(Relaxed) {
+    /// Another task has the CPU now; returns the windows meanwhile, if they are new. In the scheduler.
+    pub(crate) fn preempt(&self) -> Option<Windows> {
+        // Before the first idle call there is no window in the guest, and without the one in the host
+        // there would be no first idle call.
+        if !self.used.read_once() {
             return None;
         }
-        self.asleep.store(false, Relaxed);
-        let idle_ns = monotonic_ns().saturating_sub(self.since_ns.load(Relaxed));
-        self.since_ns.store(0, Relaxed);
+        self.preempted.write_once(true);
+        Some(Windows::NONE)
+    }
+
+    /// The task is back; returns the windows if there are new ones. In the scheduler.
+    pub(crate) fn wake(&self, polling: &Polling, looks: &impl Looks) -> Option<Windows> {
+        if self.preempted.read_once() {
+            self.preempted.write_once(false);
+            // Whoever has taken the CPU may have wanted it for a moment only.
+            return Some(if is_contended() {
+                self.set_windows(Windows::NONE)
+            } else {
+                self.windows()
+            });
+        }
+        if !self.asleep.read_once() {
+            return None;
+        }
+        self.asleep.write_once(false);
+        // It had something to do from when it waited for a CPU. If that one slept as well, it takes a while,
+        // and a short idle period would look like a long one.
+        let waited = run_delay_ns().saturating_sub(self.waited_before.read_once());
+        let idle_ns = monotonic_ns()
+            .saturating_sub(self.since_ns.read_once())
+            .saturating_sub(waited);
+        self.since_ns.write_once(0);
 
         let windows = self.windows();
         let next = if is_contended() {
             Windows::NONE
         } else {
-            polling.next(windows, idle_ns)
+            self.next(polling, windows, looks, idle_ns)
         };
         (next != windows).then(|| self.set_windows(next))
     }
@@ -392,7 +474,7 @@ impl Poller {
             (c"idle-contended", &counters.contended),
             (c"polled-ns", &counters.polled_ns),
         ] {
-            seq_print!(m, "pvirq-{name}:\t{}\n", counter.load(Relaxed));
+            seq_print!(m, "pvirq-{name}:\t{}\n", counter.get());
         }
     }
 }

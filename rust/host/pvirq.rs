@@ -21,8 +21,9 @@
 //!
 //! # Concurrency
 //!
-//! All of this is process context. No lock is held across a call to KVM, but for the one in [`vm`]
-//! that calls with a VM's descriptor as their argument take, before any of KVM's.
+//! All of this is process context, but for what [`vcpu`] and [`injector`] say of others. No lock is
+//! held across a call to KVM, but for the one in [`vm`] that calls with a VM's descriptor as their
+//! argument take, before any of KVM's.
 
 use kernel::{
     debugfs,
@@ -34,21 +35,31 @@ use kernel::{
     }, //
 };
 
+mod bottom_half;
+mod counter;
 mod descriptors;
+mod descriptors_file;
 mod device;
+mod extension;
 mod guest_interface;
+mod injector;
 mod kvm;
 mod memory;
+mod moderation;
 mod msi;
 mod poller;
 mod ports;
 mod run_area;
+mod source;
 mod statistics;
+mod target;
 mod vcpu;
 mod vm;
 mod wrap;
 
+use bottom_half::BottomHalves;
 use device::Device;
+use injector::Injector;
 use kernel_ext::cdev::Registration;
 use kvm::Kvm;
 use ports::Ports;
@@ -67,16 +78,24 @@ module! {
             description: "First I/O port of the guest interface",
         },
         guest_poll_ns: u32 {
-            default: 50_000,
+            default: 200_000,
             description: "Longest time an idle vCPU polls in the guest",
         },
         host_poll_ns: u32 {
-            default: 200_000,
+            default: 0,
             description: "Longest time the host then polls for it",
         },
         poll_budget: u32 {
             default: 50,
             description: "Percent of a CPU that a VM's polling in the host may burn",
+        },
+        bottom_half: u32 {
+            default: 1,
+            description: "What delivers interrupts from eventfds: 1 a tasklet, 2 a BH workqueue",
+        },
+        moderation_ns: u32 {
+            default: 1_000_000,
+            description: "Longest time that interrupts from eventfds wait for each other after a burst; 0: they do not",
         },
     },
 }
@@ -88,6 +107,11 @@ struct Overlay {
     ports: Ports,
     /// How the vCPUs of new VMs poll.
     poll: Poll,
+    bottom_halves: BottomHalves,
+    /// How long the vCPUs of new VMs are left alone after a burst, at most.
+    moderation_ns: u32,
+    #[pin]
+    injector: Injector,
     /// Held while a descriptor of a VM refers to KVM's file instead of ours, see [`vm`].
     #[pin]
     lending: Mutex<()>,
@@ -105,6 +129,9 @@ impl Overlay {
                 module_parameters::host_poll_ns.value(),
                 module_parameters::poll_budget.value(),
             )?,
+            bottom_halves: BottomHalves::new(module_parameters::bottom_half.value())?,
+            moderation_ns: moderation::parameter(module_parameters::moderation_ns.value())?,
+            injector <- Injector::new(),
             lending <- new_mutex!(()),
             statistics <- Statistics::new(),
         })

@@ -6,12 +6,10 @@ use kernel::{
     fs::File,
     page::PAGE_SIZE,
     prelude::*,
-    sync::atomic::{
-        Atomic,
-        Relaxed, //
-    }, //
+    sync::atomic::Atomic, //
 };
 use kernel_ext::{
+    once::Once,
     user_mapping::UserMapping,
     user_pages::{
         Shared,
@@ -45,7 +43,7 @@ const _: () = assert!(core::mem::offset_of!(KvmRun, io) == 32);
 
 impl KvmRun {
     fn immediate_exit(&self) -> bool {
-        self.requests.load(Relaxed).to_le_bytes()[1] != 0
+        self.requests.read_once().to_le_bytes()[1] != 0
     }
 }
 
@@ -101,11 +99,11 @@ impl RunArea {
     #[inline]
     pub(crate) fn port_access(&self) -> Option<PortAccess> {
         let run = self.run()?;
-        if run.exit_reason.load(Relaxed) != KVM_EXIT_IO {
+        if run.exit_reason.read_once() != KVM_EXIT_IO {
             return None;
         }
 
-        let [direction, size, port @ .., c0, c1, c2, c3] = run.io.load(Relaxed).to_le_bytes();
+        let [direction, size, port @ .., c0, c1, c2, c3] = run.io.read_once().to_le_bytes();
         Some(PortAccess {
             port: u16::from_le_bytes(port),
             size,
@@ -116,13 +114,13 @@ impl RunArea {
 
     /// Returns the 32 bits that the guest has written to a port.
     pub(crate) fn written(&self) -> u32 {
-        self.data().map_or(0, |data| data.load(Relaxed))
+        self.data().map_or(0, |data| data.read_once())
     }
 
     /// Answers a read of a port with `value`.
     pub(crate) fn answer(&self, value: u32) {
         if let Some(data) = self.data() {
-            data.store(value, Relaxed);
+            data.write_once(value);
         }
     }
 
@@ -134,6 +132,6 @@ impl RunArea {
             .div_ceil(size_of::<u32>());
         let data: &[Atomic<u32>] = self.data.get(0, words).unwrap_or_default();
 
-        data.iter().for_each(|word| word.store(u32::MAX, Relaxed));
+        data.iter().for_each(|word| word.write_once(u32::MAX));
     }
 }

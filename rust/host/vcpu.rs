@@ -24,7 +24,7 @@
 //!
 //! KVM runs a vCPU in one thread at a time, and keeps others waiting. So do we, in [`Vcpu::turn`],
 //! because the descriptor's state belongs to the thread that runs. It is taken only once the guest
-//! has used its interface on the vCPU: a VMM that has another thread wait in KVM from before that
+//! has used its interface on the vCPU, or something is bound to it: a VMM that has another thread wait in KVM from before that
 //! gets a state that is wrong for its own guest. All of [`Vcpu::run`] is process
 //! context; [`PreemptNotified`] is the scheduler's. Both find the descriptors under RCU.
 
@@ -46,15 +46,11 @@ use kernel::{
     static_lock_class,
     str::CString,
     sync::{
-        atomic::{
-            Atomic,
-            Relaxed, //
-        },
+        atomic::Atomic,
         rcu,
         Arc,
         ArcBorrow,
         Mutex,
-        SetOnce,
         UniqueArc, //
     }, //
 };
@@ -66,7 +62,11 @@ use kernel_ext::{
     },
     ioctl::Ioctl,
     killable::KillableMutex,
-    kvm::VcpuFile,
+    kvm::{
+        Running,
+        VcpuFile, //
+    },
+    once::Once,
     preempt::{
         Leaving,
         PreemptNotified, //
@@ -82,6 +82,7 @@ use pvirq_protocol::{
 };
 
 use crate::{
+    counter::Counter,
     guest_interface::Registers,
     kvm::{
         CR0_PE,
@@ -101,6 +102,7 @@ use crate::{
         PortAccess,
         RunArea, //
     },
+    target::Target,
     vm::{
         read_argument_at,
         Vm, //
@@ -113,22 +115,19 @@ use crate::{
 pub(crate) struct Vcpu {
     /// KVM's file.
     real: VcpuFile,
-    /// The vCPU's number, which is its APIC ID, too.
-    id: u32,
-    /// How many times `KVM_RUN` has been called.
-    runs: Atomic<u64>,
+    target: Arc<Target>,
+    /// How many times `KVM_RUN` has been called; a VMM whose threads take turns at it is counted right.
+    runs: Counter,
     vm: Arc<Vm>,
     /// Held by the thread that runs the vCPU.
     #[pin]
     turn: KillableMutex,
     /// Whether the scheduler has taken the vCPU out of `KVM_RUN`, or is about to.
     forced: Atomic<bool>,
-    /// Whether the guest has ever used its interface on this vCPU, see [`Vcpu::run`].
-    greeted: Atomic<bool>,
     poller: Poller,
     ports: Ports,
-    /// Found at the first exit; nothing if that is impossible.
-    area: SetOnce<Option<RunArea>>,
+    /// Nothing if it could not be found.
+    area: Option<RunArea>,
     #[pin]
     registers: Mutex<Registers>,
     counters: Counters,
@@ -139,28 +138,28 @@ pub(crate) struct Vcpu {
 
 /// What there is to count. Only the thread that runs the vCPU does.
 struct Counters {
-    injected: Atomic<u64>,
-    dropped_reserved: Atomic<u64>,
-    forced_exits: Atomic<u64>,
-    drains: Atomic<u64>,
+    injected: Counter,
+    dropped_reserved: Counter,
+    forced_exits: Counter,
+    drains: Counter,
 }
 
 impl Counters {
     fn new() -> Self {
         Self {
-            injected: Atomic::new(0),
-            dropped_reserved: Atomic::new(0),
-            forced_exits: Atomic::new(0),
-            drains: Atomic::new(0),
+            injected: Counter::new(),
+            dropped_reserved: Counter::new(),
+            forced_exits: Counter::new(),
+            drains: Counter::new(),
         }
     }
 
     fn get(&self) -> HostStatistics {
         HostStatistics {
-            injected: self.injected.load(Relaxed),
-            dropped_reserved: self.dropped_reserved.load(Relaxed),
-            forced_exits: self.forced_exits.load(Relaxed),
-            drains: self.drains.load(Relaxed),
+            injected: self.injected.get(),
+            dropped_reserved: self.dropped_reserved.get(),
+            forced_exits: self.forced_exits.get(),
+            drains: self.drains.get(),
         }
     }
 }
@@ -173,17 +172,25 @@ impl_list_item! {
 }
 
 impl Vcpu {
-    fn new(real: VcpuFile, id: u32, vm: Arc<Vm>) -> impl PinInit<Self> {
+    /// Takes KVM's file of a vCPU of the current process.
+    fn new(real: VcpuFile, target: Arc<Target>, vm: Arc<Vm>) -> impl PinInit<Self> {
+        let area = RunArea::find(real.file()).inspect_err(|err| {
+            pr_warn_once!(
+                "a vCPU's memory is out of reach, and it has no guest interface: error {}\n",
+                err.to_errno()
+            );
+        });
+
+        target.runner.attach(&real);
         pin_init!(Self {
             real,
-            id,
-            runs: Atomic::new(0),
+            target,
+            runs: Counter::new(),
             turn <- KillableMutex::new(c"pvirq_vcpu_turn", static_lock_class!()),
             forced: Atomic::new(false),
-            greeted: Atomic::new(false),
             poller: Poller::new(vm.polling.first()),
             ports: vm.overlay.ports,
-            area: SetOnce::new(),
+            area: area.ok(),
             registers <- new_mutex!(Registers::new()),
             counters: Counters::new(),
             vm,
@@ -196,15 +203,21 @@ impl Vcpu {
         // KVM refuses what is no `int`, and then needs no name.
         let name = CString::try_from_fmt(fmt!("kvm-vcpu:{}", request.arg() as i32))?;
         let this = UniqueArc::new_uninit(GFP_KERNEL_ACCOUNT)?;
+        let target = UniqueArc::pin_init(
+            Target::new(request.arg() as u32, vm.overlay.moderation_ns),
+            GFP_KERNEL_ACCOUNT,
+        )?;
+        let target = ListArc::from(target);
 
         wrap::create::<Self>(&vm.overlay.kvm, real, request, &name, |real| {
-            let id = request.arg() as u32;
             // SAFETY: KVM has just made this file for `KVM_CREATE_VCPU`.
             let real = unsafe { VcpuFile::new(real) };
-            let Ok(this) = this.pin_init_with(Self::new(real, id, vm.clone()));
+            let new = Self::new(real, target.clone_arc(), vm.clone());
+            let Ok(this) = this.pin_init_with(new);
             let list_arc = ListArc::from(this);
             let this = list_arc.clone_arc();
 
+            vm.add_target(target);
             vm.overlay.statistics.begin_vcpu(list_arc);
             this
         })
@@ -212,7 +225,7 @@ impl Vcpu {
 
     /// Returns how many times `KVM_RUN` has been called.
     pub(crate) fn runs(&self) -> u64 {
-        self.runs.load(Relaxed)
+        self.runs.get()
     }
 
     /// Calls `f` with the vCPU's descriptor, under RCU, if the guest has registered one.
@@ -220,22 +233,24 @@ impl Vcpu {
     fn with_descriptor<T>(&self, f: impl FnOnce(&Descriptor) -> T) -> Option<T> {
         let guard = rcu::read_lock();
 
-        self.vm.descriptors.get(&guard)?.get(self.id).map(f)
+        self.vm.descriptors.get(&guard)?.get(self.target.id).map(f)
     }
 
     /// Runs the vCPU until the VMM has to do something.
     ///
-    /// A vCPU on which the guest has never used its interface costs next to nothing: its descriptor,
-    /// if there is one, says `Running`, and senders kick it.
-    #[inline]
+    /// A vCPU on which the guest has never used its interface, and that nothing is bound to, costs next
+    /// to nothing: its descriptor, if there is one, says `Running`, and senders kick it.
+    #[inline(always)]
     fn run(&self, request: Ioctl<'_>) -> Result<isize> {
-        self.runs.fetch_add(1, Relaxed);
-        if !self.greeted.load(Relaxed) {
-            let result = self.real.file().ioctl(request);
-            if result.is_err() || !self.guest_access() {
+        self.runs.add(1);
+        if self.target.begin_blind() {
+            let result = self.real.ioctl(request);
+            self.target.end_blind();
+            let told = self.target.looks() && self.end_blind_force(&result);
+            if !told && (result.is_err() || !self.guest_access()) {
                 return result;
             }
-            self.greeted.store(true, Relaxed);
+            self.target.set_looks();
         }
         self.run_told(request)
     }
@@ -243,20 +258,24 @@ impl Vcpu {
     /// Runs the vCPU as [`Vcpu::run`] does, and tells senders where it is.
     fn run_told(&self, request: Ioctl<'_>) -> Result<isize> {
         let _turn = self.turn.lock()?;
-        let result = self.vm.notifiers.notify(self, || self.run_for_vmm(request));
+        let running = self.target.runner.enter();
+        let run = || self.run_for_vmm(&running, request);
+        let result = self.vm.notifiers.notify(self, run);
 
         self.with_descriptor(|descriptor| descriptor.set_host_state(HostState::Outside));
         result
     }
 
     /// Runs the vCPU until there is an exit that is none of ours.
-    fn run_for_vmm(&self, request: Ioctl<'_>) -> Result<isize> {
+    fn run_for_vmm(&self, running: &Running<'_>, request: Ioctl<'_>) -> Result<isize> {
         loop {
             self.enter();
-            let result = self.real.file().ioctl(request);
-            let swallowed = self.forced.load(Relaxed) && self.end_force(&result);
+            let result = self.real.ioctl(request);
+            // Both, as both may have set the flag.
+            let kicked = running.is_forced() && self.end_kick(running, &result);
+            let forced = self.forced.read_once() && self.end_force(&result);
 
-            if !swallowed && (result.is_err() || !self.guest_access()) {
+            if !kicked && !forced && (result.is_err() || !self.guest_access()) {
                 return result;
             }
         }
@@ -265,11 +284,14 @@ impl Vcpu {
     /// Gets the vCPU ready to enter the guest: from here on it does not look any more.
     #[inline]
     fn enter(&self) {
+        if self.target.has_kicks() {
+            self.enter_kicked();
+        }
         let guard = rcu::read_lock();
         let Some(descriptors) = self.vm.descriptors.get(&guard) else {
             return;
         };
-        let Some(descriptor) = descriptors.get(self.id) else {
+        let Some(descriptor) = descriptors.get(self.target.id) else {
             return;
         };
         // In another process KVM is not going to run the vCPU, and nothing can be injected.
@@ -287,25 +309,35 @@ impl Vcpu {
         self.with_descriptor(|descriptor| descriptor.publish(&self.counters.get()));
     }
 
+    /// Injects what the vCPU has been [kicked](Target::kick) for.
+    #[cold]
+    fn enter_kicked(&self) {
+        let messages = self.vm.kicks().filter(|messages| messages.are_current());
+
+        // When the VMM has closed the VM's file, nothing is bound to it any more.
+        if let Some(messages) = messages {
+            self.inject(self.target.take_kicks(), &messages);
+        }
+    }
+
     fn inject(&self, mut vectors: Vectors, messages: &Messages) {
         let reserved = vectors.remove_reserved();
 
-        self.counters.drains.fetch_add(1, Relaxed);
-        self.counters
-            .dropped_reserved
-            .fetch_add(reserved.into(), Relaxed);
+        self.counters.drains.add(1);
+        self.counters.dropped_reserved.add(reserved.into());
         for vector in vectors {
             // If the VMM has taken our memory away, its guest has one interrupt less.
-            if messages.send(self.id, self.id, vector).is_ok() {
-                self.counters.injected.fetch_add(1, Relaxed);
+            let sent = messages.send(self.target.id, self.target.id, vector);
+            if sent.is_ok() {
+                self.counters.injected.add(1);
             }
         }
     }
 
     /// Gets the current task out of `KVM_RUN`.
     fn force(&self) {
-        self.forced.store(true, Relaxed);
-        self.counters.forced_exits.fetch_add(1, Relaxed);
+        self.forced.write_once(true);
+        self.counters.forced_exits.add(1);
         thread_flags::set_notify_signal();
     }
 
@@ -314,53 +346,48 @@ impl Vcpu {
     /// If the scheduler forces the vCPU out again meanwhile, the flag may stay behind. Then this is
     /// called once more than needed, and finds out.
     fn end_force(&self, result: &Result<isize>) -> bool {
-        self.forced.store(false, Relaxed);
-        let alone = thread_flags::clear_notify_signal();
-        let interrupted = matches!(result, Err(err) if *err == EINTR);
-        let immediate = self.area().is_none_or(|area| area.immediate_exit());
-
-        interrupted && alone && !immediate
+        self.forced.write_once(false);
+        self.is_alone(thread_flags::clear_notify_signal(), result)
     }
 
-    /// Returns what KVM and the VMM share of the vCPU. In the VMM's process.
-    #[inline]
-    fn area(&self) -> Option<&RunArea> {
-        match self.area.as_ref() {
-            Some(area) => area.as_ref(),
-            None => self.find_area(),
-        }
-    }
-
+    /// As [`Vcpu::end_force`], of what has been done by [`Runner::force`](kernel_ext::kvm::Runner).
     #[cold]
-    fn find_area(&self) -> Option<&RunArea> {
-        let area = RunArea::find(self.real.file()).inspect_err(|err| {
-            pr_warn_once!(
-                "a vCPU's memory is out of reach, and it has no guest interface: error {}\n",
-                err.to_errno()
-            );
-        });
+    fn end_kick(&self, running: &Running<'_>, result: &Result<isize>) -> bool {
+        self.is_alone(running.end(), result)
+    }
 
-        self.area.populate(area.ok());
-        self.area.as_ref()?.as_ref()
+    /// As [`Vcpu::end_force`], of what has been done by [`Target::look`](crate::target::Target::look).
+    #[cold]
+    fn end_blind_force(&self, result: &Result<isize>) -> bool {
+        self.is_alone(thread_flags::clear_notify_signal(), result)
+    }
+
+    /// Returns whether nobody but us has made `KVM_RUN` return: no signal, no task work, as `no_signal`
+    /// says, and not the VMM.
+    fn is_alone(&self, no_signal: bool, result: &Result<isize>) -> bool {
+        let interrupted = matches!(result, Err(err) if *err == EINTR);
+        let immediate = self.area.as_ref().is_none_or(RunArea::immediate_exit);
+
+        interrupted && no_signal && !immediate
     }
 
     /// Answers the vCPU if it has exited for an access to the guest interface; returns whether it
     /// has.
     #[inline(always)]
     fn guest_access(&self) -> bool {
-        let access = self.area().and_then(RunArea::port_access);
-
-        access.is_some_and(|access| {
-            self.ports
-                .offset(access.port)
-                .is_some_and(|offset| self.answer(access, offset))
-        })
+        let Some(access) = self.area.as_ref().and_then(RunArea::port_access) else {
+            return false;
+        };
+        let Some(offset) = self.ports.offset(access.port) else {
+            return false;
+        };
+        self.answer(access, offset)
     }
 
     /// Answers an access to the guest interface. Out of the way of exits that are none.
     #[cold]
     fn answer(&self, access: PortAccess, offset: u16) -> bool {
-        let Some(area) = self.area() else {
+        let Some(area) = &self.area else {
             return false;
         };
 
@@ -403,7 +430,7 @@ impl Vcpu {
 
     /// Passes on `KVM_SET_SREGS` or its successor. A vCPU that is put back to real mode is reset.
     fn set_sregs(&self, request: Ioctl<'_>) -> Result<isize> {
-        let result = self.real.file().ioctl(request)?;
+        let result = self.real.ioctl(request)?;
 
         if !self.vm.descriptors.is_empty() {
             let cr0 = read_argument_at::<u64>(request, SREGS_CR0);
@@ -417,6 +444,11 @@ impl Vcpu {
 
 impl Looks for Vcpu {
     #[inline]
+    fn hits(&self) -> Option<u32> {
+        self.with_descriptor(Descriptor::idle_hits)
+    }
+
+    #[inline]
     fn posted(&self) -> Option<bool> {
         self.with_descriptor(Descriptor::has_pending)
     }
@@ -429,19 +461,26 @@ impl Looks for Vcpu {
 
 impl PreemptNotified for Vcpu {
     fn sched_out(&self, why: Leaving) {
-        let state = match why {
-            Leaving::Preempted => HostState::Preempted,
-            Leaving::Blocked => HostState::Blocked,
-        };
+        match why {
+            Leaving::Preempted => {
+                let windows = self.poller.preempt();
 
-        self.with_descriptor(|descriptor| descriptor.set_host_state(state));
-        if why == Leaving::Blocked {
-            self.poller.sleep();
+                self.with_descriptor(|descriptor| {
+                    descriptor.set_host_state(HostState::Preempted);
+                    if let Some(windows) = windows {
+                        self.publish_windows(descriptor, windows);
+                    }
+                });
+            }
+            Leaving::Blocked => {
+                self.with_descriptor(|descriptor| descriptor.set_host_state(HostState::Blocked));
+                self.poller.sleep();
+            }
         }
     }
 
     fn sched_in(&self) {
-        if let Some(windows) = self.poller.wake(&self.vm.polling) {
+        if let Some(windows) = self.poller.wake(&self.vm.polling, self) {
             self.with_descriptor(|descriptor| self.publish_windows(descriptor, windows));
         }
         let pending = self.with_descriptor(|descriptor| descriptor.resume(HostState::Running));
@@ -461,12 +500,12 @@ impl FileOperations for Vcpu {
         &TABLE
     }
 
-    #[inline]
+    #[inline(always)]
     fn ioctl(this: ArcBorrow<'_, Self>, request: Ioctl<'_>) -> Result<isize> {
         match request.cmd() {
             KVM_RUN => this.run(request),
             KVM_SET_SREGS | KVM_SET_SREGS2 => this.set_sregs(request),
-            _ => this.real.file().ioctl(request),
+            _ => this.real.ioctl(request),
         }
     }
 
@@ -491,6 +530,7 @@ impl FileOperations for Vcpu {
     }
 
     fn release(this: Arc<Self>) {
+        this.target.runner.detach();
         this.vm.overlay.statistics.end_vcpu(&this);
     }
 }

@@ -14,11 +14,16 @@
 //!
 //! [`Vm::memory`] is held while KVM changes a memory slot, so that both agree, and while descriptors
 //! are exchanged. Under it KVM's own locks are taken, and RCU is waited for; it is never taken with
-//! the VMM's memory map locked. [`Vm::file`] is a leaf.
+//! the VMM's memory map locked. [`Vm::kicks`] is held while memory is mapped. [`Vm::file`] and
+//! [`Vm::targets`] are leaves.
 
 use kernel::{
     alloc::flags::GFP_KERNEL_ACCOUNT,
     fs::File,
+    list::{
+        List,
+        ListArc, //
+    },
     new_mutex,
     prelude::*,
     sync::{
@@ -31,10 +36,7 @@ use kernel::{
         Mutex,
         UniqueArc, //
     },
-    transmute::{
-        AsBytes,
-        FromBytes, //
-    },
+    transmute::FromBytes,
     uaccess::{
         UserPtr,
         UserSlice, //
@@ -50,16 +52,14 @@ use kernel_ext::{
     preempt::PreemptNotifiers,
     published::Published, //
 };
-use pvirq_protocol::{
-    ioctl,
-    port::{
-        Array,
-        Status, //
-    }, //
+use pvirq_protocol::port::{
+    Array,
+    Status, //
 };
 
 use crate::{
     descriptors::Descriptors,
+    extension,
     kvm::{
         kvm_enable_cap,
         kvm_userspace_memory_region,
@@ -78,6 +78,7 @@ use crate::{
     memory::Memory,
     msi::Messages,
     poller::Polling,
+    target::Target,
     vcpu::Vcpu,
     wrap,
     Overlay, //
@@ -111,6 +112,12 @@ pub(crate) struct Vm {
     /// KVM's file, as long as the VMM has ours.
     #[pin]
     file: Mutex<Option<ARef<File>>>,
+    /// All vCPUs that there have been: KVM makes none twice.
+    #[pin]
+    targets: Mutex<List<Target>>,
+    /// What injects the vectors that vCPUs are kicked for, if they are, as long as the VMM has our file.
+    #[pin]
+    kicks: Mutex<Option<Arc<Messages>>>,
 }
 
 impl Vm {
@@ -127,7 +134,40 @@ impl Vm {
             polling_taken: Atomic::new(false),
             memory <- new_mutex!(Memory::new()),
             file <- new_mutex!(Some(file)),
+            targets <- new_mutex!(List::new()),
+            kicks <- new_mutex!(None),
         })
+    }
+
+    /// Adds a vCPU.
+    pub(crate) fn add_target(&self, target: ListArc<Target>) {
+        self.targets.lock().push_back(target);
+    }
+
+    /// Returns the vCPU with this number.
+    pub(crate) fn target(&self, id: u32) -> Option<Arc<Target>> {
+        let targets = self.targets.lock();
+
+        let target = targets.iter().find(|target| target.id == id)?;
+        Some(target.into())
+    }
+
+    /// Makes sure that a vCPU can be [kicked](Target::kick). In the VMM's process.
+    pub(crate) fn prepare_kicks(&self, target: &Target) -> Result {
+        let mut kicks = self.kicks.lock();
+
+        if kicks.is_none() {
+            let file = self.file.lock().clone().ok_or(ENODEV)?;
+            let messages = Messages::new(file, LONG_APIC_IDS)?;
+            *kicks = Some(Arc::new(messages, GFP_KERNEL_ACCOUNT)?);
+        }
+        drop(kicks);
+        target.look()
+    }
+
+    /// Returns what injects the vectors that vCPUs are kicked for, each vCPU in the slot of its number.
+    pub(crate) fn kicks(&self) -> Option<Arc<Messages>> {
+        self.kicks.lock().clone()
     }
 
     /// Returns how many descriptors the guest can register.
@@ -318,37 +358,6 @@ impl VmFile {
     }
 }
 
-/// The ioctls of our own, see [`ioctl`].
-impl VmFile {
-    fn set_poll(&self, request: Ioctl<'_>) -> Result<isize> {
-        let poll: WirePoll = read_argument_at(request, 0)?;
-
-        self.vm.polling.set(&poll.0)?;
-        Ok(0)
-    }
-
-    fn get_poll(&self, request: Ioctl<'_>) -> Result<isize> {
-        let poll = WirePoll(self.vm.polling.get());
-        if read_argument_at::<u32>(request, 0)? != poll.0.size {
-            return Err(EINVAL);
-        }
-
-        UserSlice::new(UserPtr::from_addr(request.arg()), size_of::<WirePoll>())
-            .writer()
-            .write(&poll)?;
-        Ok(0)
-    }
-}
-
-/// An argument as it is in user space.
-#[repr(transparent)]
-struct WirePoll(ioctl::Poll);
-
-// SAFETY: It is a row of `u32`, without padding between them.
-unsafe impl FromBytes for WirePoll {}
-// SAFETY: As above.
-unsafe impl AsBytes for WirePoll {}
-
 /// Reads what is at `offset` in the argument of an ioctl.
 pub(crate) fn read_argument_at<T: FromBytes>(request: Ioctl<'_>, offset: usize) -> Result<T> {
     let address = UserPtr::from_addr(request.arg()).wrapping_byte_add(offset);
@@ -373,15 +382,17 @@ impl FileOperations for VmFile {
             }
             KVM_CREATE_IRQCHIP => this.create_irqchip(request),
             KVM_ENABLE_CAP => this.enable_cap(request),
-            ioctl::GET_VERSION => Ok(ioctl::VERSION as isize),
-            ioctl::SET_POLL => this.set_poll(request),
-            ioctl::GET_POLL => this.get_poll(request),
-            _ => this.real.ioctl(request),
+            _ => extension::ioctl(&this.vm, &this.real, request)
+                .unwrap_or_else(|| this.real.ioctl(request)),
         }
     }
 
     fn release(this: KBox<Self>) {
-        // KVM drops the VM's irqfds as soon as its file goes, so nothing of ours may keep it.
+        // As KVM's irqfds go with the VM's file, what is bound does.
+        this.vm.overlay.injector.unbind_all(&this.vm);
+        let kicks = this.vm.kicks.lock().take();
+        drop(kicks);
+        // And so nothing of ours may keep that file.
         let file = this.vm.file.lock().take();
         this.vm.unregister();
         drop(file);

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Files on the anonymous inode.
+//! Files on the anonymous inode, or on one that has no name either.
 //!
 //! C header: [`include/linux/anon_inodes.h`](srctree/include/linux/anon_inodes.h)
 
 use core::{
     marker::PhantomData,
     ptr::{
+        null,
         null_mut,
         NonNull, //
     }, //
@@ -23,7 +24,7 @@ use kernel::{
 
 use crate::file_operations::FileOperations;
 
-/// A new file on the anonymous inode that has no private data yet, and that nobody else can refer
+/// A new file on an anonymous inode that has no private data yet, and that nobody else can refer
 /// to.
 ///
 /// All that can fail has been done when there is one: [`AnonFile::with_data`] turns it into a file
@@ -52,15 +53,44 @@ impl<T: FileOperations> AnonFile<T> {
                 flags as c_int,
             )
         })?;
+        // SAFETY: `anon_inode_getfile` has just made it.
+        unsafe { Self::own(file) }
+    }
+
+    /// As [`AnonFile::new`], with an inode that no other file has.
+    pub fn with_inode(name: &CStr, flags: u32) -> Result<Self> {
+        // SAFETY: `name` is copied, the table is static.
+        let file = from_err_ptr(unsafe {
+            crate::bindings::anon_inode_create_getfile(
+                name.as_char_ptr(),
+                T::table().as_ptr(),
+                null_mut(),
+                flags as c_int,
+                null(),
+            )
+        })?;
+        // SAFETY: `anon_inode_create_getfile` has just made it.
+        unsafe { Self::own(file) }
+    }
+
+    /// # Safety
+    ///
+    /// `file` must be the only reference to a new file with the operations `T`, and without private
+    /// data.
+    unsafe fn own(file: *mut bindings::file) -> Result<Self> {
         let file = NonNull::new(file).ok_or(ENOMEM)?.cast();
 
-        // INVARIANT: `anon_inode_getfile` has just made the file.
+        // INVARIANT: The caller vouches for it.
         Ok(Self {
-            // SAFETY: `anon_inode_getfile` returned a reference, which the `ARef` owns from here
-            // on.
+            // SAFETY: The caller gives the reference away.
             file: unsafe { ARef::from_raw(file) },
             _operations: PhantomData,
         })
+    }
+
+    /// Returns the file.
+    pub fn file(&self) -> &File {
+        &self.file
     }
 
     /// Gives the file its private data.

@@ -13,6 +13,8 @@ use kernel::{
     },
     ffi::{
         c_int,
+        c_long,
+        c_uint,
         c_ulong, //
     },
     fs::File,
@@ -90,19 +92,63 @@ fn operations(file: &File) -> &bindings::file_operations {
     unsafe { &*(*file.as_ptr()).f_op }
 }
 
-/// Calls an ioctl handler of a file.
-#[inline]
-fn call(file: &File, abi: Abi, cmd: u32, arg: usize) -> Result<isize> {
-    let operations = operations(file);
-    let handler = match abi {
-        Abi::Native => operations.unlocked_ioctl,
-        #[cfg(CONFIG_COMPAT)]
-        Abi::Compat => operations.compat_ioctl,
-    }
-    .ok_or(ENOTTY)?;
+/// A file whose ioctl handlers have been looked up, for calls that are to cost nothing more.
+///
+/// # Invariants
+///
+/// The handlers are those of the file's operations.
+pub(crate) struct IoctlFile {
+    file: ARef<File>,
+    native: Handler,
+    #[cfg(CONFIG_COMPAT)]
+    compat: Handler,
+}
 
-    // SAFETY: The file is valid for the duration of the call. The handler copes with any number and
-    // any argument, as user space may pass them.
+type Handler = Option<unsafe extern "C" fn(*mut bindings::file, c_uint, c_ulong) -> c_long>;
+
+impl IoctlFile {
+    pub(crate) fn new(file: ARef<File>) -> Self {
+        let operations = operations(&file);
+
+        // INVARIANT: They do not change.
+        Self {
+            native: operations.unlocked_ioctl,
+            #[cfg(CONFIG_COMPAT)]
+            compat: operations.compat_ioctl,
+            file,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// As [`FileExt::ioctl`].
+    #[inline]
+    pub(crate) fn ioctl(&self, request: Ioctl<'_>) -> Result<isize> {
+        let handler = match request.abi() {
+            Abi::Native => self.native,
+            #[cfg(CONFIG_COMPAT)]
+            Abi::Compat => self.compat,
+        };
+
+        // SAFETY: By the type invariants it is one of this file's.
+        unsafe { call(&self.file, handler, request.cmd(), request.arg()) }
+    }
+}
+
+/// Calls an ioctl handler of a file.
+///
+/// # Safety
+///
+/// It must be one of that file's operations.
+#[inline]
+unsafe fn call(file: &File, handler: Handler, cmd: u32, arg: usize) -> Result<isize> {
+    let handler = handler.ok_or(ENOTTY)?;
+
+    // SAFETY: The file is valid for the duration of the call, and the handler is its own. It copes
+    // with any number and any argument, as user space may pass them.
     let value = unsafe { handler(file.as_ptr(), cmd, arg as c_ulong) };
     if value < 0 {
         return Err(Error::from_errno(value as c_int));
@@ -126,11 +172,20 @@ impl FileExt for File {
 
     #[inline]
     fn ioctl(&self, request: Ioctl<'_>) -> Result<isize> {
-        call(self, request.abi(), request.cmd(), request.arg())
+        let operations = operations(self);
+        let handler = match request.abi() {
+            Abi::Native => operations.unlocked_ioctl,
+            #[cfg(CONFIG_COMPAT)]
+            Abi::Compat => operations.compat_ioctl,
+        };
+
+        // SAFETY: It is one of this file's.
+        unsafe { call(self, handler, request.cmd(), request.arg()) }
     }
 
     fn call(&self, cmd: u32, arg: usize) -> Result<isize> {
-        call(self, Abi::Native, cmd, arg)
+        // SAFETY: It is one of this file's.
+        unsafe { call(self, operations(self).unlocked_ioctl, cmd, arg) }
     }
 
     fn mmap(&self, vma: &VmaNew) -> Result {

@@ -174,6 +174,7 @@ impl<T: FileOperations> FileOps<T> {
     /// # Safety
     ///
     /// To be called by the kernel alone, as an ioctl handler of a file with this table.
+    #[inline(always)]
     unsafe fn do_ioctl(file: *mut bindings::file, abi: Abi, cmd: c_uint, arg: c_ulong) -> c_long {
         // SAFETY: The caller holds a reference to the file throughout, and got it from a
         // descriptor; a file has its private data before it gets one. An ioctl does not use the

@@ -8,18 +8,22 @@
 
 pub mod anon_inode;
 pub mod cdev;
+pub mod eventfd;
 mod fd;
 pub mod file;
 pub mod file_operations;
 pub mod ioctl;
 pub mod killable;
 pub mod kvm;
+pub mod once;
 pub mod preempt;
 pub mod published;
 pub mod sched;
+pub mod softirq;
 pub mod thread_flags;
 pub mod user_mapping;
 pub mod user_pages;
+pub mod window;
 
 /// C functions that `kernel::bindings` does not declare.
 mod bindings {
@@ -27,7 +31,10 @@ mod bindings {
         bindings::{
             file,
             file_operations,
-            page, //
+            inode,
+            page,
+            task_struct,
+            tasklet_struct, //
         },
         ffi::{
             c_char,
@@ -50,12 +57,48 @@ mod bindings {
             flags: c_int,
         ) -> *mut file;
 
+        /// From `include/linux/anon_inodes.h`.
+        pub(crate) fn anon_inode_create_getfile(
+            name: *const c_char,
+            fops: *const file_operations,
+            private: *mut c_void,
+            flags: c_int,
+            context: *const inode,
+        ) -> *mut file;
+
         /// From `include/linux/sched/stat.h`.
         pub(crate) fn single_task_running() -> bool;
 
         /// From `helpers.c`.
         #[link_name = "rust_helper_kvm_vcpu_is_wanted"]
         pub(crate) fn kvm_vcpu_is_wanted(file: *const file) -> bool;
+
+        /// From `helpers.c`.
+        #[link_name = "rust_helper_kvm_vcpu_force"]
+        pub(crate) fn kvm_vcpu_force(file: *const file, task: *mut task_struct);
+
+        /// From `helpers.c`.
+        #[link_name = "rust_helper_kvm_vcpu_force_last"]
+        pub(crate) fn kvm_vcpu_force_last(file: *const file);
+
+        /// From `helpers.c`.
+        #[link_name = "rust_helper_fatal_signal_pending"]
+        pub(crate) fn fatal_signal_pending() -> bool;
+
+        /// From `include/linux/smp.h`.
+        pub(crate) fn kick_all_cpus_sync();
+
+        /// From `include/linux/preempt.h`.
+        #[link_name = "rust_helper_in_interrupt"]
+        pub(crate) fn in_interrupt() -> bool;
+
+        /// From `helpers.c`.
+        #[link_name = "rust_helper_in_ksoftirqd"]
+        pub(crate) fn in_ksoftirqd() -> bool;
+
+        /// From `include/linux/interrupt.h`.
+        #[link_name = "rust_helper_tasklet_schedule"]
+        pub(crate) fn tasklet_schedule(tasklet: *mut tasklet_struct);
 
         /// From `include/linux/vmalloc.h`.
         pub(crate) fn vm_map_ram(pages: *mut *mut page, count: c_uint, node: c_int) -> *mut c_void;

@@ -7,6 +7,7 @@
 
 use kernel::{
     bindings,
+    prelude::*,
     task::Task, //
 };
 
@@ -22,7 +23,8 @@ pub fn is_contended() -> bool {
     thread_flags::need_resched() || !unsafe { crate::bindings::single_task_running() }
 }
 
-/// Returns for how long the current task has waited for a CPU altogether, in ns. Process context.
+/// Returns for how long the current task has waited for a CPU altogether, in ns. Process context, and
+/// preempt notifiers.
 #[inline]
 pub fn run_delay_ns() -> u64 {
     // SAFETY: The current task is valid. The scheduler adds to this in the task's own context, on its
@@ -35,4 +37,29 @@ pub fn run_delay_ns() -> u64 {
 pub fn monotonic_ns() -> u64 {
     // SAFETY: It is callable as this says. The clock starts at 0, and wraps in 292 years.
     unsafe { bindings::ktime_get() as u64 }
+}
+
+/// A full barrier on all CPUs. Process context.
+///
+/// It pairs with a compiler's barrier: what a task has written before it reads something is visible
+/// to whoever calls this in between the writing of that something and reading what the task wrote. For
+/// paths that cannot afford a barrier of their own.
+pub fn barrier_on_all_cpus() {
+    // SAFETY: This is process context, with interrupts on.
+    unsafe { crate::bindings::kick_all_cpus_sync() };
+}
+
+/// Sleeps until the next timer tick but one at the latest. Process context.
+///
+/// # Errors
+///
+/// `EINTR` if the task is to die.
+pub fn sleep_killable_one_tick() -> Result {
+    // SAFETY: This is process context, and the time is no negative one.
+    unsafe { bindings::schedule_timeout_killable(1) };
+    // SAFETY: It only looks at the current task.
+    if unsafe { crate::bindings::fatal_signal_pending() } {
+        return Err(EINTR);
+    }
+    Ok(())
 }

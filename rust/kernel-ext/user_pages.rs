@@ -23,9 +23,12 @@ use kernel::{
     prelude::*,
     sync::{
         aref::ARef,
-        atomic::Atomic, //
+        atomic::Atomic,
+        Arc, //
     }, //
 };
+
+use crate::window::Window;
 
 /// `NUMA_NO_NODE`.
 const NO_NODE: c_int = -1;
@@ -127,9 +130,10 @@ impl Drop for Pinned {
 ///
 /// # Invariants
 ///
-/// `address` is the kernel's mapping of all of `pinned`.
+/// `address` is the kernel's mapping of all of `pinned`. `window` shows them, and is closed first.
 pub struct UserPages {
     address: NonNull<u8>,
+    window: Arc<Window>,
     pinned: Pinned,
 }
 
@@ -157,11 +161,24 @@ impl UserPages {
 
         // SAFETY: There are so many pages, which stay valid as long as they are pinned.
         let address = unsafe { crate::bindings::vm_map_ram(pages, count, NO_NODE) };
+        let address = NonNull::new(address.cast()).ok_or(ENOMEM)?;
+        // SAFETY: So many pages have just been mapped there, and stay until this is dropped. Without a
+        // window nobody sees them.
+        let window = unsafe { Window::new(address, pinned.count()) }.inspect_err(|_| {
+            // SAFETY: They are not used any more.
+            unsafe { crate::bindings::vm_unmap_ram(address.as_ptr().cast(), count) };
+        })?;
         // INVARIANT: This has just been mapped.
         Ok(Self {
-            address: NonNull::new(address.cast()).ok_or(ENOMEM)?,
+            address,
+            window,
             pinned,
         })
+    }
+
+    /// Returns the window by which processes can map the pages, until it is closed.
+    pub fn window(&self) -> &Arc<Window> {
+        &self.window
     }
 
     /// Returns what begins at byte `offset`, `count` times, if it is all within the pages and
@@ -179,6 +196,7 @@ impl Drop for UserPages {
     fn drop(&mut self) {
         let count = self.pinned.count() as c_uint;
 
+        self.window.close();
         // SAFETY: By the type invariants this is what `vm_map_ram` returned for so many pages, which
         // are unpinned after this.
         unsafe { crate::bindings::vm_unmap_ram(self.address.as_ptr().cast(), count) };

@@ -48,8 +48,7 @@ mod backend {
         sync::{
             atomic::{
                 Atomic,
-                Full,
-                Relaxed, //
+                Full, //
             },
             barrier, //
         }, //
@@ -67,12 +66,15 @@ mod backend {
 
         #[inline]
         pub(crate) fn load(&self) -> u32 {
-            self.0.load(Relaxed)
+            // SAFETY: The pointer is valid and aligned. `READ_ONCE` is what a relaxed load is, without
+            // the call of a C function that the kernel crate's is.
+            unsafe { self.0.as_ptr().read_volatile() }
         }
 
         #[inline]
         pub(crate) fn store(&self, value: u32) {
-            self.0.store(value, Relaxed)
+            // SAFETY: As in `load`.
+            unsafe { self.0.as_ptr().write_volatile(value) }
         }
     }
 
@@ -88,12 +90,14 @@ mod backend {
 
         #[inline]
         pub(crate) fn load(&self) -> u64 {
-            self.0.load(Relaxed)
+            // SAFETY: As for [`AtomicU32`].
+            unsafe { self.0.as_ptr().read_volatile() }
         }
 
         #[inline]
         pub(crate) fn store(&self, value: u64) {
-            self.0.store(value, Relaxed)
+            // SAFETY: As for [`AtomicU32`].
+            unsafe { self.0.as_ptr().write_volatile(value) }
         }
 
         #[inline]

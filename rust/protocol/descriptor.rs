@@ -9,6 +9,7 @@ use crate::{
         AtomicU64, //
     },
     idle::IdleEnd,
+    post::Looker,
     state::{
         GuestState,
         HostState, //
@@ -91,9 +92,15 @@ impl Descriptor {
         GuestState::from_word(self.guest.state.load())
     }
 
-    /// Whether the vCPU will look at its pending bits before it does anything else.
-    pub(crate) fn will_look(&self) -> bool {
-        self.guest_state().will_look() || self.host_state().will_look()
+    /// Who will look at the vCPU's pending bits before it does anything else, if anybody.
+    #[inline]
+    pub(crate) fn looker(&self) -> Option<Looker> {
+        if self.guest_state().will_look() {
+            return Some(Looker::Guest);
+        }
+        Some(self.host_state())
+            .filter(|state| state.will_look())
+            .map(Looker::Host)
     }
 }
 
@@ -121,6 +128,7 @@ const _: () = {
     assert!(offset_of!(Descriptor, host.host_poll_ns) == 72);
     assert!(offset_of!(Descriptor, host.idle_end) == 76);
     assert!(offset_of!(Descriptor, guest.state) == 128);
+    assert!(offset_of!(Descriptor, guest.idle_hits) == 132);
     assert!(offset_of!(Descriptor, guest.posted) == 136);
     assert!(offset_of!(Descriptor, guest.coalesced) == 144);
     assert!(offset_of!(Descriptor, guest.elided) == 152);

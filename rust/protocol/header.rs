@@ -23,7 +23,13 @@ use std::{
 use crate::{
     ioctl::{
         self,
-        Poll, //
+        Bind,
+        BottomHalf,
+        BottomHalfKind,
+        Map,
+        Poll,
+        Source,
+        Unbind, //
     },
     port::{
         self,
@@ -79,6 +85,13 @@ fn macros() -> BTreeMap<String, u64> {
             policy.number().into(),
         );
     }
+    for kind in BottomHalfKind::ALL {
+        add(
+            "BOTTOM_HALF_",
+            &std::format!("{kind:?}"),
+            kind.number().into(),
+        );
+    }
     for end in IdleEnd::ALL {
         add("IDLE_", &std::format!("{end:?}"), end.number().into());
     }
@@ -120,6 +133,13 @@ fn macros() -> BTreeMap<String, u64> {
         ("GetVersion", ioctl::GET_VERSION.into()),
         ("SetPoll", ioctl::SET_POLL.into()),
         ("GetPoll", ioctl::GET_POLL.into()),
+        ("Bind", ioctl::BIND.into()),
+        ("Unbind", ioctl::UNBIND.into()),
+        ("GetSource", ioctl::GET_SOURCE.into()),
+        ("GetBottomHalf", ioctl::GET_BOTTOM_HALF.into()),
+        ("MapDescriptors", ioctl::MAP_DESCRIPTORS.into()),
+        ("BindPost", Bind::POST.into()),
+        ("BindSink", Bind::SINK.into()),
         ("PollMaxNs", Poll::MAX_NS.into()),
     ] {
         add("", name, value);
@@ -136,6 +156,7 @@ fn members() -> BTreeMap<(&'static str, &'static str), usize> {
         ("host_poll_ns", offset_of!(Descriptor, host.host_poll_ns)),
         ("idle_end", offset_of!(Descriptor, host.idle_end)),
         ("guest_state", offset_of!(Descriptor, guest.state)),
+        ("idle_hits", offset_of!(Descriptor, guest.idle_hits)),
         ("posted", offset_of!(Descriptor, guest.posted)),
         ("coalesced", offset_of!(Descriptor, guest.coalesced)),
         ("elided", offset_of!(Descriptor, guest.elided)),
@@ -163,7 +184,68 @@ fn members() -> BTreeMap<(&'static str, &'static str), usize> {
     ]
     .map(|(name, offset)| (("pvirq_poll", name), offset));
 
-    descriptor.into_iter().chain(poll).collect()
+    let bind = [
+        ("size", offset_of!(Bind, size)),
+        ("flags", offset_of!(Bind, flags)),
+        ("source", offset_of!(Bind, source)),
+        ("sink", offset_of!(Bind, sink)),
+        ("vcpu", offset_of!(Bind, vcpu)),
+        ("vector", offset_of!(Bind, vector)),
+        ("bottom_half", offset_of!(Bind, bottom_half)),
+        ("reserved", offset_of!(Bind, reserved)),
+    ]
+    .map(|(name, offset)| (("pvirq_bind", name), offset));
+    let unbind = [
+        ("size", offset_of!(Unbind, size)),
+        ("flags", offset_of!(Unbind, flags)),
+        ("source", offset_of!(Unbind, source)),
+        ("reserved", offset_of!(Unbind, reserved)),
+    ]
+    .map(|(name, offset)| (("pvirq_unbind", name), offset));
+    let source = [
+        ("size", offset_of!(Source, size)),
+        ("flags", offset_of!(Source, flags)),
+        ("source", offset_of!(Source, source)),
+        ("reserved", offset_of!(Source, reserved)),
+        ("top_halves", offset_of!(Source, top_halves)),
+        ("elided", offset_of!(Source, elided)),
+        ("coalesced", offset_of!(Source, coalesced)),
+        ("queued", offset_of!(Source, queued)),
+        ("delivered", offset_of!(Source, delivered)),
+    ]
+    .map(|(name, offset)| (("pvirq_source", name), offset));
+    let map = [
+        ("size", offset_of!(Map, size)),
+        ("flags", offset_of!(Map, flags)),
+        ("offset", offset_of!(Map, offset)),
+        ("count", offset_of!(Map, count)),
+    ]
+    .map(|(name, offset)| (("pvirq_map", name), offset));
+    let bottom_half = [
+        ("size", offset_of!(BottomHalf, size)),
+        ("flags", offset_of!(BottomHalf, flags)),
+        ("cpu", offset_of!(BottomHalf, cpu)),
+        ("kind", offset_of!(BottomHalf, kind)),
+        ("top_halves", offset_of!(BottomHalf, top_halves)),
+        ("elided", offset_of!(BottomHalf, elided)),
+        ("coalesced", offset_of!(BottomHalf, coalesced)),
+        ("queued", offset_of!(BottomHalf, queued)),
+        ("delivered", offset_of!(BottomHalf, delivered)),
+        ("batches", offset_of!(BottomHalf, batches)),
+        ("largest_batch", offset_of!(BottomHalf, largest_batch)),
+        ("ksoftirqd", offset_of!(BottomHalf, ksoftirqd)),
+    ]
+    .map(|(name, offset)| (("pvirq_bottom_half", name), offset));
+
+    descriptor
+        .into_iter()
+        .chain(poll)
+        .chain(bind)
+        .chain(unbind)
+        .chain(source)
+        .chain(map)
+        .chain(bottom_half)
+        .collect()
 }
 
 #[test]
@@ -180,7 +262,7 @@ fn the_c_header_says_the_same() {
             ["#define", "_UAPI_LINUX_PVIRQ_H"] => {}
             ["#define", name, ..] => assert!(macros.contains_key(*name), "{name}"),
             ["struct", name, "{"] => structure = name,
-            ["__u32" | "__aligned_u64", member, ..] => {
+            ["__u32" | "__s32" | "__aligned_u64", member, ..] => {
                 let name = member.split(['[', ';']).next().unwrap();
                 assert!(
                     name.starts_with("reserved") || members.contains_key(&(structure, name)),
@@ -195,10 +277,20 @@ fn the_c_header_says_the_same() {
         "#include <linux/pvirq.h>\n\
          _Static_assert(sizeof(struct pvirq_descriptor) == {}, \"size\");\n\
          _Static_assert(_Alignof(struct pvirq_descriptor) == {}, \"alignment\");\n\
-         _Static_assert(sizeof(struct pvirq_poll) == {}, \"size\");\n",
+         _Static_assert(sizeof(struct pvirq_poll) == {}, \"size\");\n\
+         _Static_assert(sizeof(struct pvirq_bind) == {}, \"size\");\n\
+         _Static_assert(sizeof(struct pvirq_unbind) == {}, \"size\");\n\
+         _Static_assert(sizeof(struct pvirq_source) == {}, \"size\");\n\
+         _Static_assert(sizeof(struct pvirq_map) == {}, \"size\");\n\
+         _Static_assert(sizeof(struct pvirq_bottom_half) == {}, \"size\");\n",
         size_of::<Descriptor>(),
         align_of::<Descriptor>(),
         size_of::<Poll>(),
+        size_of::<Bind>(),
+        size_of::<Unbind>(),
+        size_of::<Source>(),
+        size_of::<Map>(),
+        size_of::<BottomHalf>(),
     );
     for (name, value) in &macros {
         source += &std::format!("_Static_assert({name} == {value}, \"{name}\");\n");

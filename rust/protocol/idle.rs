@@ -65,6 +65,18 @@ impl Descriptor {
         self.host.guest_poll_ns.load()
     }
 
+    /// Counts an idle period that has ended while the guest polled, for its host to know of. Only the
+    /// vCPU that this descriptor is of may call this.
+    pub fn count_idle_hit(&self) {
+        let hits = self.guest.idle_hits.load();
+        self.guest.idle_hits.store(hits.wrapping_add(1));
+    }
+
+    /// How many idle periods have ended while the guest polled, as it says; more than 32 bits are cut off.
+    pub fn idle_hits(&self) -> u32 {
+        self.guest.idle_hits.load()
+    }
+
     /// How long the host is going to poll when it is called, in ns.
     pub fn host_poll_ns(&self) -> u32 {
         self.host.host_poll_ns.load()

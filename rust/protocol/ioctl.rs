@@ -5,9 +5,12 @@
 //! Each argument begins with its own size, so that it can grow, and with flags. What a host does not
 //! know it refuses.
 
-use crate::window::{
-    Budget,
-    PolicyName, //
+use crate::{
+    vector::Vector,
+    window::{
+        Budget,
+        PolicyName, //
+    }, //
 };
 
 /// The type of these ioctls' numbers.
@@ -26,6 +29,61 @@ pub const SET_POLL: u32 = number(WRITE, 0x01, size_of::<Poll>());
 
 /// Gets it. [`Poll`], of which the size must be set.
 pub const GET_POLL: u32 = number(READ | WRITE, 0x02, size_of::<Poll>());
+
+/// Binds an eventfd: when it is signalled, an interrupt is posted or a sink is signalled. [`Bind`].
+///
+/// If it is signalled already, that counts. If the call fails, nothing is bound.
+///
+/// - `EFAULT`: the argument is not readable.
+/// - `EINVAL`: its size, a flag or `bottom_half` is not known, there is neither flag, or a member that no
+///   flag asks for is not 0.
+/// - `EIO`: another process has made the VM.
+/// - `EBADF`: `source` or `sink` is no descriptor of an open file.
+/// - `EBADFD`: it is one, but of no eventfd.
+/// - `ERANGE`: `vector` is reserved, or none.
+/// - `ENOENT`: there is no vCPU with this number.
+/// - `ENXIO`: the guest has registered no descriptor for it.
+/// - `ELOOP`: the source is the sink of something bound, or the sink a source, or they are the same.
+/// - `EEXIST`: the source is bound in this VM already.
+/// - `EBUSY`: somebody else has the source to himself: KVM's irqfd, or another VM.
+/// - `ENOMEM`.
+pub const BIND: u32 = number(WRITE, 0x03, size_of::<Bind>());
+
+/// Takes a binding back. [`Unbind`].
+///
+/// When it returns, no delivery is under way, and none will be. The same happens when the eventfd's last
+/// descriptor or that of the VM is closed.
+///
+/// - `EFAULT`, `EINVAL`, `EBADF`, `EBADFD`: as for [`BIND`].
+/// - `ENOENT`: the eventfd is not bound in this VM.
+pub const UNBIND: u32 = number(WRITE, 0x04, size_of::<Unbind>());
+
+/// Reads what a source has counted. [`Source`], of which size, flags and source must be set.
+///
+/// Errors as for [`UNBIND`].
+pub const GET_SOURCE: u32 = number(READ | WRITE, 0x05, size_of::<Source>());
+
+/// Reads what a CPU's bottom half has counted, for all VMs together, since the module was loaded.
+/// [`BottomHalf`], of which size, flags, cpu and kind must be set.
+///
+/// - `EFAULT`, `EINVAL`: as for [`BIND`].
+/// - `ENOENT`: there is no such CPU.
+pub const GET_BOTTOM_HALF: u32 = number(READ | WRITE, 0x06, size_of::<BottomHalf>());
+
+/// Makes a file to be mapped, by which a VMM posts to the descriptors that the guest has registered.
+/// Returns its descriptor, which is closed on exec. [`Map`], of which size and flags must be set.
+///
+/// Mappings must be shared, and no larger than the array, in whole pages. They are of this registration:
+/// when it ends, for whatever reason, blank descriptors take the place of the guest's, in which each post
+/// says [`Kick`](crate::Posted::Kick). So whoever posts has nothing to look for, and signals a bound
+/// eventfd on `Kick`.
+///
+/// - `EFAULT`: the argument is not readable, or not writable.
+/// - `EINVAL`: its size or a flag is not known.
+/// - `EIO`: another process has made the VM.
+/// - `ENXIO`: the guest has registered no descriptors.
+/// - `EMFILE`, `ENFILE`, `ENOMEM`.
+pub const MAP_DESCRIPTORS: u32 = number(READ | WRITE, 0x07, size_of::<Map>());
 
 const WRITE: u32 = 1;
 const READ: u32 = 2;
@@ -77,5 +135,235 @@ impl Poll {
             && self.host_poll_ns <= Self::MAX_NS
             && self.budget <= Budget::PERCENT_MAX
             && PolicyName::from_number(self.policy).is_some()
+    }
+}
+
+numbered! {
+    /// What delivers an interrupt that has not been elided.
+    pub enum BottomHalfKind: u32 {
+        /// What the module's parameter says.
+        Default = 0,
+        /// A tasklet.
+        Tasklet = 1,
+        /// A work of the workqueue for bottom halves.
+        Workqueue = 2,
+    }
+}
+
+/// What an eventfd is bound to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Bind {
+    /// The size of this.
+    pub size: u32,
+    /// [`Bind::POST`], [`Bind::SINK`], or both.
+    pub flags: u32,
+    /// The eventfd.
+    pub source: i32,
+    /// With [`Bind::SINK`], another eventfd.
+    pub sink: i32,
+    /// With [`Bind::POST`], the number of a vCPU.
+    pub vcpu: u32,
+    /// With [`Bind::POST`], a vector.
+    pub vector: u32,
+    /// A [`BottomHalfKind`].
+    pub bottom_half: u32,
+    /// 0.
+    pub reserved: u32,
+}
+
+impl Bind {
+    /// A flag: the interrupt is posted to `vcpu`, and is done with if that will look.
+    pub const POST: u32 = 1 << 0;
+    /// A flag: what is not done with is delivered by signalling `sink`. Without it, the vCPU is made to
+    /// look.
+    pub const SINK: u32 = 1 << 1;
+
+    /// Binds `source` to a vector of a vCPU.
+    pub fn to_vcpu(source: i32, vcpu: u32, vector: Vector) -> Self {
+        Self {
+            size: size_of::<Self>() as u32,
+            flags: Self::POST,
+            source,
+            sink: 0,
+            vcpu,
+            vector: vector.get().into(),
+            bottom_half: BottomHalfKind::Default.number(),
+            reserved: 0,
+        }
+    }
+
+    /// Binds `source` to another eventfd.
+    pub fn to_sink(source: i32, sink: i32) -> Self {
+        Self {
+            size: size_of::<Self>() as u32,
+            flags: Self::SINK,
+            source,
+            sink,
+            vcpu: 0,
+            vector: 0,
+            bottom_half: BottomHalfKind::Default.number(),
+            reserved: 0,
+        }
+    }
+
+    /// Whether all members are known, and none is set that nobody asks for.
+    pub fn is_valid(&self) -> bool {
+        self.size as usize == size_of::<Self>()
+            && self.flags != 0
+            && self.flags & !(Self::POST | Self::SINK) == 0
+            && (self.flags & Self::SINK != 0 || self.sink == 0)
+            && (self.flags & Self::POST != 0 || (self.vcpu, self.vector) == (0, 0))
+            && BottomHalfKind::from_number(self.bottom_half).is_some()
+            && self.reserved == 0
+    }
+}
+
+/// An eventfd that is no longer to be bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Unbind {
+    /// The size of this.
+    pub size: u32,
+    /// None yet: 0.
+    pub flags: u32,
+    /// The eventfd.
+    pub source: i32,
+    /// 0.
+    pub reserved: u32,
+}
+
+impl Unbind {
+    /// Takes the binding of `source` back.
+    pub fn new(source: i32) -> Self {
+        Self {
+            size: size_of::<Self>() as u32,
+            flags: 0,
+            source,
+            reserved: 0,
+        }
+    }
+
+    /// Whether all members are known.
+    pub fn is_valid(&self) -> bool {
+        self.size as usize == size_of::<Self>() && self.flags == 0 && self.reserved == 0
+    }
+}
+
+/// What a source has counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Source {
+    /// The size of this.
+    pub size: u32,
+    /// None yet: 0.
+    pub flags: u32,
+    /// The eventfd.
+    pub source: i32,
+    /// 0.
+    pub reserved: u32,
+    /// How often the top half has run.
+    pub top_halves: u64,
+    /// How often that was all, as the vCPU will look.
+    pub elided: u64,
+    /// How often that was all, as the vector was pending.
+    pub coalesced: u64,
+    /// How often the source was queued for a bottom half.
+    pub queued: u64,
+    /// How often a bottom half has delivered, or, without a sink, the vCPU was kicked.
+    pub delivered: u64,
+}
+
+impl Source {
+    /// Asks for what `source` has counted.
+    pub fn of(source: i32) -> Self {
+        Self {
+            size: size_of::<Self>() as u32,
+            source,
+            ..Self::default()
+        }
+    }
+
+    /// Whether all members are known that are set by who asks.
+    pub fn is_valid(&self) -> bool {
+        self.size as usize == size_of::<Self>() && self.flags == 0 && self.reserved == 0
+    }
+}
+
+/// Where descriptors are in the file that [`MAP_DESCRIPTORS`] makes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Map {
+    /// The size of this.
+    pub size: u32,
+    /// None yet: 0.
+    pub flags: u32,
+    /// The offset of the first descriptor, in bytes, less than a page.
+    pub offset: u32,
+    /// How many there are.
+    pub count: u32,
+}
+
+impl Map {
+    /// Asks for a file.
+    pub fn new() -> Self {
+        Self {
+            size: size_of::<Self>() as u32,
+            ..Self::default()
+        }
+    }
+
+    /// Whether all members are known that are set by who asks.
+    pub fn is_valid(&self) -> bool {
+        self.size as usize == size_of::<Self>() && self.flags == 0
+    }
+}
+
+/// What a CPU's bottom half of one kind has counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct BottomHalf {
+    /// The size of this.
+    pub size: u32,
+    /// None yet: 0.
+    pub flags: u32,
+    /// The CPU's number.
+    pub cpu: u32,
+    /// A [`BottomHalfKind`].
+    pub kind: u32,
+    /// How often a top half has run on the CPU.
+    pub top_halves: u64,
+    /// How many of those were all, as the vCPU will look.
+    pub elided: u64,
+    /// How many of those were all, as the vector was pending.
+    pub coalesced: u64,
+    /// How many sources were queued.
+    pub queued: u64,
+    /// How many were delivered.
+    pub delivered: u64,
+    /// How often the bottom half has run.
+    pub batches: u64,
+    /// The most that it has delivered in one run.
+    pub largest_batch: u64,
+    /// How many of its runs were in `ksoftirqd`.
+    pub ksoftirqd: u64,
+}
+
+impl BottomHalf {
+    /// Asks for what a bottom half has counted.
+    pub fn of(cpu: u32, kind: BottomHalfKind) -> Self {
+        Self {
+            size: size_of::<Self>() as u32,
+            cpu,
+            kind: kind.number(),
+            ..Self::default()
+        }
+    }
+
+    /// Whether all members are known that are set by who asks.
+    pub fn is_valid(&self) -> bool {
+        self.size as usize == size_of::<Self>()
+            && self.flags == 0
+            && BottomHalfKind::from_number(self.kind).is_some()
     }
 }

@@ -5,6 +5,7 @@
 use crate::{
     atomic::full_barrier_after_rmw,
     descriptor::Descriptor,
+    state::HostState,
     vector::Vector, //
 };
 
@@ -18,6 +19,18 @@ pub enum Posted {
     Elided,
     /// Nothing is pending any more, and the caller has to send the interrupt the platform's way.
     Kick,
+}
+
+/// Who finds what was posted, without being kicked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Looker {
+    /// The guest, which polls.
+    Guest,
+    /// The host, which has the vCPU in this state.
+    Host(HostState),
+    /// Somebody has found it already: the vCPU, which did not look as its states said, or another
+    /// sender, who kicks it.
+    Another,
 }
 
 /// How many of a sender's posts ended in which way.
@@ -54,16 +67,27 @@ impl Descriptor {
     /// it comes to run; in the case of [`Posted::Kick`], if the native way has that property.
     #[inline]
     pub fn post(&self, vector: Vector) -> Posted {
+        self.post_and_tell(vector, |_| {})
+    }
+
+    /// [Posts](Self::post), and if the interrupt is [`Posted::Elided`], tells by whom it will be
+    /// found.
+    #[inline]
+    pub fn post_and_tell(&self, vector: Vector, tell: impl FnOnce(Looker)) -> Posted {
         if self.set(vector) {
             return Posted::Coalesced;
         }
         // Pairs with the barrier of the owner, who writes its state and reads the bits: one of us
         // sees what the other wrote.
         full_barrier_after_rmw();
-        if self.will_look() || !self.retract(vector) {
-            return Posted::Elided;
-        }
-        Posted::Kick
+        let looker = match self.looker() {
+            None if self.retract(vector) => return Posted::Kick,
+            None => Looker::Another,
+            Some(looker) => looker,
+        };
+
+        tell(looker);
+        Posted::Elided
     }
 
     /// Sets a vector's pending bit. Says whether it was set already.

@@ -33,6 +33,7 @@ mod idle;
 pub mod ioctl;
 #[cfg(all(test, loom))]
 mod model;
+pub mod moderation;
 mod owner;
 pub mod port;
 mod post;
@@ -46,6 +47,7 @@ pub use crate::{
     idle::IdleEnd,
     post::{
         post_all,
+        Looker,
         Posted,
         Tally, //
     },

@@ -2,7 +2,8 @@
 
 //! What guest and host count, for each other to read.
 //!
-//! Each counter has one writer, so none needs a read-modify-write. Nobody decides anything by them.
+//! Each counter has one writer, so none needs a read-modify-write. Nobody decides anything by them, but
+//! for [`idle_hits`](Descriptor::idle_hits).
 
 use crate::{
     atomic::{
@@ -22,6 +23,7 @@ use crate::{
 pub(crate) struct GuestLine {
     /// A [`GuestState`].
     pub(crate) state: AtomicU32,
+    pub(crate) idle_hits: AtomicU32,
     pub(crate) posted: AtomicU64,
     pub(crate) coalesced: AtomicU64,
     pub(crate) elided: AtomicU64,
@@ -34,6 +36,7 @@ impl GuestLine {
         pub(crate) fn new() -> Self {
             Self {
                 state: AtomicU32::new(GuestState::Running.word()),
+                idle_hits: AtomicU32::new(0),
                 posted: AtomicU64::new(0),
                 coalesced: AtomicU64::new(0),
                 elided: AtomicU64::new(0),

@@ -29,20 +29,20 @@ struct pvirq_descriptor {
 
 	/* Written by the guest, on the vCPU that this is of. */
 	__u32 guest_state;		/* PVIRQ_GUEST_* */
-	__u32 reserved2;
+	__u32 idle_hits;		/* idle periods that ended while it polled */
 	__aligned_u64 posted;
 	__aligned_u64 coalesced;
 	__aligned_u64 elided;
 	__aligned_u64 kicked;
 	__aligned_u64 drained;
-	__aligned_u64 reserved3[2];
+	__aligned_u64 reserved2[2];
 
 	/* Written by the host. */
 	__aligned_u64 injected;
 	__aligned_u64 dropped_reserved;
 	__aligned_u64 forced_exits;
 	__aligned_u64 drains;
-	__aligned_u64 reserved4[4];
+	__aligned_u64 reserved3[4];
 } __attribute__((aligned(64)));
 
 /* Values of host_state. All others mean PVIRQ_HOST_RUNNING. */
@@ -130,9 +130,87 @@ struct pvirq_poll {
 #define PVIRQ_POLICY_HALT_POLL	0	/* as KVM's halt_poll_ns */
 #define PVIRQ_POLICY_FIXED	1
 #define PVIRQ_POLICY_GOVERNOR	2	/* as the guest's haltpoll governor */
+#define PVIRQ_POLICY_ADAPTIVE	3	/* the ceiling after a short idle period, and half as much after each long one */
+
+/*
+ * What an eventfd is bound to. A signal is posted to the vCPU, if there is
+ * one; if that does not do, a bottom half signals the sink, or without one
+ * makes the vCPU look. Documentation/injection.rst lists what goes wrong.
+ */
+struct pvirq_bind {
+	__u32 size;
+	__u32 flags;			/* PVIRQ_BIND_* */
+	__s32 source;
+	__s32 sink;			/* with PVIRQ_BIND_SINK; 0 without */
+	__u32 vcpu;			/* with PVIRQ_BIND_POST; 0 without */
+	__u32 vector;			/* with PVIRQ_BIND_POST; 0 without */
+	__u32 bottom_half;		/* PVIRQ_BOTTOM_HALF_* */
+	__u32 reserved;			/* 0 */
+};
+
+/* Flags: one of them at least. */
+#define PVIRQ_BIND_POST		(1 << 0)
+#define PVIRQ_BIND_SINK		(1 << 1)
+
+/* Values of bottom_half and kind. */
+#define PVIRQ_BOTTOM_HALF_DEFAULT	0	/* the module's parameter */
+#define PVIRQ_BOTTOM_HALF_TASKLET	1
+#define PVIRQ_BOTTOM_HALF_WORKQUEUE	2
+
+struct pvirq_unbind {
+	__u32 size;
+	__u32 flags;			/* 0 */
+	__s32 source;
+	__u32 reserved;			/* 0 */
+};
+
+/* What a source has counted. The first four are for the caller to set. */
+struct pvirq_source {
+	__u32 size;
+	__u32 flags;			/* 0 */
+	__s32 source;
+	__u32 reserved;			/* 0 */
+	__aligned_u64 top_halves;
+	__aligned_u64 elided;
+	__aligned_u64 coalesced;
+	__aligned_u64 queued;
+	__aligned_u64 delivered;
+};
+
+/* What a CPU's bottom half has counted. The first four are for the caller. */
+struct pvirq_bottom_half {
+	__u32 size;
+	__u32 flags;			/* 0 */
+	__u32 cpu;
+	__u32 kind;			/* PVIRQ_BOTTOM_HALF_* */
+	__aligned_u64 top_halves;
+	__aligned_u64 elided;
+	__aligned_u64 coalesced;
+	__aligned_u64 queued;
+	__aligned_u64 delivered;
+	__aligned_u64 batches;
+	__aligned_u64 largest_batch;
+	__aligned_u64 ksoftirqd;
+};
+
+/*
+ * Where descriptors are in the file that PVIRQ_MAP_DESCRIPTORS makes, to be
+ * mapped shared. When the guest takes them away, blank ones take their place.
+ */
+struct pvirq_map {
+	__u32 size;
+	__u32 flags;			/* 0 */
+	__u32 offset;			/* returned: that of the first, in bytes */
+	__u32 count;			/* returned */
+};
 
 #define PVIRQ_GET_VERSION	_IO(PVIRQ_IOCTL_MAGIC, 0x00)
 #define PVIRQ_SET_POLL		_IOW(PVIRQ_IOCTL_MAGIC, 0x01, struct pvirq_poll)
 #define PVIRQ_GET_POLL		_IOWR(PVIRQ_IOCTL_MAGIC, 0x02, struct pvirq_poll)
+#define PVIRQ_BIND		_IOW(PVIRQ_IOCTL_MAGIC, 0x03, struct pvirq_bind)
+#define PVIRQ_UNBIND		_IOW(PVIRQ_IOCTL_MAGIC, 0x04, struct pvirq_unbind)
+#define PVIRQ_GET_SOURCE	_IOWR(PVIRQ_IOCTL_MAGIC, 0x05, struct pvirq_source)
+#define PVIRQ_GET_BOTTOM_HALF	_IOWR(PVIRQ_IOCTL_MAGIC, 0x06, struct pvirq_bottom_half)
+#define PVIRQ_MAP_DESCRIPTORS	_IOWR(PVIRQ_IOCTL_MAGIC, 0x07, struct pvirq_map)
 
 #endif /* _UAPI_LINUX_PVIRQ_H */

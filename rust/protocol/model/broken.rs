@@ -63,7 +63,7 @@ fn post_without_barrier(target: &Descriptor, vector: Vector) -> Posted {
     if target.set(vector) {
         return Posted::Coalesced;
     }
-    if target.will_look() || !target.retract(vector) {
+    if target.looker().is_some() || !target.retract(vector) {
         return Posted::Elided;
     }
     Posted::Kick
@@ -74,7 +74,7 @@ fn post_without_retract(target: &Descriptor, vector: Vector) -> Posted {
         return Posted::Coalesced;
     }
     full_barrier_after_rmw();
-    if target.will_look() {
+    if target.looker().is_some() {
         return Posted::Elided;
     }
     Posted::Kick
@@ -89,7 +89,7 @@ fn post_whatever_the_retract_says(target: &Descriptor, vector: Vector) -> Posted
 }
 
 fn post_that_looks_first(target: &Descriptor, vector: Vector) -> Posted {
-    let will_look = target.will_look();
+    let will_look = target.looker().is_some();
     full_barrier();
     if target.set(vector) {
         return Posted::Coalesced;

@@ -25,6 +25,7 @@ use pvirq_protocol::{
     GuestState,
     HostState,
     HostStatistics,
+    Looker,
     Posted,
     ReservedVector,
     Tally,
@@ -114,6 +115,34 @@ proptest! {
         prop_assert_eq!(drained, pending.into_iter().rev().collect::<Vec<_>>());
         prop_assert_eq!(descriptor.host_state(), HostState::Running);
         prop_assert!(descriptor.drain().is_empty());
+    }
+
+    #[test]
+    fn a_sender_is_told_who_looks_if_and_only_if_its_post_is_elided(
+        vector in vector(),
+        state in host_state(),
+        guest_polls: bool,
+    ) {
+        let descriptor = Descriptor::new();
+        descriptor.set_host_state(state);
+        if guest_polls {
+            descriptor.enter_polling();
+        }
+        let expected = match (guest_polls, state.will_look()) {
+            (true, _) => Some(Looker::Guest),
+            (false, true) => Some(Looker::Host(state)),
+            (false, false) => None,
+        };
+
+        let mut told = None;
+        let posted = descriptor.post_and_tell(vector, |looker| told = Some(looker));
+        prop_assert_eq!(told, expected);
+        prop_assert_eq!(posted == Posted::Elided, expected.is_some());
+        // The next one finds the first, or nothing.
+        let mut told = None;
+        let posted = descriptor.post_and_tell(vector, |looker| told = Some(looker));
+        prop_assert_eq!(told, None);
+        prop_assert_eq!(posted == Posted::Coalesced, expected.is_some());
     }
 
     #[test]

@@ -21,15 +21,16 @@ use crate::{
 };
 
 /// An xorshift generator, which is not to be seeded with 0.
-struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
-    fn new(seed: u64, index: u32) -> Self {
+    /// The numbers of a vCPU for a seed.
+    pub fn new(seed: u64, index: u32) -> Self {
         Random(((seed << 8) | u64::from(index) | 0x80).wrapping_mul(0x9e37_79b9_7f4a_7c15))
     }
 
     /// A number below `end`.
-    fn below(&mut self, end: u64) -> u64 {
+    pub fn below(&mut self, end: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;

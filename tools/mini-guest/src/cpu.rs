@@ -130,6 +130,13 @@ pub fn is_intel() -> bool {
     leaf.ecx == u32::from_le_bytes(*b"ntel")
 }
 
+/// Whether the local APIC's timer can wait for a value of the time stamp counter.
+pub fn has_tsc_deadline() -> bool {
+    // SAFETY: Every 64-bit CPU has CPUID, and this leaf.
+    let leaf = unsafe { x86_64::__cpuid(1) };
+    leaf.ecx & (1 << 24) != 0
+}
+
 /// Lets interrupts in.
 pub fn enable_interrupts() {
     // SAFETY: The IDT is loaded, and the handler of IPIs leaves no trace but in its slot.

@@ -10,7 +10,10 @@ use core::{
     sync::atomic::{AtomicUsize, Ordering::SeqCst},
 };
 
-use mini_guest::{storm_senders, IPI_VECTOR, STORM_VECTOR, STORM_VECTORS};
+use mini_guest::{
+    storm_senders, Source, ARRIVAL_VECTORS, DEVICE_VECTORS, IPI_VECTOR, STATUS_MASKED,
+    STORM_VECTOR, STORM_VECTORS,
+};
 
 use crate::{apic, console::Console, cpu, ipi, percpu, STATUS_CRASHED};
 
@@ -19,6 +22,12 @@ const STUB_SIZE: usize = 16;
 
 /// Exceptions that push an error code: 8, 10 to 14, 17, 21, 29 and 30.
 const HAS_ERROR_CODE: u32 = 0x6022_7d00;
+
+/// The vector of NMIs.
+pub const NMI: u8 = 2;
+
+/// Stands for the vector of an interrupt that was taken while interrupts were off: no vector.
+pub const MASKED: u64 = 256;
 
 /// What lies on the stack: what the entry stub pushed, then what the CPU did.
 #[repr(C)]
@@ -46,6 +55,7 @@ global_asm!(
     "jmp exception_entry",
     ".set vector, vector + 1",
     ".endr",
+    ".globl exception_entry",
     "exception_entry:",
     "cld",
     "mov %rsp, %rdi",
@@ -111,11 +121,21 @@ pub fn load_table() {
     for vector in 0..VECTORS {
         let stub = exception_stubs as usize + vector * STUB_SIZE;
         let gate = match vector as u8 {
+            // It may interrupt the others.
+            NMI => Gate::new(ipi::nmi_entry as usize, percpu::EXCEPTION_STACK),
             IPI_VECTOR => Gate::new(ipi::ipi_entry as usize, percpu::INTERRUPT_STACK),
+            device if DEVICE_VECTORS.contains(&device) => {
+                Gate::new(ipi::ipi_entry as usize, percpu::INTERRUPT_STACK)
+            }
             STORM_VECTOR => Gate::new(ipi::storm_entry as usize, percpu::INTERRUPT_STACK),
             own if storm_senders(own).is_some() => Gate::new(
                 ipi::storm_own_stubs as usize
                     + usize::from(own - STORM_VECTORS) * ipi::STORM_STUB_SIZE,
+                percpu::INTERRUPT_STACK,
+            ),
+            arrival if Source::of_vector(arrival).is_some() => Gate::new(
+                ipi::arrival_stubs as usize
+                    + usize::from(arrival - ARRIVAL_VECTORS) * ipi::ARRIVAL_STUB_SIZE,
                 percpu::INTERRUPT_STACK,
             ),
             ipi::WAKE_VECTOR => Gate::new(ipi::wake_entry as usize, percpu::INTERRUPT_STACK),
@@ -161,6 +181,7 @@ extern "C" fn report(frame: &Frame) -> ! {
         8 => "double fault",
         13 => "general protection fault",
         14 => "page fault",
+        MASKED => "interrupt while interrupts were off",
         vector if vector < 32 => "exception",
         _ => "unexpected interrupt",
     };
@@ -169,5 +190,8 @@ extern "C" fn report(frame: &Frame) -> ! {
         "mini-guest: {name} (vector {}) on vCPU {vcpu}: rip {:#x}, error code {:#x}, cr2 {cr2:#x}, rsp {:#x}, rflags {:#x}",
         frame.vector, frame.rip, frame.error_code, frame.rsp, frame.rflags,
     );
-    cpu::exit(STATUS_CRASHED)
+    cpu::exit(match frame.vector {
+        MASKED => STATUS_MASKED,
+        _ => STATUS_CRASHED,
+    })
 }

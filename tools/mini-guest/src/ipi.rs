@@ -11,10 +11,13 @@ use core::{
     },
 };
 
-use mini_guest::{storm_senders, Mechanism, Shared, Slot, Storm, IPI_VECTOR, MAX_VCPUS};
+use mini_guest::{
+    storm_senders, Arrival, Mechanism, Shared, Slot, Source, Storm, DEVICE_VECTORS, IPI_VECTOR,
+    MAX_VCPUS,
+};
 use pvirq_protocol::{post_all, Posted, Tally, Vector};
 
-use crate::{apic, cpu};
+use crate::{apic, cpu, exception};
 
 /// The vector that ends a HLT and does nothing else.
 pub const WAKE_VECTOR: u8 = IPI_VECTOR + 1;
@@ -45,16 +48,28 @@ pub fn wake_others() {
     apic::send_to_others(WAKE_VECTOR);
 }
 
-// The IPI's acknowledges the sequence number that the sender left in this vCPU's slot, which `gs` points to, counts, and ends
-// the interrupt: by KVM's word if it says that this is enough, else by the register. KVM touches the word only while
+// The IPI's notes the time, acknowledges the sequence number that the sender left in this vCPU's slot, which `gs` points to,
+// counts, and ends the interrupt: by KVM's word if it says that this is enough, else by the register. KVM touches the word only while
 // this vCPU is out of guest mode, so the test needs no lock prefix.
+//
+// All of them run on one stack, from its top. If a CPU took another interrupt here, though they are off, that would
+// overwrite what is needed to return, and go on for ever. So the first that is taken while they are off ends the guest.
 global_asm!(
+    ".macro enter_handler",
+    "push rcx",
+    "push rdx",
+    "test byte ptr [rsp + {flags} + 1], {interrupts_on}",
+    "jz masked_entry",
+    ".endm",
     ".globl ipi_entry",
     "ipi_entry:",
     "push rax",
-    "push rcx",
-    "push rdx",
+    "enter_handler",
     "inc qword ptr gs:[{interrupts}]",
+    "rdtsc",
+    "shl rdx, 32",
+    "or rax, rdx",
+    "mov qword ptr gs:[{arrived}], rax",
     "mov rax, qword ptr gs:[{sent}]",
     "cmp rax, qword ptr gs:[{acknowledged}]",
     "jne 1f",
@@ -74,15 +89,13 @@ global_asm!(
     ".globl wake_entry",
     "wake_entry:",
     "push rax",
-    "push rcx",
-    "push rdx",
+    "enter_handler",
     "jmp 2b",
     // Acknowledges the numbers of all senders.
     ".globl storm_entry",
     "storm_entry:",
     "push rax",
-    "push rcx",
-    "push rdx",
+    "enter_handler",
     "inc qword ptr gs:[{interrupts}]",
     "mov rdx, qword ptr gs:[{storm}]",
     "mov ecx, {vcpus}",
@@ -94,18 +107,61 @@ global_asm!(
     // Acknowledges the numbers of the sender whose index is in rax, which has been pushed.
     ".globl storm_own_entry",
     "storm_own_entry:",
-    "push rcx",
-    "push rdx",
+    "enter_handler",
     "inc qword ptr gs:[{interrupts}]",
     "mov rdx, qword ptr gs:[{storm}]",
     "mov rcx, qword ptr [rdx + rax * 8 + {storm_sent}]",
     "mov qword ptr [rdx + rax * 8 + {storm_acknowledged}], rcx",
     "jmp 2b",
+    // Notes the time, and acknowledges the number of the source whose index is in rax, which has been pushed.
+    ".globl arrival_entry",
+    "arrival_entry:",
+    "enter_handler",
+    "inc qword ptr gs:[{interrupts}]",
+    "imul ecx, eax, {arrival_size}",
+    "add rcx, qword ptr gs:[{arrivals}]",
+    "rdtsc",
+    "shl rdx, 32",
+    "or rax, rdx",
+    "mov qword ptr [rcx + {arrival_at}], rax",
+    "mov rax, qword ptr [rcx + {arrival_sent}]",
+    "cmp rax, qword ptr [rcx + {arrival_acknowledged}]",
+    "jne 5f",
+    "inc qword ptr [rcx + {arrival_duplicates}]",
+    "5: mov qword ptr [rcx + {arrival_acknowledged}], rax",
+    "jmp 2b",
+    // An NMI that somebody has sent does as the IPI. It has no EOI, and comes also while interrupts are off.
+    ".globl nmi_entry",
+    "nmi_entry:",
+    "push rax",
+    "mov rax, qword ptr gs:[{sent}]",
+    "cmp rax, qword ptr gs:[{acknowledged}]",
+    "je 6f",
+    "inc qword ptr gs:[{interrupts}]",
+    "mov qword ptr gs:[{acknowledged}], rax",
+    "pop rax",
+    "iretq",
+    "6: pop rax",
+    "push 0",
+    "push {nmi}",
+    "jmp exception_entry",
     // Interrupts that were gone when the CPU asked have no EOI.
     ".globl spurious_entry",
     "spurious_entry:",
     "iretq",
+    // Reports what the CPU pushed, without an error code or a vector that it would have.
+    "masked_entry:",
+    "add rsp, {pushed}",
+    "push 0",
+    "push {masked}",
+    "jmp exception_entry",
+    pushed = const PUSHED,
+    flags = const PUSHED + 2 * size_of::<u64>(),
+    interrupts_on = const RFLAGS_IF >> 8,
+    masked = const exception::MASKED,
+    nmi = const exception::NMI,
     interrupts = const offset_of!(Slot, interrupts),
+    arrived = const offset_of!(Slot, arrived),
     sent = const offset_of!(Slot, sent),
     acknowledged = const offset_of!(Slot, acknowledged),
     duplicates = const offset_of!(Slot, duplicates),
@@ -113,9 +169,27 @@ global_asm!(
     storm = const offset_of!(Slot, storm),
     storm_sent = const offset_of!(Storm, sent),
     storm_acknowledged = const offset_of!(Storm, acknowledged),
+    arrivals = const offset_of!(Slot, arrivals),
+    arrival_size = const size_of::<Arrival>(),
+    arrival_at = const offset_of!(Arrival, at),
+    arrival_sent = const offset_of!(Arrival, sent),
+    arrival_acknowledged = const offset_of!(Arrival, acknowledged),
+    arrival_duplicates = const offset_of!(Arrival, duplicates),
     vcpus = const MAX_VCPUS,
     eoi = const apic::MSR_X2APIC_EOI,
 );
+
+/// What the handlers push: three registers. Behind that is what the CPU pushed, the flags third.
+const PUSHED: usize = 3 * size_of::<u64>();
+
+/// The flag that lets interrupts in.
+const RFLAGS_IF: u64 = 1 << 9;
+
+/// Takes an interrupt while interrupts are off, as an emulated CPU may that delivers one again.
+pub fn interrupt_masked() {
+    // SAFETY: The handler ends the machine.
+    unsafe { asm!("cli", "int {}", const IPI_VECTOR) };
+}
 
 /// The size of an entry of [`storm_own_stubs`].
 pub const STORM_STUB_SIZE: usize = 16;
@@ -138,13 +212,38 @@ global_asm!(
     options(att_syntax),
 );
 
+/// The size of an entry of [`arrival_stubs`].
+pub const ARRIVAL_STUB_SIZE: usize = 16;
+
+// One entry for each source.
+global_asm!(
+    ".balign {size}",
+    ".globl arrival_stubs",
+    "arrival_stubs:",
+    ".set source, 0",
+    ".rept {sources}",
+    ".balign {size}, 0xcc",
+    "pushq %rax",
+    "movl $source, %eax",
+    "jmp arrival_entry",
+    ".set source, source + 1",
+    ".endr",
+    size = const ARRIVAL_STUB_SIZE,
+    sources = const Source::COUNT,
+    options(att_syntax),
+);
+
 extern "C" {
+    /// Where the CPU enters for the vectors of an idle vCPU's sources. Not for Rust to call.
+    pub fn arrival_stubs();
     /// Where the CPU enters for the storm's vectors of single senders. Not for Rust to call.
     pub fn storm_own_stubs();
     /// Where the CPU enters for the IPI's vector. Not for Rust to call.
     pub fn ipi_entry();
     /// Where the CPU enters for the storm's vector. Not for Rust to call.
     pub fn storm_entry();
+    /// Where the CPU enters for an NMI. Not for Rust to call.
+    pub fn nmi_entry();
     /// Where the CPU enters for the wake-up's vector. Not for Rust to call.
     pub fn wake_entry();
     /// Where the CPU enters for the spurious vector. Not for Rust to call.
@@ -155,8 +254,12 @@ extern "C" {
 /// be off.
 pub fn handle(shared: &Shared, index: u32, vector: Vector) {
     let slot = &shared.slots[index as usize];
-    if vector == IPI {
+    if vector == IPI || DEVICE_VECTORS.contains(&vector.get()) {
         handle_ipi(slot);
+    }
+    if let Some(source) = Source::of_vector(vector.get()) {
+        add_one(&slot.interrupts);
+        handle_arrival(&shared.arrivals.of[source as usize]);
     }
     if let Some(senders) = storm_senders(vector.get()) {
         let storm = &shared.storms[index as usize];
@@ -169,12 +272,22 @@ pub fn handle(shared: &Shared, index: u32, vector: Vector) {
 }
 
 fn handle_ipi(slot: &Slot) {
+    slot.arrived.store(cpu::cycles(), Relaxed);
     let sent = slot.sent.load(SeqCst);
     add_one(&slot.interrupts);
     if sent == slot.acknowledged.load(Relaxed) {
         add_one(&slot.duplicates);
     }
     slot.acknowledged.store(sent, SeqCst);
+}
+
+fn handle_arrival(arrival: &Arrival) {
+    let sent = arrival.sent.load(SeqCst);
+    arrival.at.store(cpu::cycles(), Relaxed);
+    if sent == arrival.acknowledged.load(Relaxed) {
+        add_one(&arrival.duplicates);
+    }
+    arrival.acknowledged.store(sent, SeqCst);
 }
 
 /// Counts something that only this vCPU counts.

@@ -33,8 +33,18 @@ wire_enum! {
         Hypercall,
         /// vCPU 0 gives the [command](crate::Request) that the VMM has left to its pvirq host, the others rest.
         Host,
+        /// The vCPUs but the first acknowledge interrupts that the VMM sends.
+        Inject,
         /// The vCPUs but the first touch memory that is not there.
         Crash,
+        /// The vCPUs but the first take an interrupt as no CPU should: with interrupts off.
+        Masked,
+        /// vCPU 1 idles, and is interrupted from everywhere. See [`Arrivals`](crate::Arrivals). The others rest.
+        Arrivals,
+        /// vCPU 1 idles, and vCPU 0 interrupts it at a steady rate. The others rest.
+        Tick,
+        /// vCPU 0 interrupts vCPU 1 at the intervals that the VMM has left, and vCPU 1 is idle meanwhile. The others rest.
+        Wake,
     }
 }
 
@@ -74,6 +84,12 @@ wire_enum! {
         PollingHost,
         /// One of the above: the targets differ.
         Mixed,
+        /// It idles as its pvirq host wants it to: it polls its descriptor, lets the host poll, and executes HLT.
+        Idle,
+        /// It idles as it sees fit itself: it always polls for the same time, and then executes HLT.
+        Spin,
+        /// It idles as Linux's haltpoll governor does: it polls for a time that it adapts, and then executes HLT.
+        Governor,
     }
 }
 
@@ -108,6 +124,8 @@ pub struct Job {
     pub seed: u64,
     /// TSC cycles after which an interrupt counts as lost.
     pub patience: u64,
+    /// For how long, in ns, a target polls at most that decides so itself.
+    pub window: u32,
 }
 
 impl Job {
@@ -122,6 +140,7 @@ impl Job {
             gap: 0,
             seed: 0,
             patience: 0,
+            window: 0,
         }
     }
 
@@ -146,10 +165,23 @@ impl Job {
     /// The last send that reaches `target`, 0 if there is none: what it has to wait for.
     pub fn last_sequence(&self, target: u32, targets: u32) -> u32 {
         match (self.work, self.pattern) {
-            (Work::Storm | Work::Exit | Work::Hypercall | Work::Host | Work::Crash, _) => 0,
-            (Work::Ipi, Pattern::Broadcast) => self.sends,
-            (Work::Ipi, Pattern::Unicast) if self.sends < target => 0,
-            (Work::Ipi, Pattern::Unicast) => self.sends - (self.sends - target) % targets,
+            (
+                Work::Storm
+                | Work::Exit
+                | Work::Hypercall
+                | Work::Host
+                | Work::Crash
+                | Work::Masked,
+                _,
+            ) => 0,
+            (Work::Arrivals | Work::Tick, _) => 0,
+            (Work::Wake, _) if target == 1 => self.sends,
+            (Work::Wake, _) => 0,
+            (Work::Ipi | Work::Inject, Pattern::Broadcast) => self.sends,
+            (Work::Ipi | Work::Inject, Pattern::Unicast) if self.sends < target => 0,
+            (Work::Ipi | Work::Inject, Pattern::Unicast) => {
+                self.sends - (self.sends - target) % targets
+            }
         }
     }
 }
@@ -168,6 +200,7 @@ mod tests {
             gap: 0,
             seed: 0,
             patience: 1,
+            window: 0,
         }
     }
 
@@ -205,12 +238,17 @@ mod tests {
             assert_eq!(job.events(1), 7);
             assert_eq!(job.last_sequence(1, 1), 0);
         }
+        let job = job(Work::Wake, Pattern::Unicast, 7);
+        assert_eq!(
+            [1, 2, 3].map(|target| job.last_sequence(target, 3)),
+            [7, 0, 0]
+        );
     }
 
     #[test]
     fn only_known_numbers_are_read_back() {
         assert_eq!(Rest::from_wire(Rest::Halted as u32), Some(Rest::Halted));
-        assert_eq!(Rest::from_wire(5), None);
+        assert_eq!(Rest::from_wire(8), None);
     }
 
     #[test]

@@ -14,15 +14,17 @@
 //! there is a host that answers them.
 #![cfg_attr(not(test), no_std)]
 
+mod arrivals;
 mod host;
 mod job;
 mod shared;
 mod storm;
 
 pub use crate::{
+    arrivals::{Arrival, Arrivals, Source, STEPS},
     host::{Answer, Request},
     job::{Job, Mechanism, Pattern, Rest, Work},
-    shared::{Mode, Shared, Slot, CYCLES_LEN},
+    shared::{IdleCounts, Mode, Shared, Slot, CYCLES_LEN},
     storm::{storm_senders, storm_vector, Storm, Totals},
 };
 
@@ -37,8 +39,14 @@ pub const IPI_VECTOR: u8 = 0x40;
 /// The vector of the interrupts of a storm, if all senders use the same.
 pub const STORM_VECTOR: u8 = IPI_VECTOR + 2;
 
+/// The first of the vectors of the interrupts for an idle vCPU, one for each [`Source`].
+pub const ARRIVAL_VECTORS: u8 = IPI_VECTOR + 4;
+
 /// The first of the vectors of the interrupts of a storm, if each sender has its own.
 pub const STORM_VECTORS: u8 = 0x50;
+
+/// The vectors of devices, each of which is handled as [`IPI_VECTOR`] is.
+pub const DEVICE_VECTORS: core::ops::Range<u8> = 0x90..0xd0;
 
 /// I/O ports of the machine.
 pub mod port {
@@ -50,4 +58,10 @@ pub mod port {
     pub const PARK: u16 = 0xf6;
     /// A byte written here does nothing but cross to the VMM and back.
     pub const NULL: u16 = 0xf8;
+    /// A byte written here has the VMM signal its eventfd.
+    pub const RING: u16 = 0xfa;
 }
+
+/// The machine's status if a CPU takes an interrupt while it has interrupts off, which no CPU does that works. Under TCG
+/// that is an interrupt that the emulator delivers again.
+pub const STATUS_MASKED: u8 = 3;

@@ -14,11 +14,14 @@
 
 mod all_to_all;
 mod apic;
+mod arrive;
 mod console;
 mod cpu;
 mod exception;
+mod idle;
 mod ipi;
 mod mem;
+mod pacer;
 mod percpu;
 mod pvirq;
 mod self_test;
@@ -71,7 +74,10 @@ extern "C" fn main(shared: &'static Shared, index: usize) -> ! {
     cpu::set_gs_base(&shared.slots[index]);
     let storm = core::ptr::from_ref(&shared.storms[index]);
     shared.slots[index].storm.store(storm as u64, Relaxed);
-    apic::enable();
+    let arrivals = core::ptr::from_ref(&shared.arrivals);
+    shared.slots[index].arrivals.store(arrivals as u64, Relaxed);
+    // Devices interrupt the first vCPU that does not send.
+    apic::enable(index == 1);
     if shared.pv_eoi.load(Relaxed) != 0 {
         apic::enable_pv_eoi(&shared.slots[index].pv_eoi);
     }
@@ -82,6 +88,11 @@ extern "C" fn main(shared: &'static Shared, index: usize) -> ! {
             .cycles
             .iter()
             .for_each(|cycles| cycles.store(0, Relaxed));
+        // And this is where they are told from.
+        shared
+            .intervals
+            .iter()
+            .for_each(|interval| _ = interval.load(Relaxed));
     }
     shared.online.fetch_add(1, SeqCst);
 
@@ -109,10 +120,20 @@ fn work(shared: &'static Shared, job: &Job, index: u32) {
         (0, Work::Hypercall) => sender::exit(shared, job, || Hypercall::new().nothing()),
         (0, Work::Host) => shared.set_answer(pvirq::ask(&shared.request())),
         (_, Work::Storm) => all_to_all::run(shared, job, index),
-        (_, Work::Ipi) => target::wait(shared, job, index),
+        (0, Work::Inject) => {}
+        (_, Work::Ipi | Work::Inject) | (pacer::TARGET, Work::Wake) => {
+            target::wait(shared, job, index)
+        }
+        (0, Work::Wake) => pacer::wake(shared, job),
+        (0, Work::Arrivals) => arrive::interrupt(shared, job),
+        (arrive::TARGET, Work::Arrivals) => arrive::idle(shared, job),
+        (0, Work::Tick) => arrive::tick(shared, job),
+        (arrive::TARGET, Work::Tick) => arrive::idle_on(shared, job),
         (_, Work::Host) => pvirq::greet(),
-        (0, Work::Crash) | (_, Work::Exit | Work::Hypercall) => {}
+        (0, Work::Crash | Work::Masked) | (_, Work::Exit | Work::Hypercall | Work::Wake) => {}
+        (_, Work::Arrivals | Work::Tick) => {}
         (_, Work::Crash) => cpu::touch_nothing(),
+        (_, Work::Masked) => ipi::interrupt_masked(),
     }
 }
 

@@ -24,6 +24,7 @@ pub fn run(shared: &Shared, index: u32) -> ! {
         gap: 0,
         seed: 0,
         patience: PATIENCE,
+        window: 0,
     };
 
     if apic::id() != index {

@@ -31,7 +31,7 @@ pub fn spin_until(patience: u64, mut done: impl FnMut() -> bool) -> bool {
 }
 
 /// Whether the target has acknowledged everything that was sent to it, and is back at rest.
-fn rests(slot: &Slot) -> bool {
+pub fn rests(slot: &Slot) -> bool {
     slot.rested.load(SeqCst) == slot.sent.load(Relaxed) + 1
 }
 
@@ -118,7 +118,7 @@ fn slots(shared: &Shared, range: RangeInclusive<u32>) -> &[Slot] {
 
 /// Tells the console of all targets that fail in some way, and returns how many they are: at least one, even if what was
 /// late has come meanwhile. The others wait for somebody to tell them that this is the end.
-fn report(
+pub fn report(
     range: RangeInclusive<u32>,
     slots: &[Slot],
     what: &str,

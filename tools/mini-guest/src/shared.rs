@@ -13,6 +13,7 @@ use core::sync::atomic::{
 use pvirq_protocol::{port::Array, Descriptor, Tally};
 
 use crate::{
+    arrivals::Arrivals,
     host::{Answer, Request},
     job::{Job, Mechanism, Pattern, Rest, Work},
     storm::Storm,
@@ -50,10 +51,43 @@ pub struct Slot {
     _padding: u32,
     /// Written by the vCPU at the start, for its interrupt handler: the address of its [`Storm`].
     pub storm: AtomicU64,
-    _handler: [u64; 3],
+    /// Written by the interrupt handler, before it acknowledges: the time, in TSC cycles.
+    pub arrived: AtomicU64,
+    /// Written by the vCPU at the start, for its interrupt handler: the address of [`Shared::arrivals`].
+    pub arrivals: AtomicU64,
+    _handler: [u64; 1],
     /// Written by the vCPU: the sequence number that it had acknowledged when it last went to rest, plus one.
     pub rested: AtomicU64,
-    _vcpu: [u64; 7],
+    /// Written by the vCPU.
+    pub idle: IdleCounts,
+    _vcpu: [u64; 1],
+}
+
+/// What a vCPU counts of its idle periods.
+#[derive(Default)]
+#[repr(C)]
+pub struct IdleCounts {
+    /// Those that ended while it polled its descriptor.
+    pub in_guest: AtomicU64,
+    /// Those that ended while its host polled for it.
+    pub in_host: AtomicU64,
+    /// Those that ended a HLT.
+    pub in_halt: AtomicU64,
+    /// For how many TSC cycles it has polled its descriptor.
+    pub polled: AtomicU64,
+    /// How often it has begun to poll its descriptor.
+    pub polls: AtomicU64,
+    /// Its window, in ns, where it adapts that itself. It stays from job to job.
+    pub window: AtomicU32,
+    _padding: u32,
+}
+
+impl IdleCounts {
+    fn clear(&self) {
+        let periods = [&self.in_guest, &self.in_host, &self.in_halt];
+        let all = periods.into_iter().chain([&self.polled, &self.polls]);
+        all.into_iter().for_each(|count| count.store(0, Relaxed));
+    }
 }
 
 /// What became of the interrupts that were posted in a job.
@@ -110,6 +144,8 @@ pub struct Shared {
     mode: AtomicU32,
     /// Whether to use KVM's paravirtual EOI. Set by the VMM before the start.
     pub pv_eoi: AtomicU32,
+    /// The rate of the guest's clock. Set by the VMM before the start.
+    pub tsc_khz: AtomicU32,
     /// The number of vCPUs that have started.
     pub online: AtomicU32,
     /// Set by the sender when it gives up, for targets that still wait.
@@ -119,6 +155,7 @@ pub struct Shared {
     pattern: AtomicU32,
     rest: AtomicU32,
     sends: AtomicU32,
+    window: AtomicU32,
     gap: AtomicU64,
     seed: AtomicU64,
     patience: AtomicU64,
@@ -144,8 +181,16 @@ pub struct Shared {
     pub descriptors: Descriptors,
     /// One for each vCPU as a target.
     pub storms: [Storm; MAX_VCPUS],
-    /// Cycles from a send to its acknowledgement, of the first [`CYCLES_LEN`] events.
+    /// What the idle vCPU is interrupted by, where that is the job.
+    pub arrivals: Arrivals,
+    /// Cycles from a send to its acknowledgement, or where vCPUs are woken to its arrival, of the first [`CYCLES_LEN`]
+    /// events.
     pub cycles: [AtomicU64; CYCLES_LEN],
+    /// Written by the VMM: the cycles from each send to the next in [`Work::Wake`], again from the beginning after the
+    /// last.
+    pub intervals: [AtomicU64; CYCLES_LEN],
+    /// The cycles from the first to the last send, there.
+    pub span: AtomicU64,
 }
 
 impl Shared {
@@ -169,6 +214,8 @@ impl Shared {
         self.gap.store(job.gap, Relaxed);
         self.seed.store(job.seed, Relaxed);
         self.patience.store(job.patience, Relaxed);
+        self.window.store(job.window, Relaxed);
+        self.span.store(0, Relaxed);
         self.events.store(0, Relaxed);
         self.lost.store(0, Relaxed);
         self.posts.clear();
@@ -176,12 +223,14 @@ impl Shared {
         self.finished.store(0, Relaxed);
         self.over.store(0, Relaxed);
         self.storms.iter().for_each(Storm::clear);
+        self.arrivals.clear();
         for slot in &self.slots {
             slot.sent.store(0, Relaxed);
             slot.acknowledged.store(0, Relaxed);
             slot.interrupts.store(0, Relaxed);
             slot.duplicates.store(0, Relaxed);
             slot.rested.store(0, Relaxed);
+            slot.idle.clear();
         }
         self.stop.store(0, SeqCst);
     }
@@ -231,6 +280,7 @@ impl Shared {
             gap: self.gap.load(Relaxed),
             seed: self.seed.load(Relaxed),
             patience: self.patience.load(Relaxed),
+            window: self.window.load(Relaxed),
         })
     }
 }
@@ -254,6 +304,9 @@ mod tests {
         assert_eq!(lines, [0, 1, 2]);
         assert_eq!(offset_of!(Slot, pv_eoi) / 64, 1);
         assert_eq!(offset_of!(Slot, storm) / 64, 1);
+        assert_eq!(offset_of!(Slot, arrived) / 64, 1);
+        assert_eq!(offset_of!(Slot, arrivals) / 64, 1);
+        assert_eq!(offset_of!(Slot, idle) / 64, 2);
         assert_eq!((size_of::<Slot>(), align_of::<Slot>()), (192, 64));
         assert_eq!(offset_of!(Shared, slots) % 64, 0);
         assert_eq!(offset_of!(Shared, descriptors) as u64 % ARRAY_ALIGN, 0);
@@ -270,6 +323,8 @@ mod tests {
             ..Tally::default()
         });
         shared.slots[MAX_VCPUS - 1].acknowledged.store(9, SeqCst);
+        shared.slots[1].idle.in_halt.store(4, SeqCst);
+        shared.span.store(8, SeqCst);
 
         let job = Job {
             work: Work::Exit,
@@ -280,6 +335,7 @@ mod tests {
             gap: 6,
             seed: 8,
             patience: 7,
+            window: 9,
         };
         shared.set_job(&job);
 
@@ -288,6 +344,8 @@ mod tests {
         assert_eq!(shared.stop.load(SeqCst), 0);
         assert_eq!(shared.posts.tally(), Tally::default());
         assert_eq!(shared.slots[MAX_VCPUS - 1].acknowledged.load(SeqCst), 0);
+        assert_eq!(shared.slots[1].idle.in_halt.load(SeqCst), 0);
+        assert_eq!(shared.span.load(SeqCst), 0);
         shared.rest.store(77, SeqCst);
         assert_eq!(shared.job(), None);
     }

@@ -10,7 +10,7 @@ use core::{
 use mini_guest::{Job, Rest, Shared};
 use pvirq_protocol::{Descriptor, Vectors};
 
-use crate::{cpu, ipi, pvirq};
+use crate::{cpu, idle::Idle, ipi, pvirq};
 
 /// Rests, with interrupts on, until the last interrupt for this vCPU.
 pub fn wait(shared: &Shared, job: &Job, index: u32) {
@@ -19,6 +19,7 @@ pub fn wait(shared: &Shared, job: &Job, index: u32) {
     let targets = shared.vcpus.load(Relaxed) - 1;
     let last = u64::from(job.last_sequence(index, targets));
     let rest = job.rest.of(index);
+    let mut idle = Idle::new(shared, job, index);
     let mut work = 0_u64;
 
     loop {
@@ -29,15 +30,19 @@ pub fn wait(shared: &Shared, job: &Job, index: u32) {
         let goes_on =
             || slot.acknowledged.load(Relaxed) == acknowledged && shared.stop.load(Relaxed) == 0;
 
-        if rest == Rest::Polling && !done {
-            // Whoever sees that this vCPU rests shall see that it polls.
-            descriptor.enter_polling();
+        // Whoever sees that this vCPU rests shall see that it polls.
+        match rest {
+            _ if done => {}
+            Rest::Polling => descriptor.enter_polling(),
+            Rest::Idle | Rest::Spin | Rest::Governor => idle.begin(),
+            _ => {}
         }
         slot.rested.store(acknowledged + 1, SeqCst);
         if done {
             return;
         }
         match rest {
+            Rest::Idle | Rest::Spin | Rest::Governor => _ = idle.wait(goes_on),
             Rest::Halted => cpu::halt(),
             Rest::Polling => {
                 poll(descriptor, goes_on);

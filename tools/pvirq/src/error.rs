@@ -4,7 +4,7 @@
 
 use std::{io, path::PathBuf, time::Duration};
 
-use mini_guest::Answer;
+use mini_guest::{Answer, STATUS_MASKED};
 
 use crate::state::VcpuState;
 
@@ -49,6 +49,17 @@ pub enum Error {
     /// A call of the KVM API failed.
     #[error("{0} failed")]
     Kvm(&'static str, #[source] kvm_ioctls::Error),
+    /// The VM's device is not pvirq, or one of another version.
+    #[error("this VM is not one of /dev/pvirq: {0}")]
+    NoExtension(String),
+    /// An eventfd cannot be bound, or there is none bound.
+    #[error("{call}: {}", bind_hint(*.errno))]
+    Injection {
+        /// The call that failed.
+        call: &'static str,
+        /// Its errno.
+        errno: i32,
+    },
     /// A system call failed.
     #[error("{0}")]
     Os(String, #[source] io::Error),
@@ -125,6 +136,35 @@ impl Error {
             self,
             Error::Guest { .. } | Error::Ended { .. } | Error::Hung { .. }
         )
+    }
+
+    /// Whether a CPU took an interrupt while it had interrupts off. KVM checks before it injects, and so does a CPU that
+    /// works: on one that is emulated, this is an interrupt that is delivered again.
+    pub fn is_masked_interrupt(&self) -> bool {
+        matches!(
+            self,
+            Error::Ended {
+                status: STATUS_MASKED,
+                ..
+            }
+        )
+    }
+}
+
+/// What an errno of `PVIRQ_BIND` and its kind stands for.
+fn bind_hint(errno: i32) -> String {
+    match errno {
+        libc::EINVAL => "a member that this host does not know".into(),
+        libc::EIO => "another process has made the VM".into(),
+        libc::EBADF => "no descriptor of an open file".into(),
+        libc::EBADFD => "a file that is no eventfd".into(),
+        libc::ERANGE => "a vector that is reserved, or none".into(),
+        libc::ENOENT => "no such vCPU or CPU, or the eventfd is not bound in this VM".into(),
+        libc::ENXIO => "the guest has registered no descriptor for this vCPU".into(),
+        libc::ELOOP => "a source that is a sink, or a sink that is a source".into(),
+        libc::EEXIST => "the source is bound already".into(),
+        libc::EBUSY => "somebody else has the source to himself: KVM's irqfd, or another VM".into(),
+        errno => io::Error::from_raw_os_error(errno).to_string(),
     }
 }
 

@@ -153,6 +153,10 @@ pub struct Statistics {
     pub irq_window: u64,
     /// Exits of [`Reason::Hypercall`].
     pub hypercalls: u64,
+    /// Halts that ended while KVM polled.
+    pub halt_polls: u64,
+    /// How long KVM polled in halts, in ns: where that was of use, and where it was not.
+    pub halt_polled_ns: u64,
 }
 
 impl Sub for Statistics {
@@ -166,6 +170,8 @@ impl Sub for Statistics {
             irq: self.irq - earlier.irq,
             irq_window: self.irq_window - earlier.irq_window,
             hypercalls: self.hypercalls - earlier.hypercalls,
+            halt_polls: self.halt_polls - earlier.halt_polls,
+            halt_polled_ns: self.halt_polled_ns - earlier.halt_polled_ns,
         }
     }
 }

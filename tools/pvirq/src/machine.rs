@@ -4,7 +4,8 @@
 
 use std::{
     io::Write,
-    os::fd::AsRawFd,
+    os::fd::{AsRawFd, RawFd},
+    path::PathBuf,
     sync::{
         atomic::Ordering::SeqCst,
         mpsc::{self, Receiver, RecvTimeoutError, Sender},
@@ -14,22 +15,27 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kvm_bindings::{kvm_enable_cap, kvm_userspace_memory_region, KVM_CAP_HALT_POLL};
+use kvm_bindings::{
+    kvm_enable_cap, kvm_irq_routing_entry, kvm_irq_routing_msi, kvm_userspace_memory_region,
+    KvmIrqRouting, KVM_CAP_HALT_POLL, KVM_IRQ_ROUTING_MSI,
+};
 use kvm_ioctls::VmFd;
 use mini_guest::{Answer, Job, Mode, Request, Shared, MAX_VCPUS};
 use pvirq_protocol::{
-    ioctl::{Poll, SET_POLL},
-    port::{Command, VERSION},
+    ioctl::Poll,
+    port::{Command, Status, VERSION},
 };
 use vm_memory::{GuestAddress, GuestMemory, GuestMemoryMmap};
+use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
 
 use crate::{
     boot,
     device::Device,
     error::Error,
+    extension::Extension,
     image::Image,
     kick::{self, kick},
-    ports::{Ports, Transcript},
+    ports::{Bell, Ports, Transcript},
     stats::VcpuStats,
     vcpu::{Counts, Event, Report, Stop, Vcpu},
 };
@@ -68,6 +74,9 @@ pub struct Machine {
     reports: Receiver<Report>,
     transcript: Transcript,
     tsc_khz: u32,
+    ports: Arc<Ports>,
+    /// The vCPUs' files, which their threads own.
+    files: Vec<RawFd>,
     vm: VmFd,
     // Declared behind the VM, so that it goes when KVM no longer refers to it.
     memory: GuestMemoryMmap,
@@ -121,6 +130,8 @@ impl Machine {
             reports,
             transcript: Transcript::default(),
             tsc_khz: 0,
+            ports: ports.clone(),
+            files: Vec::with_capacity(count),
             vm,
             memory,
         };
@@ -131,6 +142,7 @@ impl Machine {
                 .map_err(Error::kvm("KVM_CREATE_VCPU"))?;
             boot::set_up_vcpu(&fd, cpuid.clone(), index, count, entry)?;
             machine.tsc_khz = fd.get_tsc_khz().map_err(Error::kvm("KVM_GET_TSC_KHZ"))?;
+            machine.files.push(fd.as_raw_fd());
             let stats = config.count.then(|| VcpuStats::open(&fd)).transpose()?;
             let vcpu = Vcpu {
                 index,
@@ -141,6 +153,7 @@ impl Machine {
             };
             machine.spawn(vcpu, report.clone())?;
         }
+        machine.shared()?.tsc_khz.store(machine.tsc_khz, SeqCst);
         drop(report);
         for _ in 0..count {
             machine
@@ -203,13 +216,55 @@ impl Machine {
 
     /// Sets how pvirq polls for this machine's idle vCPUs.
     pub fn set_poll(&self, poll: &Poll) -> Result<(), Error> {
-        // SAFETY: The ioctl reads as much as its number says, which is the size of what the pointer refers to. On a file
-        // that does not know it, it fails.
-        let result = unsafe { libc::ioctl(self.vm.as_raw_fd(), SET_POLL.into(), poll) };
-        match result {
-            0 => Ok(()),
-            _ => Err(Error::kvm("PVIRQ_SET_POLL")(kvm_ioctls::Error::last())),
-        }
+        Extension::new(&self.vm)?.set_poll(poll)
+    }
+
+    /// How pvirq polls for this machine's idle vCPUs.
+    pub fn poll(&self) -> Result<Poll, Error> {
+        Extension::new(&self.vm)?.poll()
+    }
+
+    /// Makes an eventfd that interrupts a vCPU by a message, by KVM's irqfd.
+    pub fn event(&self, vcpu: u32, vector: u8) -> Result<EventFd, Error> {
+        // The first one that no interrupt controller has.
+        const GSI: u32 = 24;
+        const MSI_ADDRESS: u32 = 0xfee0_0000;
+
+        let event = EventFd::new(EFD_NONBLOCK).map_err(Error::os("cannot make an eventfd"))?;
+        let mut entry = kvm_irq_routing_entry {
+            gsi: GSI,
+            type_: KVM_IRQ_ROUTING_MSI,
+            ..Default::default()
+        };
+        entry.u.msi = kvm_irq_routing_msi {
+            address_lo: MSI_ADDRESS | (vcpu << 12),
+            data: vector.into(),
+            ..Default::default()
+        };
+        let routing = KvmIrqRouting::from_entries(&[entry])
+            .map_err(|error| Error::Memory(format!("no room for a route: {error:?}")))?;
+        self.vm
+            .set_gsi_routing(&routing)
+            .map_err(Error::kvm("KVM_SET_GSI_ROUTING"))?;
+        self.vm
+            .register_irqfd(&event, GSI)
+            .map_err(Error::kvm("KVM_IRQFD"))?;
+        Ok(event)
+    }
+
+    /// Has `bell` called when the mini guest [rings](mini_guest::port::RING), in the vCPU's thread.
+    pub fn set_bell(&self, bell: Bell) {
+        self.ports.set_bell(bell);
+    }
+
+    /// The guest's memory, for other threads.
+    pub fn memory(&self) -> GuestMemoryMmap {
+        self.memory.clone()
+    }
+
+    /// Where a vCPU's file says what there is to know of it.
+    pub fn fdinfo(&self, vcpu: usize) -> PathBuf {
+        format!("/proc/self/fdinfo/{}", self.files[vcpu]).into()
     }
 
     /// Whether [`Machine::set_halt_poll`] works.
@@ -224,6 +279,11 @@ impl Machine {
         if let Some(job) = job {
             self.shared()?.set_job(job);
         }
+        self.run_vcpus(limit)
+    }
+
+    /// Lets all vCPUs run until they have parked, and returns each one's exits.
+    fn run_vcpus(&mut self, limit: Duration) -> Result<Vec<Counts>, Error> {
         self.resume();
         let mut counts = vec![Counts::default(); self.vcpus.len()];
         let deadline = Instant::now() + limit;
@@ -234,13 +294,39 @@ impl Machine {
             match stop? {
                 Some((vcpu, Stop::Parked, count)) => counts[vcpu] = count,
                 Some((vcpu, stop, _)) => {
-                    self.kick_out(counts.len() - stopped - 1)?;
+                    self.kick_out(counts.len() - stopped - 1);
                     return Err(self.failure(vcpu, stop));
                 }
-                None => return Err(self.hung(limit, counts.len() - stopped)?),
+                None => return Err(self.hung(limit, counts.len() - stopped)),
             }
         }
         Ok(counts)
+    }
+
+    /// Lets the mini guest do a job while `sender` runs in a thread of its own, and returns what both return.
+    ///
+    /// After an error the machine is of no more use.
+    pub fn run_job_with<T: Send>(
+        &mut self,
+        job: &Job,
+        limit: Duration,
+        sender: impl FnOnce(&Shared) -> T + Send,
+    ) -> Result<(Vec<Counts>, T), Error> {
+        let memory = self.memory.clone();
+        // Before anybody waits for what comes of it.
+        self.shared()?.set_job(job);
+
+        thread::scope(|scope| {
+            let sender = scope.spawn(move || boot::shared(&memory).map(sender));
+            let counts = self.run_vcpus(limit);
+            let sent = sender.join().map_err(|_| self.threads_gone())?;
+            Ok((counts?, sent?))
+        })
+    }
+
+    /// The VM, for calls that the machine does not make itself.
+    pub fn vm(&self) -> &VmFd {
+        &self.vm
     }
 
     /// Lets the mini guest give a command to its pvirq host, and returns what became of it.
@@ -260,6 +346,14 @@ impl Machine {
         self.ask(&request, limit)
     }
 
+    /// Lets the mini guest register as [`Machine::register`] does, where that has to succeed.
+    pub fn register_or_fail(&mut self, limit: Duration) -> Result<(), Error> {
+        match self.register(limit)? {
+            Answer::Host(Status::Ok) => Ok(()),
+            answer => Err(Error::NotRegistered(answer)),
+        }
+    }
+
     /// Runs the guest until it ends the machine, and returns its status, or until all vCPUs have parked.
     pub fn run(&mut self) -> Result<u8, Error> {
         self.resume();
@@ -271,7 +365,7 @@ impl Machine {
             if matches!(stop, Stop::Parked) {
                 continue;
             }
-            self.kick_out(self.vcpus.len() - stopped - 1)?;
+            self.kick_out(self.vcpus.len() - stopped - 1);
             return match stop {
                 Stop::Exit(status) => Ok(status),
                 stop => Err(self.failure(report.vcpu, stop)),
@@ -296,7 +390,7 @@ impl Machine {
             {
                 Ok(Report { vcpu, event }) => match event? {
                     Event::Ready => {}
-                    Event::Stopped(stop, counts) => return Ok(Some((vcpu, stop, counts))),
+                    Event::Stopped(stop, counts) => return Ok(Some((vcpu, stop, *counts))),
                 },
                 Err(RecvTimeoutError::Timeout) => return Ok(None),
                 Err(RecvTimeoutError::Disconnected) => return Err(self.threads_gone()),
@@ -304,20 +398,24 @@ impl Machine {
         }
     }
 
-    /// Kicks all vCPUs, of which `running` still run, and returns the states of those that were kicked out.
-    fn kick_out(&self, running: usize) -> Result<String, Error> {
+    /// Kicks all vCPUs, of which `running` still run, and returns the states of those that were kicked out. Something has
+    /// gone wrong already, so what else does is part of that.
+    fn kick_out(&self, running: usize) -> String {
         self.kick_all();
         let deadline = Instant::now() + KICK_LIMIT;
         let mut states = String::new();
         for _ in 0..running {
-            match self.next_stop(deadline)? {
-                Some((vcpu, Stop::Kicked(state), _)) => states += &format!("vCPU {vcpu}:\n{state}"),
-                Some(_) => {}
-                None => return Ok(states
-                    + "and at least one vCPU does not even leave KVM_RUN when it is signalled\n"),
+            match self.next_stop(deadline) {
+                Ok(Some((vcpu, Stop::Kicked(state), _))) => {
+                    states += &format!("vCPU {vcpu}:\n{state}");
+                }
+                Ok(Some(_)) => {}
+                Ok(None) => return states
+                    + "and at least one vCPU does not even leave KVM_RUN when it is signalled\n",
+                Err(error) => states += &format!("a vCPU: {error}\n"),
             }
         }
-        Ok(states)
+        states
     }
 
     fn kick_all(&self) {
@@ -339,13 +437,13 @@ impl Machine {
         }
     }
 
-    fn hung(&self, limit: Duration, running: usize) -> Result<Error, Error> {
-        let states = self.kick_out(running)?;
-        Ok(Error::Hung {
+    fn hung(&self, limit: Duration, running: usize) -> Error {
+        let states = self.kick_out(running);
+        Error::Hung {
             limit,
             states,
             console: self.transcript.text(),
-        })
+        }
     }
 
     fn failure(&self, vcpu: usize, stop: Stop) -> Error {

@@ -36,7 +36,11 @@ pub enum Written {
 /// The ports of a machine, used by all of its vCPUs.
 pub struct Ports {
     serial: Mutex<Serial<NotConnected, NoEvents, Box<dyn Write + Send>>>,
+    bell: Mutex<Option<Bell>>,
 }
+
+/// What happens when a guest writes to [`port::RING`].
+pub type Bell = Box<dyn FnMut() + Send>;
 
 impl Ports {
     const SERIAL_LAST: u16 = port::SERIAL + 7;
@@ -45,13 +49,26 @@ impl Ports {
     pub fn new(console: Box<dyn Write + Send>) -> Self {
         Ports {
             serial: Mutex::new(Serial::new(NotConnected, console)),
+            bell: Mutex::new(None),
         }
+    }
+
+    /// Has `bell` called when a vCPU writes to [`port::RING`], in its thread.
+    pub fn set_bell(&self, bell: Bell) {
+        *self.bell.lock().unwrap_or_else(PoisonError::into_inner) = Some(bell);
     }
 
     /// A vCPU writes `data` to a port: one byte, or several in a row by a string instruction.
     pub fn write(&self, address: u16, data: &[u8]) -> Written {
         match address {
             port::NULL => Written::Continue,
+            port::RING => {
+                let mut bell = self.bell.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(bell) = bell.as_mut() {
+                    bell();
+                }
+                Written::Continue
+            }
             port::PARK => Written::Parked,
             port::EXIT => Written::Exit(data.first().copied().unwrap_or_default()),
             port::SERIAL..=Self::SERIAL_LAST => {
@@ -126,6 +143,17 @@ mod tests {
         assert_eq!(ports.write(port::NULL, &[0]), Written::Continue);
         assert_eq!(ports.write(port::PARK, &[0]), Written::Parked);
         assert_eq!(ports.write(port::EXIT, &[7]), Written::Exit(7));
+    }
+
+    #[test]
+    fn a_bell_rings_once_it_is_there() {
+        let ports = Ports::new(Box::new(io::sink()));
+        assert_eq!(ports.write(port::RING, &[0]), Written::Continue);
+        let (rung, rings) = std::sync::mpsc::channel();
+        ports.set_bell(Box::new(move || rung.send(()).unwrap()));
+        ports.write(port::RING, &[0]);
+        ports.write(port::RING, &[0]);
+        assert_eq!(rings.try_iter().count(), 2);
     }
 
     #[test]

@@ -17,8 +17,8 @@ use perf_event_open_sys::bindings as perf;
 
 use crate::error::Error;
 
-/// The size of the ring's data, a power of two: thousands of exits.
-const DATA_SIZE: usize = 1 << 20;
+/// The size of the ring's data, a power of two: thousands of exits, or the timer ticks of a minute.
+const DATA_SIZE: usize = 2 << 20;
 /// More than the size of a record.
 const RECORD_MAX: usize = 4096;
 const HEADER_SIZE: usize = size_of::<perf::perf_event_header>();

@@ -28,13 +28,16 @@ pub struct VcpuStats {
 }
 
 /// The statistics that we read, by KVM's names.
-const NAMES: [&str; 6] = [
+const NAMES: [&str; 9] = [
     "exits",
     "halt_exits",
     "io_exits",
     "irq_exits",
     "irq_window_exits",
     "hypercalls",
+    "halt_successful_poll",
+    "halt_poll_success_ns",
+    "halt_poll_fail_ns",
 ];
 
 impl VcpuStats {
@@ -64,7 +67,8 @@ impl VcpuStats {
                 .map_err(Error::os("cannot read KVM's statistics"))?;
             *count = u64::from_ne_bytes(bytes);
         }
-        let [total, halt, io, irq, irq_window, hypercalls] = counts;
+        let [total, halt, io, irq, irq_window, hypercalls, halt_polls, success_ns, fail_ns] =
+            counts;
         Ok(Statistics {
             total,
             halt,
@@ -72,6 +76,8 @@ impl VcpuStats {
             irq,
             irq_window,
             hypercalls,
+            halt_polls,
+            halt_polled_ns: success_ns + fail_ns,
         })
     }
 }
@@ -164,10 +170,13 @@ mod tests {
             "io_exits",
             "irq_window_exits",
             "halt_exits",
+            "halt_poll_fail_ns",
+            "halt_poll_success_ns",
+            "halt_successful_poll",
         ];
         assert_eq!(
             find_in(&file(&names)).unwrap(),
-            [2, 6, 4, 1, 5, 0].map(|index| 4096 + index * 8)
+            [2, 6, 4, 1, 5, 0, 9, 8, 7].map(|index| 4096 + index * 8)
         );
     }
 

@@ -2,9 +2,13 @@
 
 //! A vCPU, which a thread of its own runs when it is told to.
 
-use std::sync::{
-    mpsc::{Receiver, Sender},
-    Arc,
+use std::{
+    os::fd::AsRawFd,
+    sync::{
+        mpsc::{Receiver, Sender},
+        Arc,
+    },
+    time::Instant,
 };
 
 use kvm_ioctls::{VcpuExit, VcpuFd};
@@ -18,6 +22,7 @@ use crate::{
     state::VcpuState,
     stats::VcpuStats,
     trace::ExitTrace,
+    usage::Usage,
 };
 
 /// Why a vCPU no longer runs.
@@ -46,36 +51,48 @@ pub enum Event {
     /// Its thread is ready to run it.
     Ready,
     /// It has run.
-    Stopped(Stop, Counts),
+    Stopped(Stop, Box<Counts>),
 }
 
-/// Exits during a run, as KVM's two sources count them.
+/// What there was during a run: exits, as KVM's two sources count them, and the thread's time.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counts {
     /// KVM's statistics.
     pub statistics: Statistics,
     /// KVM's tracepoint.
     pub trace: Exits,
+    /// What its thread has used meanwhile.
+    pub usage: Usage,
 }
 
 /// Counts exits between two moments.
 struct Counter {
     stats: VcpuStats,
     trace: ExitTrace,
-    before: Statistics,
+    before: (Statistics, Usage),
+    since: Instant,
 }
 
 impl Counter {
-    fn begin(&mut self) -> Result<(), Error> {
+    fn begin(&mut self, vcpu: &VcpuFd) -> Result<(), Error> {
         self.trace.take()?;
-        self.before = self.stats.read()?;
+        self.before = (self.stats.read()?, Usage::read(vcpu.as_raw_fd())?);
+        self.since = Instant::now();
         Ok(())
     }
 
-    fn end(&mut self) -> Result<Counts, Error> {
+    fn end(&mut self, vcpu: &VcpuFd) -> Result<Counts, Error> {
+        let (statistics, usage) = self.before;
         Ok(Counts {
-            statistics: self.stats.read()? - self.before,
-            trace: self.trace.take()?,
+            usage: Usage::read(vcpu.as_raw_fd())? - usage,
+            statistics: self.stats.read()? - statistics,
+            trace: self.trace.take().map_err(|error| match error {
+                Error::Count(what) => Error::Count(format!(
+                    "{what} in {:.1} s",
+                    self.since.elapsed().as_secs_f64()
+                )),
+                error => error,
+            })?,
         })
     }
 }
@@ -110,7 +127,8 @@ impl Vcpu {
                 Ok(Counter {
                     stats,
                     trace: ExitTrace::start()?,
-                    before: Statistics::default(),
+                    before: Default::default(),
+                    since: Instant::now(),
                 })
             })
             .transpose();
@@ -126,10 +144,20 @@ impl Vcpu {
 
     /// Runs the vCPU until it stops, and counts.
     fn run(&mut self, counter: &mut Option<Counter>) -> Result<Event, Error> {
-        counter.as_mut().map(Counter::begin).transpose()?;
+        if let Some(counter) = counter {
+            counter.begin(&self.fd)?;
+        }
         let stop = self.run_until_stop();
-        let counts = counter.as_mut().map(Counter::end).transpose()?;
-        Ok(Event::Stopped(stop, counts.unwrap_or_default()))
+        let counts = counter
+            .as_mut()
+            .map(|counter| counter.end(&self.fd))
+            .transpose();
+        let counts = match stop {
+            Stop::Parked => counts?,
+            // Why it has stopped matters more than that its exits could not be counted.
+            _ => counts.ok().flatten(),
+        };
+        Ok(Event::Stopped(stop, Box::new(counts.unwrap_or_default())))
     }
 
     fn run_until_stop(&mut self) -> Stop {

@@ -7,6 +7,7 @@ use std::{arch::x86_64::__cpuid, fs, path::PathBuf};
 use nix::sys::utsname::uname;
 use serde::Serialize;
 
+use super::options::Options;
 use crate::error::Error;
 
 const CPUID_HYPERVISOR: u32 = 0x4000_0000;
@@ -34,6 +35,26 @@ pub struct Environment {
     pub baseline_runs: u32,
     /// How often it failed at that, and was made to do it again.
     pub baseline_failures: u32,
+    /// How often a CPU took an interrupt while it had interrupts off, on any device, and the guest was made to do it again.
+    pub masked_interrupts: u32,
+}
+
+impl Environment {
+    /// This one, for measurements of machines with so many vCPUs.
+    pub(super) fn of(options: &Options, vcpus: Vec<usize>) -> Result<Self, Error> {
+        Ok(Environment {
+            kernel: kernel_release()?,
+            accel: accel(),
+            cpus: options.cpus.len(),
+            vcpus,
+            devices: options.devices.clone(),
+            halt_poll_ns: halt_poll_ns(),
+            eoi: if options.pv_eoi { "pv" } else { "x2apic" },
+            baseline_runs: 0,
+            baseline_failures: 0,
+            masked_interrupts: 0,
+        })
+    }
 }
 
 /// The kernel's release.

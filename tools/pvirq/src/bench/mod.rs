@@ -10,8 +10,13 @@
 
 mod case;
 mod environment;
+mod idle;
+mod inject;
 mod measurement;
+mod options;
+pub mod poll;
 mod report;
+pub mod results;
 mod session;
 mod summary;
 mod table;
@@ -19,9 +24,18 @@ mod table;
 pub use self::{
     case::{exit_plan, ipi_plan, Case, Extent, HaltPoll, Place, Scene, Target},
     environment::{accel, kernel_release, Environment},
+    idle::{
+        Idle,
+        IdleCase,
+        IdleReport,
+        IdleRow,
+        IDLE_CASES, //
+    },
+    inject::{inject_plan, InjectCase, InjectReport, InjectRow, InjectSession, Injection, Signals},
     measurement::{Measurement, Piece},
+    options::Options,
     report::{Relative, Report, Row, Sides},
-    session::{Baseline, Measured, Options, Progress, Session},
+    session::{Baseline, Measured, Progress, Session},
     summary::Summary,
     table::table,
 };

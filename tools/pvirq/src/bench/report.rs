@@ -2,32 +2,25 @@
 
 //! Results, as JSON: schema `pvirq-bench/1`.
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    fs::{self, File},
-    io::{self, Write},
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use mini_guest::{Mechanism, Work};
 use pvirq_protocol::Tally;
 use serde::Serialize;
-use serde_json::Value;
 
 use super::{
     case::{Case, HaltPoll, Target},
-    environment::{self, Environment},
+    environment::Environment,
     measurement::Piece,
-    session::{Baseline, Measured, Options},
+    options::Options,
+    results::SCHEMA,
+    session::{Baseline, Measured},
     summary::{median, Summary},
 };
 use crate::{
     error::Error,
     exits::{Exits, Reason},
 };
-
-const SCHEMA: &str = "pvirq-bench/1";
 
 /// All results of a run.
 #[derive(Clone, Debug, Serialize)]
@@ -114,7 +107,7 @@ pub struct Row {
 }
 
 /// What became of posts.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Posts {
     /// The vector was pending already.
     pub coalesced: u64,
@@ -122,6 +115,15 @@ pub struct Posts {
     pub elided: u64,
     /// The target had to be sent the interrupt the platform's way.
     pub kicked: u64,
+}
+
+impl Posts {
+    /// Adds what became of others.
+    pub(super) fn add(&mut self, tally: &Tally) {
+        self.coalesced += tally.coalesced;
+        self.elided += tally.elided;
+        self.kicked += tally.kicked;
+    }
 }
 
 impl From<Tally> for Posts {
@@ -177,17 +179,7 @@ impl Report {
         vcpus.dedup();
         Ok(Report {
             schema: SCHEMA,
-            environment: Environment {
-                kernel: environment::kernel_release()?,
-                accel: environment::accel(),
-                cpus: options.cpus.len(),
-                vcpus,
-                devices: options.devices.clone(),
-                halt_poll_ns: environment::halt_poll_ns(),
-                eoi: if options.pv_eoi { "pv" } else { "x2apic" },
-                baseline_runs: 0,
-                baseline_failures: 0,
-            },
+            environment: Environment::of(&options, vcpus)?,
             rows: Vec::new(),
             options,
         })
@@ -269,72 +261,15 @@ impl Report {
         self.rows.iter().map(|row| row.lost + row.duplicates).sum()
     }
 
-    /// Says how guests fared on KVM's own device.
-    pub fn set_baseline(&mut self, baseline: Baseline) {
+    /// Says how guests fared on KVM's own device, and how often a CPU took an interrupt that was masked.
+    pub fn set_failures(&mut self, baseline: Baseline, masked: u32) {
         self.environment.baseline_runs = baseline.runs;
         self.environment.baseline_failures = baseline.failures;
-    }
-
-    /// Writes the report as JSON: into a file aside, which then takes the place of `path`.
-    pub fn write(&self, path: &Path) -> io::Result<()> {
-        write_aside(path, self)
-    }
-
-    /// Adds the rows to those of the report in `path`, which must have been made on the same machine; if there is none,
-    /// [writes](Report::write) it.
-    pub fn append(&self, path: &Path) -> io::Result<()> {
-        let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what);
-        let text = match fs::read(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return self.write(path),
-            text => text?,
-        };
-        let mut whole: Value = serde_json::from_slice(&text)?;
-        let mut more = serde_json::to_value(self)?;
-
-        for place in ["/schema", "/environment/kernel", "/environment/accel"] {
-            if whole.pointer(place) != more.pointer(place) {
-                return Err(invalid("its results are from another machine"));
-            }
-        }
-        for counter in ["baseline_runs", "baseline_failures"] {
-            let counter = format!("/environment/{counter}");
-            let count = |value: &Value| value.pointer(&counter)?.as_u64();
-            let sum = count(&whole).zip(count(&more)).map(|(old, new)| old + new);
-            let (place, sum) = whole
-                .pointer_mut(&counter)
-                .zip(sum)
-                .ok_or_else(|| invalid("it has no counts"))?;
-            *place = sum.into();
-        }
-        let rows = |value: &mut Value| match value.get_mut("rows").map(Value::take) {
-            Some(Value::Array(rows)) => Ok(rows),
-            _ => Err(invalid("it has no rows")),
-        };
-        let mut all = rows(&mut whole)?;
-        all.extend(rows(&mut more)?);
-        whole["rows"] = Value::Array(all);
-        write_aside(path, &whole)
+        self.environment.masked_interrupts = masked;
     }
 }
 
-/// Writes `contents` as JSON into a file aside, which then takes the place of `path`.
-fn write_aside(path: &Path, contents: &impl Serialize) -> io::Result<()> {
-    let mut aside = path.as_os_str().to_owned();
-    aside.push(".partial");
-    let aside = PathBuf::from(aside);
-    let mut file = File::create(&aside)?;
-    let written = serde_json::to_writer_pretty(&mut file, contents)
-        .map_err(io::Error::from)
-        .and_then(|()| file.write_all(b"\n"))
-        .and_then(|()| file.sync_all())
-        .and_then(|()| fs::rename(&aside, path));
-    if written.is_err() {
-        let _ = fs::remove_file(&aside);
-    }
-    written
-}
-
-fn per_event(count: u64, events: u64) -> f64 {
+pub(super) fn per_event(count: u64, events: u64) -> f64 {
     if events == 0 {
         return 0.0;
     }
@@ -359,10 +294,12 @@ fn relative(pieces: &[Piece], first: &[Piece]) -> Relative {
 
 #[cfg(test)]
 mod tests {
-    use std::error::Error;
+    use std::{error::Error, fs};
+
+    use serde_json::Value;
 
     use super::*;
-    use crate::bench::{exit_plan, ipi_plan, Extent, Measurement};
+    use crate::bench::{exit_plan, ipi_plan, results, Extent, Measurement};
 
     fn options() -> Options {
         Options {
@@ -505,7 +442,7 @@ mod tests {
         let mut report = report(measurement(100, 20), measurement(150, 30));
         report.environment.baseline_runs = 7;
         for times in 1..=2 {
-            report.append(&path)?;
+            results::append(&report, &path)?;
             let json: Value = serde_json::from_slice(&fs::read(&path)?)?;
             assert_eq!(json["rows"].as_array().map(Vec::len), Some(3 * times));
             assert_eq!(json["environment"]["baseline_runs"], 7 * times);
@@ -513,11 +450,11 @@ mod tests {
 
         let before = fs::read(&path)?;
         report.environment.kernel = "another".into();
-        assert!(report.append(&path).is_err());
+        assert!(results::append(&report, &path).is_err());
         assert_eq!(fs::read(&path)?, before);
         for text in ["{}", "[]", "", "{\"schema\": 1}"] {
             fs::write(&path, text)?;
-            assert!(report.append(&path).is_err(), "{text}");
+            assert!(results::append(&report, &path).is_err(), "{text}");
             assert_eq!(fs::read(&path)?, text.as_bytes());
         }
         Ok(())
@@ -529,17 +466,15 @@ mod tests {
         let path = directory.path().join("ipi.json");
         let report = Report::new(options(), &exit_plan()).unwrap();
         fs::write(&path, "old").unwrap();
-        report.write(&path).unwrap();
+        results::write(&report, &path).unwrap();
         let json: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
         assert_eq!(json["rows"], Value::Array(Vec::new()));
 
-        assert!(report
-            .write(&directory.path().join("none/ipi.json"))
-            .is_err());
+        assert!(results::write(&report, &directory.path().join("none/ipi.json")).is_err());
         // A directory cannot be replaced by a file.
         let occupied = directory.path().join("occupied");
         fs::create_dir(&occupied).unwrap();
-        assert!(report.write(&occupied).is_err());
+        assert!(results::write(&report, &occupied).is_err());
         let left: Vec<_> = fs::read_dir(directory.path())
             .unwrap()
             .map(|entry| entry.unwrap().file_name())

@@ -8,15 +8,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mini_guest::{Answer, Job, Mode, Pattern, Rest, Work};
+use mini_guest::{Answer, Job, Mode, Rest, Work};
 use pvirq_protocol::{ioctl::Poll, port::Status};
 
 use super::{
-    case::{Case, HaltPoll, Scene, Target},
+    case::{Case, HaltPoll},
     measurement::Measurement,
+    options::Options,
 };
 use crate::{
-    cpus::CpuList,
     device::{Device, KVM},
     error::Error,
     image::Image,
@@ -34,7 +34,8 @@ const REGISTERED: Answer = Answer::Host(Status::Ok);
 /// something else for a second, the scheduler bills the target that seemed to run, which then waits until each of the
 /// others has had a second as well.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How long a job may take before the guest counts as hung: the sender gives up before that.
+/// How long a job may take before the guest counts as hung. Only a sender that has to wait for two interrupts that are lost
+/// gets there.
 const JOB_LIMIT: Duration = Duration::from_secs(180);
 /// How long a halted target is given to fall asleep before it is interrupted.
 const GAP: Duration = Duration::from_micros(100);
@@ -42,50 +43,17 @@ const GAP: Duration = Duration::from_micros(100);
 /// How long the host polls for targets that let it, and how long the sender waits until it does.
 const POLL: Duration = Duration::from_nanos(Poll::MAX_NS as u64);
 
-/// The largest number of sends, or exits, in a row on one device.
-const PIECE: u32 = 50;
-/// The same for each vCPU of a storm. All of a vCPU's exits must fit into the trace.
-const PIECE_STORM: u32 = 250;
 /// The longest rest of a vCPU in a storm.
 const STORM_REST: Duration = Duration::from_micros(100);
-/// The least number of pieces, if there are as many sends. It is even, so that every device is as often first.
-const PIECES_MIN: u32 = 4;
 /// The number of pieces after which a case may end because it takes too long.
 const PIECES_LATE: u32 = 2;
-/// So many fewer events where each has to wait for other threads' turns.
-const TURNS: u32 = 6;
-/// How often one piece may fail on the baseline.
+/// How often one piece may fail on the baseline, or by the CPU's fault.
 const RETRIES: u32 = 3;
-
-/// How to measure.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// The devices to compare, the first is what the others are compared with.
-    pub devices: Vec<PathBuf>,
-    /// The CPUs to use.
-    pub cpus: CpuList,
-    /// Whether the guest shall use KVM's paravirtual EOI.
-    pub pv_eoi: bool,
-    /// The time for each case and device after which it ends with fewer events than wanted, if it is limited. A few
-    /// pieces are always measured.
-    pub limit: Option<Duration>,
-}
-
-impl Options {
-    /// The number of vCPUs on the CPU that has the most of them.
-    pub fn overcommit(&self, case: &Case) -> usize {
-        let cpus = case.place().cpus(&self.cpus, case.vcpus);
-        cpus.iter()
-            .map(|cpu| cpus.iter().filter(|&other| other == cpu).count())
-            .max()
-            .unwrap_or(0)
-    }
-}
 
 /// Who wants to know how far it is.
 pub trait Progress {
     /// Cases begin that are measured in turn.
-    fn scene(&mut self, scene: &Scene);
+    fn scene(&mut self, scene: &dyn fmt::Display);
     /// A piece is done.
     fn piece(&mut self);
     /// There is something to say.
@@ -130,6 +98,7 @@ pub struct Session {
     /// On which devices the guest can register, once that has been tried.
     posting: Option<Vec<bool>>,
     baseline: Baseline,
+    masked: u32,
 }
 
 /// How guests fared on KVM's own device.
@@ -161,12 +130,18 @@ impl Session {
             subjects,
             posting: None,
             baseline: Baseline::default(),
+            masked: 0,
         })
     }
 
     /// How guests fared on KVM's own device.
     pub fn baseline(&self) -> Baseline {
         self.baseline
+    }
+
+    /// How often a CPU took an interrupt while it had interrupts off, on any device.
+    pub fn masked(&self) -> u32 {
+        self.masked
     }
 
     /// Whether there is a device on which the guest can register with a pvirq host.
@@ -218,39 +193,8 @@ impl Session {
         let pairs = self.pairs(scene, progress)?;
         Ok(pairs
             .iter()
-            .map(|(case, _)| self.rounds(case, self.sends(case, events)))
+            .map(|(case, _)| self.options.rounds(case, self.options.sends(case, events)))
             .sum())
-    }
-
-    /// The number of sends, by each vCPU in a storm, that give about `events` events.
-    fn sends(&self, case: &Case, events: u32) -> u32 {
-        let targets = match (case.work, case.pattern) {
-            (Work::Ipi, Pattern::Broadcast) => case.vcpus as u32 - 1,
-            (Work::Storm, _) => return events.div_ceil(case.vcpus as u32),
-            _ => 1,
-        };
-        events.div_ceil(targets * self.turns(case))
-    }
-
-    /// The number of pieces on each device.
-    fn rounds(&self, case: &Case, sends: u32) -> u32 {
-        let piece = match (case.work, self.turns(case)) {
-            (Work::Storm, _) => PIECE_STORM,
-            (_, 1) => PIECE,
-            // It takes as long as there are turns, and all of the sender's exits must fit into the trace, too.
-            _ => PIECE.div_ceil(self.options.overcommit(case) as u32),
-        };
-        sends.div_ceil(piece).max(PIECES_MIN).min(sends)
-    }
-
-    /// How many fewer events do, because each takes so much longer.
-    ///
-    /// Targets that share a CPU and do not sleep have to wait for each other's turns, of some milliseconds each.
-    fn turns(&self, case: &Case) -> u32 {
-        match (case.target, self.options.overcommit(case)) {
-            (Target::None | Target::Halted, _) | (_, ..2) => 1,
-            _ => TURNS,
-        }
     }
 
     /// Measures the cases of a scene on all devices, with about `events` events on each, where they can be measured.
@@ -267,8 +211,8 @@ impl Session {
         let pairs = self.pairs(scene, progress)?;
         let mut measurements = vec![Measurement::default(); pairs.len()];
         // Mechanisms make no difference to this.
-        let sends = self.sends(first, events);
-        let rounds = self.rounds(first, sends);
+        let sends = self.options.sends(first, events);
+        let rounds = self.options.rounds(first, sends);
 
         let start = Instant::now();
         for round in 0..rounds {
@@ -325,15 +269,16 @@ impl Session {
         progress: &mut dyn Progress,
     ) -> Result<Measurement, Error> {
         self.retry(index, case, progress, |session| {
-            session
-                .try_piece(index, case, sends, round)
-                .inspect_err(|_| {
-                    session.subjects[index].machines[usize::from(case.posts())] = None;
-                })
+            let piece = session.try_piece(index, case, sends, round);
+            // What is only late must not come in the next piece.
+            if !matches!(&piece, Ok(piece) if piece.lost == 0) {
+                session.subjects[index].machines[usize::from(case.posts())] = None;
+            }
+            piece
         })
     }
 
-    /// Gives a guest something to do, again if it fails on the baseline.
+    /// Gives a guest something to do, again if it fails on the baseline, or if a CPU has done what no CPU should.
     fn retry<T>(
         &mut self,
         index: usize,
@@ -346,16 +291,21 @@ impl Session {
         loop {
             self.baseline.runs += u32::from(baseline);
             let error = match attempt(self) {
+                Err(error) if error.is_masked_interrupt() => {
+                    self.masked += 1;
+                    error
+                }
                 Err(error) if baseline && error.is_guest_failure() => error,
                 result => return result,
             };
-            self.baseline.failures += 1;
+            self.baseline.failures += u32::from(baseline);
             failures += 1;
             if failures > RETRIES {
                 return Err(error);
             }
+            let device = self.subjects[index].device.path().display();
             progress.note(&format!(
-                "{KVM}: {what}: the guest failed, trying again: {error}"
+                "{device}: {what}: the guest failed, trying again: {error}"
             ));
         }
     }
@@ -397,7 +347,7 @@ impl Session {
                 if case.posts() {
                     // For targets that let the host poll: for long, so that they are found at it.
                     machine.set_poll(&Poll::fixed(Poll::MAX_NS))?;
-                    register(&mut machine)?;
+                    machine.register_or_fail(JOB_LIMIT)?;
                 }
                 Ready {
                     machine,
@@ -423,14 +373,6 @@ impl Session {
     }
 }
 
-/// Lets a guest register that is known to be able to.
-fn register(machine: &mut Machine) -> Result<(), Error> {
-    match machine.register(JOB_LIMIT)? {
-        REGISTERED => Ok(()),
-        answer => Err(Error::NotRegistered(answer)),
-    }
-}
-
 /// The job of a piece.
 fn job(case: &Case, sends: u32, round: u32, tsc_khz: u32) -> Job {
     let cycles = |time: Duration| time.as_micros() as u64 * u64::from(tsc_khz) / 1000;
@@ -449,6 +391,7 @@ fn job(case: &Case, sends: u32, round: u32, tsc_khz: u32) -> Job {
         // The same for all devices and mechanisms.
         seed: round.into(),
         patience: cycles(PATIENCE),
+        window: 0,
     }
 }
 
@@ -457,70 +400,7 @@ mod tests {
     use mini_guest::Mechanism;
 
     use super::*;
-    use crate::bench::{exit_plan, ipi_plan, Extent};
-
-    fn session(cpus: &str) -> Session {
-        let options = Options {
-            devices: Vec::new(),
-            cpus: cpus.parse().unwrap(),
-            pv_eoi: true,
-            limit: None,
-        };
-        Session::new(options).unwrap()
-    }
-
-    fn plan() -> Vec<Case> {
-        ipi_plan(&Extent {
-            unicast: vec![2],
-            broadcast: vec![16],
-            preempted: vec![3],
-            storm: vec![8],
-            full: true,
-        })
-    }
-
-    #[test]
-    fn broadcasts_and_turns_need_fewer_sends() {
-        let sends = |cpus: &str, pattern, target| {
-            let plan = plan();
-            let case = plan
-                .iter()
-                .find(|case| (case.pattern, case.target) == (pattern, target))
-                .unwrap();
-            session(cpus).sends(case, 900)
-        };
-        assert_eq!(sends("0-1", Pattern::Unicast, Target::Busy), 900);
-        assert_eq!(sends("0", Pattern::Unicast, Target::Busy), 900 / TURNS);
-        assert_eq!(sends("0-1", Pattern::Broadcast, Target::Halted), 60);
-        assert_eq!(sends("0-1", Pattern::Broadcast, Target::Busy), 60 / TURNS);
-        assert_eq!(sends("0-31", Pattern::Broadcast, Target::Busy), 60);
-        assert_eq!(
-            sends("0-31", Pattern::Unicast, Target::Preempted),
-            900 / TURNS
-        );
-        assert_eq!(session("0").sends(&exit_plan()[0], 900), 900);
-    }
-
-    #[test]
-    fn pieces_are_small_and_several() {
-        let exits = [1, 3, 4, 50, 199, 200, 201, 500];
-        assert_eq!(
-            exits.map(|sends| session("0").rounds(&exit_plan()[0], sends)),
-            [1, 3, 4, 4, 4, 4, 5, 10]
-        );
-        let plan = plan();
-        let rounds = |cpus: &str, target| {
-            let case = plan
-                .iter()
-                .find(|case| case.vcpus == 16 && case.target == target)
-                .unwrap();
-            session(cpus).rounds(case, 500)
-        };
-        // Of 4 sends, where 15 targets take turns.
-        assert_eq!(rounds("0-1", Target::Busy), 125);
-        assert_eq!(rounds("0-1", Target::Halted), 10);
-        assert_eq!(rounds("0-31", Target::Busy), 10);
-    }
+    use crate::bench::{case::Target, options::tests::plan};
 
     #[test]
     fn jobs_give_targets_time_to_halt_only_if_they_do() {

@@ -16,6 +16,8 @@ use perf_event_open_sys::{bindings as perf, perf_event_open};
 /// The tracepoints that the tools open.
 const TRACEPOINTS: &[&str] = &[
     "kvm/kvm_exit",
+    "kvm/kvm_hypercall",
+    "kvm/kvm_msr",
     "irq_vectors/local_timer_entry",
     "irq_vectors/reschedule_entry",
     "irq_vectors/call_function_entry",

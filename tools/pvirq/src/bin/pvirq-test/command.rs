@@ -17,7 +17,10 @@ use nix::{
     sys::signal::{kill, Signal},
     unistd::Pid,
 };
-use pvirq::device::{KVM, PVIRQ};
+use pvirq::{
+    bench::poll::Mode,
+    device::{KVM, PVIRQ},
+};
 use serde_json::Value;
 
 use crate::{
@@ -32,6 +35,11 @@ pub const TESTS: &[Test] = &[
     ("pvirq run ends at Ctrl-C", interrupt),
     ("pvirq bench ipi writes its results", bench_ipi),
     ("pvirq bench refuses what it cannot measure", bench_errors),
+    (
+        "pvirq bench poll writes its results, and pvirq plot draws them",
+        bench_poll,
+    ),
+    ("pvirq plot says what is wrong", plot_errors),
     ("pvirq doctor judges the machine", doctor),
     ("no more exits per IPI than on /dev/kvm", same_exits),
 ];
@@ -247,6 +255,140 @@ fn bench_errors(context: &Context) -> Result<Outcome> {
             ],
             1,
             "cannot write /nonexistent/exit.json",
+        ),
+    ];
+    for (arguments, status, text) in cases {
+        check(&pvirq(context, arguments)?, status, text)?;
+    }
+    Ok(Outcome::Pass)
+}
+
+fn bench_poll(context: &Context) -> Result<Outcome> {
+    if context.device.to_str() == Some(KVM) {
+        return Ok(Outcome::Skip("it takes both devices"));
+    }
+    let directory = tempfile::tempdir()?;
+    let path = directory.path().join("poll.json");
+    let json = path.to_str().context("the path is not text")?;
+    let arguments = [
+        "bench",
+        "poll",
+        "--arrivals",
+        "fixed",
+        "--interval",
+        "50,2000",
+        "--time",
+        "40",
+        "--warm-up",
+        "20",
+        "--guest-poll-ns",
+        "10000000",
+        "--json",
+        json,
+    ];
+    check(&pvirq(context, &arguments)?, 0, "pvirq-governor")?;
+
+    let report: Value = serde_json::from_slice(&fs::read(&path)?)?;
+    let rows = report["rows"].as_array().context("no rows")?;
+    // Seven modes at two intervals.
+    ensure!(rows.len() == 2 * Mode::ALL.len(), "{} rows", rows.len());
+    for row in rows {
+        ensure!(row["bench"] == "poll" && row["lost"] == 0, "{row}");
+        ensure!(
+            row["events"] == row["delivered"] && row["duplicates"] == 0,
+            "{row}"
+        );
+        let number = |name: &str| {
+            row.pointer(name)
+                .and_then(Value::as_f64)
+                .context(name.to_owned())
+        };
+        ensure!(number("/events")? >= 40.0, "{row}");
+        ensure!(
+            number("/achieved_interval_ns")? >= number("/interval_ns")?,
+            "{row}"
+        );
+        ensure!(
+            number("/latency_ns/p99")? >= number("/latency_ns/p50")?,
+            "{row}"
+        );
+        let cpu = number("/cpu_per_second/guest")? + number("/cpu_per_second/host")?;
+        ensure!((0.0..=1.01).contains(&cpu) && cpu > 0.0, "{row}");
+        let [guest, host, halt] = ["guest", "host", "halt"]
+            .map(|place| number(&format!("/periods_per_event/{place}")).unwrap_or(f64::NAN));
+        let pvirq = row["mechanism"] == "pvirq";
+        ensure!(row["poll"].is_null() != pvirq, "{row}");
+        match row["mode"].as_str().context("no mode")? {
+            "halt" => ensure!(
+                (guest, host, number("/saved_per_event")?) == (0.0, 0.0, 0.0),
+                "{row}"
+            ),
+            "kvm-halt-poll" => ensure!((guest, host) == (0.0, 0.0), "{row}"),
+            "guest-spin" | "guest-governor" => ensure!(host == 0.0, "{row}"),
+            // However busy the machine is, some wake-ups find the guest in its window of 10 ms.
+            "pvirq-fixed" => ensure!(guest > 0.05, "{row}"),
+            _ => {}
+        }
+        ensure!(
+            guest + host + halt > 0.0 || row["mechanism"] == "x2apic",
+            "{row}"
+        );
+    }
+
+    check(&pvirq(context, &["plot", json])?, 0, "poll.png")?;
+    let svg = fs::read_to_string(directory.path().join("poll.svg"))?;
+    ensure!(
+        svg.contains("every 50 µs") && svg.contains("every 2 ms"),
+        "{svg}"
+    );
+    ensure!(
+        fs::read(directory.path().join("poll.png"))?.starts_with(b"\x89PNG"),
+        "it is no PNG file"
+    );
+    // Results of the same machine are added.
+    let arguments = [
+        "bench",
+        "poll",
+        "--arrivals",
+        "bursty",
+        "--interval",
+        "100",
+        "--mode",
+        "halt",
+        "--time",
+        "10",
+        "--json",
+        json,
+        "--append",
+    ];
+    check(&pvirq(context, &arguments)?, 0, "bursty")?;
+    let report: Value = serde_json::from_slice(&fs::read(&path)?)?;
+    ensure!(
+        report["rows"].as_array().map(Vec::len) == Some(2 * Mode::ALL.len() + 1),
+        "{report}"
+    );
+    Ok(Outcome::Pass)
+}
+
+fn plot_errors(context: &Context) -> Result<Outcome> {
+    let cases: [(&[&str], i32, &str); 6] = [
+        (&["plot", "/nonexistent"], 1, "cannot read /nonexistent"),
+        (
+            &["plot", "/proc/self/status"],
+            1,
+            "no results of pvirq bench",
+        ),
+        (&["plot"], 2, "JSON"),
+        (
+            &["bench", "poll", "--mode", "none"],
+            2,
+            "there are halt, kvm-halt-poll",
+        ),
+        (&["bench", "poll", "--interval", "0"], 2, "from 1 to 10000"),
+        (
+            &["bench", "poll", "--guest-poll-ns", "10000001"],
+            2,
+            "10000001 is not in",
         ),
     ];
     for (arguments, status, text) in cases {

@@ -75,6 +75,7 @@ pub const TESTS: &[Test] = &[
     ("EOIs cost an exit without KVM's paravirtual one", eoi),
     ("interrupts that are late count as lost", lost),
     ("exceptions are reported", exception),
+    ("an interrupt that was masked is reported", masked_interrupt),
     ("unknown jobs are refused", unknown_job),
 ];
 
@@ -94,6 +95,7 @@ pub fn job(work: Work) -> Job {
         gap: 0,
         seed: 0,
         patience: PATIENCE,
+        window: 0,
     }
 }
 
@@ -255,6 +257,22 @@ fn exception(context: &Context) -> Result<Outcome> {
             Ok(Outcome::Pass)
         }
         other => bail!("{other:?}"),
+    }
+}
+
+fn masked_interrupt(context: &Context) -> Result<Outcome> {
+    match machine(context, 2, true)?.run_job(Some(&job(Work::Masked)), LIMIT) {
+        Err(error) => {
+            let text = error.to_string();
+            ensure!(error.is_masked_interrupt(), "{text}");
+            ensure!(
+                text.contains("interrupt while interrupts were off"),
+                "{text}"
+            );
+            ensure!(text.contains("on vCPU 1"), "{text}");
+            Ok(Outcome::Pass)
+        }
+        Ok(_) => bail!("nobody has noticed"),
     }
 }
 

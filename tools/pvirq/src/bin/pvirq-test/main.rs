@@ -2,13 +2,17 @@
 
 //! Tests of the tool that need KVM: they boot guests, on `/dev/kvm` and, where it is, on `/dev/pvirq`.
 //!
-//! They are a program of their own, and not cargo's, because they run in the test VM. The program speaks KTAP. It runs the `pvirq` command that lies beside it, or the one named by its first argument.
+//! They are a program of their own, and not cargo's, because they run in the test VM. The program speaks KTAP. It runs the
+//! `pvirq` command that lies beside it, or the one named by its first argument. With a second one, it runs the tests that have
+//! that in their names.
 
 mod command;
 mod guests;
+mod idle;
 mod jobs;
 mod ktap;
 mod posts;
+mod sinks;
 
 use std::{env, path::PathBuf, process::ExitCode};
 
@@ -30,13 +34,23 @@ fn run() -> Result<bool> {
         Some(path) => path.into(),
         None => env::current_exe()?.with_file_name("pvirq"),
     };
+    let part = env::args().nth(2).unwrap_or_default();
     let mut plan = Plan::default();
     for device in device::present() {
         let context = Context {
             command: command.clone(),
             device,
         };
-        let tests: Vec<Test> = [guests::TESTS, jobs::TESTS, posts::TESTS, command::TESTS].concat();
+        let mut tests: Vec<Test> = [
+            guests::TESTS,
+            jobs::TESTS,
+            posts::TESTS,
+            sinks::TESTS,
+            idle::TESTS,
+            command::TESTS,
+        ]
+        .concat();
+        tests.retain(|(name, _)| name.contains(&part));
         plan.add(context, tests);
     }
     plan.run().context("cannot write the results")

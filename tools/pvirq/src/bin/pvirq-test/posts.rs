@@ -2,7 +2,7 @@
 
 //! Posted interrupts: registration, and what it saves.
 
-use std::sync::atomic::Ordering::SeqCst;
+use std::{sync::atomic::Ordering::SeqCst, time::Duration};
 
 use anyhow::{ensure, Result};
 use mini_guest::{Answer, Job, Mechanism, Pattern, Request, Rest, Work};
@@ -30,6 +30,11 @@ pub const TESTS: &[Test] = &[
     ("registrations that cannot be are refused", refusals),
     ("posts to a polling vCPU cost the sender nothing", polling),
     ("the host polls for an idle vCPU", idle),
+    (
+        "an idle vCPU polls in the guest, then in the host, and halts",
+        periods,
+    ),
+    ("a guest can poll without a host", own_windows),
     ("broadcasts to polling vCPUs are not sent", |context| {
         broadcast(context, Rest::Polling)
     }),
@@ -41,12 +46,13 @@ pub const TESTS: &[Test] = &[
 
 const OK: Answer = Answer::Host(Status::Ok);
 
-fn is_pvirq(context: &Context) -> bool {
+/// Whether guests can register here.
+pub fn is_pvirq(context: &Context) -> bool {
     context.device.to_str() == Some(PVIRQ)
 }
 
 /// Makes a machine whose guest has registered its descriptors.
-fn registered(context: &Context, vcpus: usize) -> Result<Machine> {
+pub fn registered(context: &Context, vcpus: usize) -> Result<Machine> {
     let mut machine = machine(context, vcpus, true)?;
     let answer = machine.register(LIMIT)?;
     ensure!(answer == OK, "{answer:?}");
@@ -203,6 +209,109 @@ fn idle(context: &Context) -> Result<Outcome> {
         exits == [tally.kicked, 0, 0, 0] && tally.kicked <= u64::from(SENDS) / 4,
         "{exits:?} exits, {tally:?}"
     );
+    Ok(Outcome::Pass)
+}
+
+/// Wakes an idle vCPU after each `interval`, and returns the sender's exits, the target's, and its idle periods: those that
+/// ended in the guest's window, in the host's, and in a halt.
+fn wake(machine: &mut Machine, interval: Duration, job: &Job) -> Result<(Exits, Exits, [u64; 3])> {
+    let cycles = interval.as_micros() as u64 * u64::from(machine.tsc_khz()) / 1000;
+    let shared = machine.shared()?;
+    shared
+        .intervals
+        .iter()
+        .for_each(|interval| interval.store(cycles, SeqCst));
+    // The first ones find windows that are not the right ones yet.
+    machine.run_job(Some(&Job { sends: 16, ..*job }), LIMIT)?;
+    let counts = machine.run_job(Some(job), LIMIT)?;
+    agree(&counts)?;
+    let measurement = Measurement::collect(machine, job.work, &counts)?;
+    ensure!(
+        (measurement.delivered, measurement.lost) == (job.sends.into(), 0),
+        "{} delivered, {} lost: {}",
+        measurement.delivered,
+        measurement.lost,
+        measurement.console
+    );
+    let shared = machine.shared()?;
+    let (span, wanted) = (shared.span.load(SeqCst), u64::from(job.sends - 1) * cycles);
+    ensure!(span >= wanted, "all sent in {span} of {wanted} cycles");
+    let idle = &shared.slots[1].idle;
+    let periods =
+        [&idle.in_guest, &idle.in_host, &idle.in_halt].map(|periods| periods.load(SeqCst));
+    Ok((measurement.sender, measurement.target, periods))
+}
+
+fn periods(context: &Context) -> Result<Outcome> {
+    const SENDS: u32 = 200;
+    /// The least number of periods that have to end where they are meant to, on however busy a machine.
+    const SOME: u64 = SENDS as u64 / 10;
+
+    if !is_pvirq(context) {
+        return Ok(Outcome::Skip("no guest can register here"));
+    }
+    // The windows, the interval, which leaves time to get there, and where the periods are to end.
+    for (guest_poll_ns, host_poll_ns, interval, place) in [
+        (Poll::MAX_NS, 0, 200, 0),
+        (0, Poll::MAX_NS, 1500, 1),
+        (0, 0, 1500, 2),
+    ] {
+        let mut machine = registered(context, 2)?;
+        machine.set_poll(&Poll {
+            guest_poll_ns,
+            ..Poll::fixed(host_poll_ns)
+        })?;
+        let job = Job {
+            work: Work::Wake,
+            sends: SENDS,
+            ..posts(Rest::Idle)
+        };
+        let (sender, target, periods) = wake(&mut machine, Duration::from_micros(interval), &job)?;
+        let [sent, _, _, _] = own(&sender);
+        let (calls, halts) = (target[Reason::Io], target[Reason::Hlt]);
+        let kicked = machine.shared()?.posts.tally().kicked;
+        // One idle call for each period, unless the host has been busy, and one HLT for those that end in one, unless it is
+        // interrupted before it begins.
+        let right = match place {
+            0 => calls == 0 && sent <= periods[2],
+            1 => {
+                (periods[1]..=periods[1] + periods[2]).contains(&calls)
+                    && u64::from(SENDS) - sent >= SOME
+            }
+            _ => calls == 0 && periods[2] >= u64::from(SENDS),
+        };
+        ensure!(
+            right && sent == kicked && halts <= periods[2] && periods[place] >= SOME,
+            "{guest_poll_ns} + {host_poll_ns} ns: {sender:?}, {target:?}, {periods:?}"
+        );
+    }
+    Ok(Outcome::Pass)
+}
+
+fn own_windows(context: &Context) -> Result<Outcome> {
+    let mut machine = machine(context, 2, true)?;
+    for (rest, window, interval, polls) in [
+        (Rest::Spin, Poll::MAX_NS, 200, true),
+        (Rest::Spin, 0, 200, false),
+        (Rest::Governor, Poll::MAX_NS, 200, true),
+        (Rest::Governor, 50_000, 2_000, false),
+    ] {
+        let job = Job {
+            work: Work::Wake,
+            window,
+            ..posts(rest)
+        };
+        let (sender, target, periods) = wake(&mut machine, Duration::from_micros(interval), &job)?;
+        let [sent, _, _, _] = own(&sender);
+        let right = match polls {
+            true => periods[0] >= u64::from(job.sends) / 10 && sent <= periods[2],
+            false => periods[2] >= u64::from(job.sends) / 2 && sent <= periods[2],
+        };
+        ensure!(
+            right && periods[1] == 0 && target[Reason::Hlt] <= periods[2],
+            "{rest:?} {window}: {sender:?}, {target:?}, {periods:?}"
+        );
+    }
     Ok(Outcome::Pass)
 }
 

@@ -2,16 +2,21 @@
 
 //! `pvirq bench`: measures.
 
+mod idle;
+mod inject;
+mod poll;
+
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{ensure, Context, Result};
 use clap::Subcommand;
 use mini_guest::MAX_VCPUS;
 use pvirq::{
-    bench::{self, Case, Extent, Options, Relative, Report, Session},
+    bench::{self, results, Case, Extent, Options, Relative, Report, Session},
     cpus::CpuList,
     device::{self, Device},
 };
+use serde::Serialize;
 
 use crate::progress::Display;
 
@@ -35,15 +40,25 @@ pub struct Args {
 enum Bench {
     Ipi(IpiArgs),
     Exit(ExitArgs),
+    Poll(poll::Args),
+    Idle(idle::Args),
+    Inject(inject::Args),
 }
 
-/// What all benchmarks take.
+/// What benchmarks take that compare devices.
 #[derive(clap::Args)]
 struct Common {
     /// A device to measure; the first is what the others are compared with [default: /dev/kvm, and /dev/pvirq if there]
     #[arg(long = "device", value_name = "PATH")]
     devices: Vec<PathBuf>,
 
+    #[command(flatten)]
+    output: Output,
+}
+
+/// What all benchmarks take.
+#[derive(clap::Args)]
+struct Output {
     /// CPUs for the vCPUs: the sender has the first for itself, the others share the rest [default: all]
     #[arg(long, value_name = "LIST")]
     cpus: Option<CpuList>,
@@ -133,6 +148,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     match &args.bench {
         Bench::Ipi(args) => ipi(args),
         Bench::Exit(args) => exit(args),
+        Bench::Poll(args) => poll::run(args),
+        Bench::Idle(args) => idle::run(args),
+        Bench::Inject(args) => inject::run(args),
     }
 }
 
@@ -246,8 +264,26 @@ fn measure(options: Options, plan: &[Case], events: u32) -> Result<Report> {
         report.add(&measured);
     }
     progress.finish();
-    report.set_baseline(session.baseline());
+    report.set_failures(session.baseline(), session.masked());
     Ok(report)
+}
+
+impl Output {
+    fn cpus(&self) -> Result<CpuList> {
+        Ok(self.cpus.clone().map_or_else(CpuList::allowed, Ok)?)
+    }
+
+    /// Writes results, if that is wanted.
+    fn write(&self, report: &impl Serialize) -> Result<()> {
+        let Some(path) = &self.json else {
+            return Ok(());
+        };
+        let written = match self.append {
+            true => results::append(report, path),
+            false => results::write(report, path),
+        };
+        written.with_context(|| format!("cannot write {}", path.display()))
+    }
 }
 
 impl Common {
@@ -257,7 +293,7 @@ impl Common {
         } else {
             self.devices.clone()
         };
-        let cpus = self.cpus.clone().map_or_else(CpuList::allowed, Ok)?;
+        let cpus = self.output.cpus()?;
         Ok(Options {
             devices,
             cpus,
@@ -287,13 +323,11 @@ impl Common {
             "Guests failed {failures} of {runs} times on {}.",
             device::KVM
         );
-        if let Some(path) = &self.json {
-            let written = match self.append {
-                true => report.append(path),
-                false => report.write(path),
-            };
-            written.with_context(|| format!("cannot write {}", path.display()))?;
+        let masked = report.environment.masked_interrupts;
+        if masked != 0 {
+            println!("CPUs took {masked} interrupts while they had interrupts off; see Documentation/smp-guests.rst.");
         }
+        self.output.write(report)?;
         let misdelivered = report.misdelivered();
         ensure!(
             misdelivered == 0,

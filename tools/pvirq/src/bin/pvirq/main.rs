@@ -4,6 +4,7 @@
 
 mod bench;
 mod doctor;
+mod plot;
 mod progress;
 mod run;
 
@@ -24,6 +25,7 @@ struct Args {
 enum Command {
     Run(run::Args),
     Bench(bench::Args),
+    Plot(plot::Args),
     Doctor(doctor::Args),
 }
 
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
     let result = match Args::parse().command {
         Command::Run(args) => run::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Plot(args) => plot::run(&args),
         Command::Doctor(args) => doctor::run(&args),
     };
     result.unwrap_or_else(|error| {

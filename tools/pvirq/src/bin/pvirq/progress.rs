@@ -2,10 +2,10 @@
 
 //! How far a benchmark is: a bar on a terminal, a line for each scene elsewhere.
 
-use std::io::stderr;
+use std::{fmt, io::stderr};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use pvirq::bench::{Progress, Scene};
+use pvirq::bench::Progress;
 
 /// Shows progress on standard error.
 pub enum Display {
@@ -44,7 +44,7 @@ impl Display {
 }
 
 impl Progress for Display {
-    fn scene(&mut self, scene: &Scene) {
+    fn scene(&mut self, scene: &dyn fmt::Display) {
         match self {
             Display::Bar(bar) => bar.set_message(scene.to_string()),
             Display::Lines(done, scenes) => {

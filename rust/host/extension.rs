@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The ioctls of our own on the file of a VM, see [`ioctl`].
+
+use kernel::{
+    fs::{
+        file::{
+            flags,
+            FileDescriptorReservation, //
+        },
+        File, //
+    },
+    prelude::*,
+    sync::{
+        aref::ARef,
+        Arc, //
+    },
+    transmute::{
+        AsBytes,
+        FromBytes, //
+    },
+    uaccess::{
+        UserPtr,
+        UserSlice, //
+    }, //
+};
+use kernel_ext::{
+    eventfd::EventFd,
+    file::FileExt,
+    ioctl::Ioctl, //
+};
+use pvirq_protocol::{
+    ioctl,
+    Vector, //
+};
+
+use crate::{
+    descriptors_file::DescriptorsFile,
+    injector::Bind,
+    kvm::KVM_CHECK_EXTENSION,
+    target::Target,
+    vm::{
+        read_argument_at,
+        Vm, //
+    }, //
+};
+
+/// An argument as it is in user space.
+#[repr(transparent)]
+struct Wire<T>(T);
+
+// SAFETY: It is a row of `u32`, without padding between them.
+unsafe impl FromBytes for Wire<ioctl::Poll> {}
+// SAFETY: As above.
+unsafe impl AsBytes for Wire<ioctl::Poll> {}
+// SAFETY: It is a row of `u32` and `i32`, without padding between them.
+unsafe impl FromBytes for Wire<ioctl::Bind> {}
+// SAFETY: As above.
+unsafe impl FromBytes for Wire<ioctl::Unbind> {}
+// SAFETY: It is a row of `u32`, without padding between them.
+unsafe impl FromBytes for Wire<ioctl::Map> {}
+// SAFETY: As above.
+unsafe impl AsBytes for Wire<ioctl::Map> {}
+// SAFETY: It is four `u32` or `i32` and then a row of `u64`, without padding between them.
+unsafe impl FromBytes for Wire<ioctl::Source> {}
+// SAFETY: As above.
+unsafe impl AsBytes for Wire<ioctl::Source> {}
+// SAFETY: As above.
+unsafe impl FromBytes for Wire<ioctl::BottomHalf> {}
+// SAFETY: As above.
+unsafe impl AsBytes for Wire<ioctl::BottomHalf> {}
+
+fn read<T>(request: Ioctl<'_>) -> Result<T>
+where
+    Wire<T>: FromBytes,
+{
+    // Whoever has another size in mind is told so, whether or not all of ours can be read.
+    if read_argument_at::<u32>(request, 0)? as usize != size_of::<T>() {
+        return Err(EINVAL);
+    }
+    Ok(read_argument_at::<Wire<T>>(request, 0)?.0)
+}
+
+fn write<T>(request: Ioctl<'_>, value: T) -> Result<isize>
+where
+    Wire<T>: AsBytes,
+{
+    UserSlice::new(UserPtr::from_addr(request.arg()), size_of::<T>())
+        .writer()
+        .write(&Wire(value))?;
+    Ok(0)
+}
+
+/// Refuses what is not `valid`.
+fn check(valid: bool) -> Result {
+    valid.then_some(()).ok_or(EINVAL)
+}
+
+/// Returns the file of an eventfd.
+fn eventfd_file(request: Ioctl<'_>, fd: i32) -> Result<(ARef<File>, EventFd)> {
+    let file = u32::try_from(fd)
+        .ok()
+        .and_then(|fd| request.fget(fd).ok())
+        .ok_or(EBADF)?;
+    let eventfd = EventFd::from_file(&file).map_err(|_| EBADFD)?;
+
+    Ok((file, eventfd))
+}
+
+/// Makes the ioctl `request` on the file of `vm`, which is `real` in KVM. Returns nothing if it is none
+/// of ours.
+pub(crate) fn ioctl(vm: &Arc<Vm>, real: &File, request: Ioctl<'_>) -> Option<Result<isize>> {
+    Some(match request.cmd() {
+        ioctl::GET_VERSION => Ok(ioctl::VERSION as isize),
+        ioctl::SET_POLL => set_poll(vm, request),
+        ioctl::GET_POLL => get_poll(vm, request),
+        ioctl::BIND => bind(vm, real, request),
+        ioctl::UNBIND => unbind(vm, request),
+        ioctl::GET_SOURCE => get_source(vm, request),
+        ioctl::GET_BOTTOM_HALF => get_bottom_half(vm, request),
+        ioctl::MAP_DESCRIPTORS => map_descriptors(vm, real, request),
+        _ => return None,
+    })
+}
+
+fn set_poll(vm: &Vm, request: Ioctl<'_>) -> Result<isize> {
+    vm.polling.set(&read(request)?)?;
+    Ok(0)
+}
+
+fn get_poll(vm: &Vm, request: Ioctl<'_>) -> Result<isize> {
+    let _: ioctl::Poll = read(request)?;
+
+    write(request, vm.polling.get())
+}
+
+fn bind(vm: &Arc<Vm>, real: &File, request: Ioctl<'_>) -> Result<isize> {
+    let bind: ioctl::Bind = read(request)?;
+    check(bind.is_valid())?;
+    let kind = vm.overlay.bottom_halves.kind(bind.bottom_half);
+    // KVM refuses whatever another process asks, and that asks for nothing.
+    real.call(KVM_CHECK_EXTENSION, 0)?;
+
+    let (file, _) = eventfd_file(request, bind.source)?;
+    let sink = match bind.flags & ioctl::Bind::SINK {
+        0 => None,
+        _ => Some(eventfd_file(request, bind.sink)?.1),
+    };
+    let post = match bind.flags & ioctl::Bind::POST {
+        0 => None,
+        _ => Some(target(vm, &bind)?),
+    };
+    if let (None, Some((target, _))) = (&sink, &post) {
+        vm.prepare_kicks(target)?;
+    }
+    let bind = Bind {
+        file,
+        post,
+        sink,
+        kind: kind.ok_or(EINVAL)?,
+    };
+    vm.overlay.injector.bind(vm, bind)?;
+    Ok(0)
+}
+
+/// Returns what `bind` is to post, and to whom.
+fn target(vm: &Vm, bind: &ioctl::Bind) -> Result<(Arc<Target>, Vector)> {
+    let vector = u8::try_from(bind.vector).map_err(|_| ERANGE)?;
+    let vector = Vector::new(vector).map_err(|_| ERANGE)?;
+    let target = vm.target(bind.vcpu).ok_or(ENOENT)?;
+    let guard = kernel::sync::rcu::read_lock();
+
+    vm.descriptors
+        .get(&guard)
+        .and_then(|descriptors| descriptors.get(bind.vcpu))
+        .ok_or(ENXIO)?;
+    drop(guard);
+    Ok((target, vector))
+}
+
+fn unbind(vm: &Arc<Vm>, request: Ioctl<'_>) -> Result<isize> {
+    let unbind: ioctl::Unbind = read(request)?;
+    check(unbind.is_valid())?;
+    let (_, eventfd) = eventfd_file(request, unbind.source)?;
+
+    vm.overlay.injector.unbind(vm, &eventfd)?;
+    Ok(0)
+}
+
+fn get_source(vm: &Arc<Vm>, request: Ioctl<'_>) -> Result<isize> {
+    let asked: ioctl::Source = read(request)?;
+    check(asked.is_valid())?;
+    let (_, eventfd) = eventfd_file(request, asked.source)?;
+    let counted = vm.overlay.injector.counted(vm, &eventfd)?;
+
+    write(
+        request,
+        ioctl::Source {
+            size: asked.size,
+            source: asked.source,
+            ..counted
+        },
+    )
+}
+
+fn get_bottom_half(vm: &Vm, request: Ioctl<'_>) -> Result<isize> {
+    let asked: ioctl::BottomHalf = read(request)?;
+    check(asked.is_valid())?;
+    let bottom_halves = &vm.overlay.bottom_halves;
+    let kind = bottom_halves.kind(asked.kind).ok_or(EINVAL)?;
+    let counted = bottom_halves.counted(asked.cpu, kind).ok_or(ENOENT)?;
+
+    write(
+        request,
+        ioctl::BottomHalf {
+            size: asked.size,
+            cpu: asked.cpu,
+            kind: asked.kind,
+            ..counted
+        },
+    )
+}
+
+fn map_descriptors(vm: &Vm, real: &File, request: Ioctl<'_>) -> Result<isize> {
+    let asked: ioctl::Map = read(request)?;
+    check(asked.is_valid())?;
+    // As for `bind`.
+    real.call(KVM_CHECK_EXTENSION, 0)?;
+
+    let guard = kernel::sync::rcu::read_lock();
+    let descriptors = vm.descriptors.get(&guard).ok_or(ENXIO)?;
+    let (window, offset, count) = descriptors.window();
+    drop(guard);
+    let file = DescriptorsFile::create(&window)?;
+    let fd = FileDescriptorReservation::get_unused_fd_flags(flags::O_CLOEXEC)?;
+    let number = fd.reserved_fd() as isize;
+
+    write(
+        request,
+        ioctl::Map {
+            size: asked.size,
+            flags: asked.flags,
+            offset,
+            count,
+        },
+    )?;
+    fd.fd_install(file);
+    Ok(number)
+}

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! vCPUs as those see them who interrupt them from outside the guest.
+//!
+//! A post that no descriptor takes is a kick: the vector becomes pending here, in memory of the
+//! host's own, and the thread that runs the vCPU is forced out of `KVM_RUN`, at once or [after a
+//! pause](crate::moderation). It injects what is pending before it goes on. If nobody runs the vCPU, the
+//! next `KVM_RUN` begins with that.
+//!
+//! # Concurrency
+//!
+//! Whoever kicks sets a bit and then looks for the thread; a thread says that it is there and then
+//! looks for bits. The barriers are those of the posting protocol and of [`Runner`]. Any context but
+//! NMIs.
+//!
+//! Threads whose vCPU nobody has ever posted to do not say so. They are blind: [`Target::blind`] is
+//! set, and the barrier between that and reading [`Target::looks`] is one on all CPUs, of whoever sets
+//! that for the first time. It then gets the thread out of `KVM_RUN`, whichever it is.
+
+use kernel::{
+    list::{
+        impl_list_arc_safe,
+        impl_list_item,
+        ListLinks, //
+    },
+    prelude::*,
+    sync::atomic::Atomic, //
+};
+use kernel_ext::{
+    kvm::Runner,
+    once::Once,
+    sched::{
+        barrier_on_all_cpus,
+        sleep_killable_one_tick, //
+    }, //
+};
+use pvirq_protocol::{
+    Descriptor,
+    HostState,
+    Posted,
+    Vector,
+    Vectors, //
+};
+
+use crate::moderation::Moderation;
+
+/// A vCPU that can be interrupted. It stays as long as anybody wants to, even without its file.
+#[pin_data]
+pub(crate) struct Target {
+    /// The vCPU's number, which is its APIC ID, too.
+    pub(crate) id: u32,
+    /// Whether the vCPU's thread has to look for posts, see [`Vcpu`](crate::vcpu::Vcpu).
+    looks: Atomic<bool>,
+    /// Whether the vCPU's thread is in `KVM_RUN`, or about to be, and does not look.
+    blind: Atomic<bool>,
+    /// What it has been kicked for. For its senders it always looks.
+    kicks: Descriptor,
+    moderation: Moderation,
+    #[pin]
+    pub(crate) runner: Runner,
+    /// For the list in [`Vm`](crate::vm::Vm).
+    #[pin]
+    links: ListLinks,
+}
+
+impl_list_arc_safe! {
+    impl ListArcSafe<0> for Target { untracked; }
+}
+impl_list_item! {
+    impl ListItem<0> for Target { using ListLinks { self.links }; }
+}
+
+impl Target {
+    /// Makes one of a vCPU that is left alone after a burst, for so long at most.
+    pub(crate) fn new(id: u32, moderation_ns: u32) -> impl PinInit<Self> {
+        let kicks = Descriptor::new();
+        kicks.set_host_state(HostState::Outside);
+
+        pin_init!(Self {
+            id,
+            looks: Atomic::new(false),
+            blind: Atomic::new(false),
+            kicks,
+            moderation: Moderation::new(moderation_ns),
+            runner <- Runner::new(),
+            links <- ListLinks::new(),
+        })
+    }
+
+    /// Returns whether the vCPU's thread has to look for posts.
+    #[inline]
+    pub(crate) fn looks(&self) -> bool {
+        self.looks.read_once()
+    }
+
+    /// Has the vCPU's thread, the current one, look for posts from now on, for ever.
+    pub(crate) fn set_looks(&self) {
+        self.looks.write_once(true);
+    }
+
+    /// Has the vCPU's thread look for posts from now on, for ever. Process context.
+    ///
+    /// # Errors
+    ///
+    /// `EINTR` if the current task is to die.
+    pub(crate) fn look(&self) -> Result {
+        if !self.looks() {
+            self.set_looks();
+            barrier_on_all_cpus();
+        }
+        // The thread may have yet to tell KVM which it is.
+        while self.blind.read_once() {
+            self.runner.force_last();
+            sleep_killable_one_tick()?;
+        }
+        Ok(())
+    }
+
+    /// Says that the vCPU's thread is about to run it and does not look; returns whether it need not.
+    #[inline]
+    pub(crate) fn begin_blind(&self) -> bool {
+        self.blind.write_once(true);
+        let blind = !self.looks();
+
+        if !blind {
+            self.end_blind();
+        }
+        blind
+    }
+
+    /// Says that the vCPU's thread does not run it any more.
+    #[inline]
+    pub(crate) fn end_blind(&self) {
+        self.blind.write_once(false);
+    }
+
+    /// Makes a vector pending, and makes the vCPU look, unless it was pending already: whoever made it so
+    /// does that.
+    pub(crate) fn kick(&self, vector: Vector) -> Posted {
+        let posted = self.kicks.post(vector);
+        let wait = self.moderation.signal();
+
+        if posted == Posted::Coalesced {
+            return posted;
+        }
+        match wait {
+            None => self.runner.force(),
+            Some(time_ns) => self.runner.force_at(time_ns),
+        }
+        Posted::Kick
+    }
+
+    /// Returns whether there have been kicks. To be asked by the thread that runs the vCPU, after a
+    /// full barrier.
+    #[inline]
+    pub(crate) fn has_kicks(&self) -> bool {
+        self.kicks.has_pending()
+    }
+
+    /// Takes what the vCPU has been kicked for.
+    pub(crate) fn take_kicks(&self) -> Vectors {
+        self.moderation.take();
+        self.kicks.drain()
+    }
+}

@@ -1,0 +1,309 @@
+// SPDX-License-Identifier: GPL-2.0
+/* How long idle vCPUs poll, in the host and in the guest: who else wants the CPU, what it may cost, what pays. */
+#include <errno.h>
+#include <pthread.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "idle.h"
+
+#define IDLE_END	0xc04c
+_Static_assert(IDLE_END == DESCRIPTORS + offsetof(struct pvirq_descriptor, idle_end), "as COMMAND_PORT");
+#define GUEST_POLL_NS	0xc044
+_Static_assert(GUEST_POLL_NS == DESCRIPTORS + offsetof(struct pvirq_descriptor, guest_poll_ns), "as COMMAND_PORT");
+
+/* Makes the idle call and halts, as an operating system does that has nothing else to do. */
+GUEST(guest_idle_halt,
+	"1:	mov	$" STR(COMMAND_PORT) ", %dx\n"
+	"	mov	$3, %eax\n"
+	"	sti\n"
+	"	out	%eax, %dx\n"
+	"	cli\n"
+	"	cmpl	$1, " STR(IDLE_END) "\n"
+	"	je	1b\n"
+	"	cmpl	$2, " STR(IDLE_END) "\n"
+	"	je	1b\n"
+	"	sti\n"
+	"	hlt\n"
+	"	jmp	1b\n");
+/* Makes one idle call, and then polls for as long as it has a window. */
+GUEST(guest_poll,
+	"	mov	$" STR(COMMAND_PORT) ", %dx\n"
+	"	mov	$3, %eax\n"
+	"	out	%eax, %dx\n"
+	"1:	mov	$" STR(GUEST_PORT) ", %dx\n"
+	"	mov	$0x55, %al\n"
+	"	out	%al, %dx\n"
+	"2:	cmpl	$0, " STR(GUEST_POLL_NS) "\n"
+	"	jne	2b\n"
+	"	jmp	1b\n");
+
+TEST_F(idle, gives_way)
+{
+	struct contender contender;
+
+	REGISTER();
+	set_poll(&self->vm, LONG, 100, PVIRQ_POLICY_FIXED);
+	LOAD(guest_idle);
+	contender_start(&contender);
+	for (int i = 0; i < 10; i++) {
+		runner_start(&self->runner, &self->vcpu);
+		EXPECT_BYTE(0x55, runner_wait(&self->runner));
+		EXPECT_EQ(PVIRQ_IDLE_CONTENDED, idle_end(self->descriptor));
+		EXPECT_EQ(0, self->descriptor->host_poll_ns);
+		EXPECT_EQ(0, self->descriptor->guest_poll_ns);
+	}
+	contender_stop(&contender);
+	EXPECT_EQ(10, STATISTIC("idle-contended"));
+	/* Less than one window. */
+	EXPECT_GT(LONG, STATISTIC("polled-ns"));
+}
+
+/*
+ * A guest whose interrupts all come within its window never leaves it, and never calls. That it is in the way of others
+ * shows when it is preempted.
+ */
+TEST_F(idle, takes_the_window_from_who_is_preempted)
+{
+	struct pvirq_poll poll = poll_of(LONG, 100, PVIRQ_POLICY_FIXED);
+	struct contender contender;
+	uint64_t start;
+
+	REGISTER();
+	poll.guest_poll_ns = LONG;
+	ASSERT_EQ(0, ioctl(self->vm.fd, PVIRQ_SET_POLL, &poll));
+	LOAD(guest_poll);
+	/* Some task of the kernel's may want the CPU at the wrong moment, but not every time. */
+	for (int i = 0; i < ATTEMPTS; i++) {
+		LOAD(guest_poll);
+		EXPECT_BYTE(0x55, vcpu_run(&self->vcpu));
+		runner_start(&self->runner, &self->vcpu);
+		for (start = now(); now() - start < 50 * MS && is_running(&self->runner);)
+			;
+		if (is_running(&self->runner))
+			break;
+		EXPECT_BYTE(0x55, runner_wait(&self->runner));
+	}
+	ASSERT_TRUE(is_running(&self->runner));
+	contender_start(&contender);
+	EXPECT_BYTE(0x55, runner_wait(&self->runner));
+	EXPECT_EQ(0, self->descriptor->guest_poll_ns);
+	EXPECT_EQ(0, self->descriptor->host_poll_ns);
+	contender_stop(&contender);
+}
+
+/* Another task has had the CPU for half of the time since the last call, and is gone. */
+TEST_F(idle, gives_way_to_who_comes_and_goes)
+{
+	struct contender contender;
+	uint64_t start;
+
+	REGISTER();
+	set_poll(&self->vm, LONG, 100, PVIRQ_POLICY_FIXED);
+	LOAD(guest_idle);
+	pin(0);
+	for (int i = 0; i < 5; i++) {
+		EXPECT_BYTE(0x55, vcpu_run(&self->vcpu));
+		contender_start(&contender);
+		for (start = now(); now() - start < 100 * MS;)
+			;
+		contender_stop(&contender);
+		EXPECT_BYTE(0x55, vcpu_run(&self->vcpu));
+		EXPECT_EQ(PVIRQ_IDLE_CONTENDED, idle_end(self->descriptor));
+	}
+}
+
+TEST_F(idle, keeps_to_its_budget)
+{
+	const unsigned int percent = 2;
+	uint64_t start, allowed;
+
+	REGISTER();
+	set_poll(&self->vm, LONG, percent, PVIRQ_POLICY_FIXED);
+	LOAD(guest_idle);
+	start = now();
+	while (now() - start < 1500ULL * MS)
+		EXPECT_BYTE(0x55, vcpu_run(&self->vcpu));
+	/* What it may save up in a second, and what comes in meanwhile; one more window for calls that end late. */
+	allowed = percent * (1000ULL * MS + now() - start) / 100 + LONG;
+	EXPECT_LE(STATISTIC("polled-ns"), allowed);
+	EXPECT_LE(percent * 1000ULL * MS / 100 / 2, STATISTIC("polled-ns"));
+	EXPECT_LT(0, STATISTIC("idle-contended"));
+}
+
+/* A guest that writes to what is the host's, and says that it polls when it does not. */
+struct liar {
+	pthread_t thread;
+	volatile struct pvirq_descriptor *descriptor;
+	volatile bool stop;
+};
+
+static void *lie(void *data)
+{
+	struct liar *liar = data;
+	uint32_t any = 0;
+
+	pin(0);
+	while (!liar->stop) {
+		any += 0x9e3779b9;
+		liar->descriptor->host_state = any >> 29;
+		liar->descriptor->guest_poll_ns = UINT32_MAX;
+		liar->descriptor->host_poll_ns = UINT32_MAX;
+		liar->descriptor->idle_end = any;
+		liar->descriptor->guest_state = PVIRQ_GUEST_POLLING;
+	}
+	return NULL;
+}
+
+/* It calls again at once, too, whatever it is told: it shall sleep now, or it has no window. */
+TEST_F(idle, budget_holds_whatever_the_guest_says)
+{
+	const unsigned int percent = 2;
+	struct liar liar = { .descriptor = self->descriptor };
+	uint64_t start, polled, allowed;
+	long calls;
+
+	REGISTER();
+	set_poll(&self->vm, LONG, percent, PVIRQ_POLICY_FIXED);
+	LOAD(guest_idle);
+	ASSERT_EQ(0, pthread_create(&liar.thread, NULL, lie, &liar));
+	start = now();
+	while (now() - start < 1500ULL * MS)
+		EXPECT_BYTE(0x55, vcpu_run(&self->vcpu));
+	/* As for one that does as it is told. */
+	allowed = percent * (1000ULL * MS + now() - start) / 100 + LONG;
+	polled = STATISTIC("polled-ns");
+	EXPECT_LE(polled, allowed);
+	EXPECT_LE(percent * 1000ULL * MS / 100 / 2, polled);
+
+	/* The host goes by its own window, which is 0, and not by the one in the guest's memory. */
+	set_poll(&self->vm, 0, 100, PVIRQ_POLICY_FIXED);
+	calls = STATISTIC("idle-calls");
+	for (int i = 0; i < ROUNDS; i++)
+		EXPECT_BYTE(0x55, vcpu_run(&self->vcpu));
+	EXPECT_EQ(calls + ROUNDS, STATISTIC("idle-calls"));
+	EXPECT_EQ(polled, STATISTIC("polled-ns"));
+	liar.stop = true;
+	pthread_join(liar.thread, NULL);
+}
+
+/*
+ * The vCPU is idle for so long, in us, until an interrupt comes. The time counts from when it is idle: until its thread
+ * is that far, a busy machine takes longer than some of these periods.
+ */
+#define IDLE_FOR(us)								\
+	do {									\
+		runner_start(&self->runner, &self->vcpu);			\
+		ASSERT_TRUE(eventually(host_state(self->descriptor) == PVIRQ_HOST_POLLING ||	\
+				       host_state(self->descriptor) == PVIRQ_HOST_BLOCKED));	\
+		usleep(us);							\
+		signal_msi(&self->vm);						\
+		EXPECT_BYTE(0x77, runner_wait(&self->runner));			\
+		vcpu_end_interrupts(&self->vcpu);				\
+	} while (0)
+
+TEST_F(idle, windows_follow_the_idle_periods)
+{
+	/* Where KVM's policy begins, doubled twice. */
+	const uint32_t grown = 4 * 10000;
+	uint32_t window, longest = 0;
+
+	REGISTER();
+	set_poll(&self->vm, LONG, 100, PVIRQ_POLICY_HALT_POLL);
+	LOAD(guest_idle_halt);
+	/* Interrupts that come soon, so that polling pays, until it does. */
+	for (int i = 0; i < 2000 && (longest < grown || !STATISTIC("idle-events")); i++) {
+		IDLE_FOR(100);
+		window = self->descriptor->host_poll_ns;
+		longest = window > longest ? window : longest;
+	}
+	EXPECT_LT(0, STATISTIC("idle-events"));
+	EXPECT_LE(grown, longest);
+	EXPECT_GE(LONG, longest);
+	/* And such as nobody would poll for. */
+	for (int i = 0; i < 20 && self->descriptor->host_poll_ns; i++)
+		IDLE_FOR(3 * LONG / 1000);
+	EXPECT_EQ(0, self->descriptor->host_poll_ns);
+	EXPECT_EQ(0, self->descriptor->guest_poll_ns);
+}
+
+/* Idle for too long to be polled for, again and again, until the guest's window is as expected. */
+#define EXPECT_WINDOW(expected, periods, before)				\
+	do {									\
+		int _left = periods;						\
+										\
+		while (self->descriptor->guest_poll_ns != (expected) && _left--) { \
+			before;							\
+			IDLE_FOR(3 * LONG / 1000);				\
+		}								\
+		EXPECT_EQ(expected, self->descriptor->guest_poll_ns);		\
+	} while (0)
+
+/* Of the periods that the guest polls through, the host knows what the guest says. */
+TEST_F(idle, hits_pay_for_the_window)
+{
+	struct pvirq_poll poll = poll_of(0, 100, PVIRQ_POLICY_ADAPTIVE);
+
+	REGISTER();
+	poll.guest_poll_ns = LONG;
+	ASSERT_EQ(0, ioctl(self->vm.fd, PVIRQ_SET_POLL, &poll));
+	LOAD(guest_idle_halt);
+	IDLE_FOR(3 * LONG / 1000);
+	EXPECT_WINDOW(0, 20, );
+	/* Each hit is worth some periods that are too long. */
+	EXPECT_WINDOW(LONG, 5, self->descriptor->idle_hits++);
+	EXPECT_WINDOW(0, 10, );
+	/* And now and then it is tried all the same. */
+	EXPECT_WINDOW(LONG, 30, );
+	EXPECT_WINDOW(0, 5, );
+}
+
+TEST_F(idle, limits_are_checked)
+{
+	const struct pvirq_poll good = {
+		.size = sizeof(good),
+		.guest_poll_ns = 1,
+		.host_poll_ns = 2,
+		.budget = 3,
+		.policy = PVIRQ_POLICY_GOVERNOR,
+	};
+	struct pvirq_poll bad[] = { good, good, good, good, good, good, good }, poll = { .size = sizeof(poll) };
+	struct vm kvm;
+
+	EXPECT_EQ(PVIRQ_IOCTL_VERSION, ioctl(self->vm.fd, PVIRQ_GET_VERSION));
+	ASSERT_EQ(0, ioctl(self->vm.fd, PVIRQ_GET_POLL, &poll));
+	EXPECT_EQ(200000, poll.guest_poll_ns);
+	EXPECT_EQ(0, poll.host_poll_ns);
+	EXPECT_EQ(50, poll.budget);
+	EXPECT_EQ(PVIRQ_POLICY_ADAPTIVE, poll.policy);
+	ASSERT_EQ(0, ioctl(self->vm.fd, PVIRQ_SET_POLL, &good));
+
+	bad[0].size--;
+	bad[1].size++;
+	bad[2].flags = 1;
+	bad[3].guest_poll_ns = PVIRQ_POLL_MAX_NS + 1;
+	bad[4].host_poll_ns = PVIRQ_POLL_MAX_NS + 1;
+	bad[5].budget = 101;
+	bad[6].policy = PVIRQ_POLICY_ADAPTIVE + 1;
+	for (int i = 0; i < sizeof(bad) / sizeof(*bad); i++) {
+		EXPECT_EQ(-1, ioctl(self->vm.fd, PVIRQ_SET_POLL, &bad[i]));
+		EXPECT_EQ(EINVAL, errno)
+			TH_LOG("case %d", i);
+	}
+	EXPECT_EQ(-1, ioctl(self->vm.fd, PVIRQ_GET_POLL, &bad[0]));
+	EXPECT_EQ(EINVAL, errno);
+	EXPECT_EQ(-1, ioctl(self->vm.fd, PVIRQ_SET_POLL, NULL));
+	EXPECT_EQ(EFAULT, errno);
+	EXPECT_EQ(-1, ioctl(self->vm.fd, PVIRQ_GET_POLL, NULL));
+	EXPECT_EQ(EFAULT, errno);
+	/* None of them has changed anything. */
+	ASSERT_EQ(0, ioctl(self->vm.fd, PVIRQ_GET_POLL, &poll));
+	EXPECT_EQ(0, memcmp(&good, &poll, sizeof(good)));
+
+	vm_open(&kvm, KVM_DEVICE);
+	EXPECT_EQ(-1, ioctl(kvm.fd, PVIRQ_GET_VERSION));
+	EXPECT_EQ(ENOTTY, errno);
+	vm_close(&kvm);
+}
+
+TEST_HARNESS_MAIN

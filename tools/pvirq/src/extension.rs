@@ -1,0 +1,338 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! What a VMM can ask of pvirq, beyond KVM's API, for VMMs that are built on kvm-ioctls.
+//!
+//! A device's eventfd is [bound](Extension::bind) to a vector of a vCPU. When it is signalled and the vCPU will look by
+//! itself, the interrupt is posted, and nobody is disturbed. Otherwise a bottom half in the host makes the vCPU look, or
+//! signals another eventfd, which may be one of KVM's irqfd. See `Documentation/injection.rst`.
+
+use std::{
+    io,
+    os::fd::{AsRawFd, RawFd},
+};
+
+use kvm_ioctls::VmFd;
+use pvirq_protocol::{
+    ioctl::{
+        Bind, BottomHalf, BottomHalfKind, Map, Poll, Source, Unbind, BIND, GET_BOTTOM_HALF,
+        GET_POLL, GET_SOURCE, GET_VERSION, MAP_DESCRIPTORS, SET_POLL, UNBIND, VERSION,
+    },
+    Vector,
+};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::{error::Error, mapped::MappedDescriptors};
+
+/// What an eventfd is bound to.
+#[derive(Clone, Copy)]
+pub struct Route<'a> {
+    vcpu: Option<(u32, Vector)>,
+    sink: Option<&'a EventFd>,
+    bottom_half: BottomHalfKind,
+}
+
+impl<'a> Route<'a> {
+    /// A vector of a vCPU, which is made to look where it does not by itself.
+    ///
+    /// ```
+    /// use pvirq::extension::Route;
+    /// use pvirq_protocol::Vector;
+    ///
+    /// let route = Route::to_vcpu(0, Vector::new(0x40).unwrap());
+    /// ```
+    pub fn to_vcpu(vcpu: u32, vector: Vector) -> Self {
+        Route {
+            vcpu: Some((vcpu, vector)),
+            sink: None,
+            bottom_half: BottomHalfKind::Default,
+        }
+    }
+
+    /// Another eventfd: one that KVM's irqfd has, for example.
+    ///
+    /// ```
+    /// use pvirq::extension::Route;
+    /// use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
+    ///
+    /// let sink = EventFd::new(EFD_NONBLOCK).unwrap();
+    /// let route = Route::to_sink(&sink);
+    /// ```
+    pub fn to_sink(sink: &'a EventFd) -> Self {
+        Route {
+            vcpu: None,
+            sink: Some(sink),
+            bottom_half: BottomHalfKind::Default,
+        }
+    }
+
+    /// Has the interrupt delivered by signalling `sink` where the vCPU does not look by itself.
+    ///
+    /// ```
+    /// use pvirq::extension::Route;
+    /// use pvirq_protocol::Vector;
+    /// use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
+    ///
+    /// let sink = EventFd::new(EFD_NONBLOCK).unwrap();
+    /// let route = Route::to_vcpu(0, Vector::new(0x40).unwrap()).or_sink(&sink);
+    /// ```
+    pub fn or_sink(self, sink: &'a EventFd) -> Self {
+        Route {
+            sink: Some(sink),
+            ..self
+        }
+    }
+
+    /// Chooses the kind of bottom half.
+    ///
+    /// ```
+    /// use pvirq::extension::Route;
+    /// use pvirq_protocol::{ioctl::BottomHalfKind, Vector};
+    ///
+    /// let route = Route::to_vcpu(0, Vector::new(0x40).unwrap()).by(BottomHalfKind::Workqueue);
+    /// ```
+    pub fn by(self, bottom_half: BottomHalfKind) -> Self {
+        Route {
+            bottom_half,
+            ..self
+        }
+    }
+
+    fn bind(&self, source: RawFd) -> Bind {
+        let mut flags = 0;
+        let mut sink = 0;
+        let (mut vcpu, mut vector) = (0, 0);
+        if let Some((id, number)) = self.vcpu {
+            flags |= Bind::POST;
+            (vcpu, vector) = (id, number.get().into());
+        }
+        if let Some(eventfd) = self.sink {
+            flags |= Bind::SINK;
+            sink = eventfd.as_raw_fd();
+        }
+        Bind {
+            size: size_of::<Bind>() as u32,
+            flags,
+            source,
+            sink,
+            vcpu,
+            vector,
+            bottom_half: self.bottom_half.number(),
+            reserved: 0,
+        }
+    }
+}
+
+/// The calls of pvirq on a VM.
+///
+/// ```no_run
+/// use kvm_ioctls::Kvm;
+/// use pvirq::extension::{Extension, Route};
+/// use pvirq_protocol::Vector;
+/// use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
+///
+/// let kvm = Kvm::new_with_path(c"/dev/pvirq")?;
+/// let vm = kvm.create_vm()?;
+/// let pvirq = Extension::new(&vm)?;
+/// // … vCPUs, memory; and once the guest has registered its descriptors:
+/// let device = EventFd::new(EFD_NONBLOCK)?;
+/// pvirq.bind(&device, &Route::to_vcpu(0, Vector::new(0x40)?))?;
+/// device.write(1)?;
+/// println!("elided: {}", pvirq.source(&device)?.elided);
+/// pvirq.unbind(&device)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Copy)]
+pub struct Extension<'a> {
+    vm: &'a VmFd,
+}
+
+impl<'a> Extension<'a> {
+    /// Finds out whether the VM is one of pvirq's, of the version that this is for.
+    ///
+    /// ```no_run
+    /// # use pvirq::{error::Error, extension::Extension};
+    /// # fn example(vm: &kvm_ioctls::VmFd) -> Result<(), Error> {
+    /// match Extension::new(vm) {
+    ///     Ok(_) => println!("interrupts can be posted"),
+    ///     Err(error) => println!("KVM's irqfd it is: {error}"),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn new(vm: &'a VmFd) -> Result<Self, Error> {
+        // SAFETY: The ioctl takes no argument. On a file that does not know it, it fails.
+        let version = unsafe { libc::ioctl(vm.as_raw_fd(), GET_VERSION.into()) };
+
+        match u32::try_from(version) {
+            Ok(VERSION) => Ok(Extension { vm }),
+            Ok(other) => Err(Error::NoExtension(format!(
+                "the host has version {other}, not {VERSION}"
+            ))),
+            Err(_) => Err(Error::NoExtension(io::Error::last_os_error().to_string())),
+        }
+    }
+
+    /// Binds an eventfd. If it has been signalled before, that counts.
+    ///
+    /// The binding ends when it is [taken back](Extension::unbind), when the eventfd's last descriptor is closed, and with
+    /// the VM.
+    ///
+    /// ```no_run
+    /// # use pvirq::{error::Error, extension::{Extension, Route}};
+    /// # use vmm_sys_util::eventfd::EventFd;
+    /// # fn example(pvirq: Extension<'_>, device: &EventFd, irqfd: &EventFd) -> Result<(), Error> {
+    /// pvirq.bind(device, &Route::to_sink(irqfd))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn bind(&self, source: &EventFd, route: &Route<'_>) -> Result<(), Error> {
+        // SAFETY: The argument is of the size that the number says.
+        unsafe { self.call("PVIRQ_BIND", BIND, &mut route.bind(source.as_raw_fd())) }
+    }
+
+    /// Takes a binding back. When this returns, nothing is delivered for it any more.
+    ///
+    /// ```no_run
+    /// # use pvirq::{error::Error, extension::Extension};
+    /// # fn example(pvirq: Extension<'_>, device: &vmm_sys_util::eventfd::EventFd) -> Result<(), Error> {
+    /// pvirq.unbind(device)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn unbind(&self, source: &EventFd) -> Result<(), Error> {
+        let mut unbind = Unbind::new(source.as_raw_fd());
+
+        // SAFETY: The argument is of the size that the number says.
+        unsafe { self.call("PVIRQ_UNBIND", UNBIND, &mut unbind) }
+    }
+
+    /// Reads what an eventfd has counted since it was bound.
+    ///
+    /// ```no_run
+    /// # use pvirq::{error::Error, extension::Extension};
+    /// # fn example(pvirq: Extension<'_>, device: &vmm_sys_util::eventfd::EventFd) -> Result<(), Error> {
+    /// let counted = pvirq.source(device)?;
+    /// println!("{} of {} interrupts cost nothing", counted.elided, counted.top_halves);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn source(&self, source: &EventFd) -> Result<Source, Error> {
+        let mut counters = Source::of(source.as_raw_fd());
+
+        // SAFETY: The argument is of the size that the number says.
+        unsafe { self.call("PVIRQ_GET_SOURCE", GET_SOURCE, &mut counters) }?;
+        Ok(counters)
+    }
+
+    /// Reads what the bottom half of a CPU has counted.
+    ///
+    /// ```no_run
+    /// # use pvirq::{error::Error, extension::Extension};
+    /// # use pvirq_protocol::ioctl::BottomHalfKind;
+    /// # fn example(pvirq: Extension<'_>) -> Result<(), Error> {
+    /// let counted = pvirq.bottom_half(0, BottomHalfKind::Tasklet)?;
+    /// println!("{} deliveries in {} batches", counted.delivered, counted.batches);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn bottom_half(&self, cpu: u32, kind: BottomHalfKind) -> Result<BottomHalf, Error> {
+        let mut counters = BottomHalf::of(cpu, kind);
+
+        // SAFETY: The argument is of the size that the number says.
+        unsafe { self.call("PVIRQ_GET_BOTTOM_HALF", GET_BOTTOM_HALF, &mut counters) }?;
+        Ok(counters)
+    }
+
+    /// Maps the descriptors that the guest has registered, for posts without a system call. When the guest registers
+    /// others, this is to be called again.
+    ///
+    /// ```no_run
+    /// # use pvirq::{error::Error, extension::Extension};
+    /// # fn example(pvirq: Extension<'_>) -> Result<(), Error> {
+    /// let descriptors = pvirq.map_descriptors()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn map_descriptors(&self) -> Result<MappedDescriptors, Error> {
+        const CALL: &str = "PVIRQ_MAP_DESCRIPTORS";
+        let mut map = Map::new();
+
+        // SAFETY: The argument is of the size that the number says, and what is returned goes together.
+        unsafe {
+            let fd = self.call_for_value(CALL, MAP_DESCRIPTORS, &mut map)?;
+            MappedDescriptors::new(fd, map).map_err(|error| failed(CALL, &error))
+        }
+    }
+
+    /// Sets how the host polls for the VM's idle vCPUs.
+    ///
+    /// ```no_run
+    /// # use pvirq::{error::Error, extension::Extension};
+    /// # use pvirq_protocol::ioctl::Poll;
+    /// # fn example(pvirq: Extension<'_>) -> Result<(), Error> {
+    /// pvirq.set_poll(&Poll::fixed(100_000))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn set_poll(&self, poll: &Poll) -> Result<(), Error> {
+        // SAFETY: The argument is of the size that the number says.
+        unsafe { self.call("PVIRQ_SET_POLL", SET_POLL, &mut { *poll }) }
+    }
+
+    /// Reads how the host polls for the VM's idle vCPUs.
+    ///
+    /// ```no_run
+    /// # use pvirq::{error::Error, extension::Extension};
+    /// # fn example(pvirq: Extension<'_>) -> Result<(), Error> {
+    /// println!("for {} ns", pvirq.poll()?.host_poll_ns);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn poll(&self) -> Result<Poll, Error> {
+        let mut poll = Poll::fixed(0);
+
+        // SAFETY: The argument is of the size that the number says.
+        unsafe { self.call("PVIRQ_GET_POLL", GET_POLL, &mut poll) }?;
+        Ok(poll)
+    }
+
+    /// Makes a call.
+    ///
+    /// # Safety
+    ///
+    /// `argument` must be as large as `number` says, and all that the host may write there must be valid.
+    unsafe fn call<T>(
+        &self,
+        call: &'static str,
+        number: u32,
+        argument: &mut T,
+    ) -> Result<(), Error> {
+        // SAFETY: The caller vouches for the argument.
+        unsafe { self.call_for_value(call, number, argument) }.map(drop)
+    }
+
+    /// Makes a call, and returns what it does.
+    ///
+    /// # Safety
+    ///
+    /// As for [`Extension::call`].
+    unsafe fn call_for_value<T>(
+        &self,
+        call: &'static str,
+        number: u32,
+        argument: &mut T,
+    ) -> Result<libc::c_int, Error> {
+        // SAFETY: The caller vouches for the argument.
+        match unsafe { libc::ioctl(self.vm.as_raw_fd(), number.into(), argument) } {
+            value @ 0.. => Ok(value),
+            _ => Err(failed(call, &io::Error::last_os_error())),
+        }
+    }
+}
+
+fn failed(call: &'static str, error: &io::Error) -> Error {
+    Error::Injection {
+        call,
+        errno: error.raw_os_error().unwrap_or(0),
+    }
+}
