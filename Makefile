@@ -16,6 +16,7 @@ testvm := tools/testvm/testvm
 cargo := cd tools && ../$(enter) cargo
 cargo_flags := --quiet --locked --target-dir ../build/target
 module := build/module/pvirq.ko
+guest_module := build/module/pvirq_guest.ko
 jobs := $(shell nproc)
 
 # The prepared kernel's cache entry, made at the first use.
@@ -34,18 +35,29 @@ run: module tools guest ## Load pvirq in the test VM, print what IPIs cost, boot
 	$(testvm) --name bench --timeout 420 -- tools/testvm/scripts/bench
 	$(testvm) --name qemu --toolchain --timeout 300 -- tools/testvm/scripts/qemu
 
+.PHONY: measure-guest
+measure-guest: guest-perf ## Measure what pvirq_guest.ko saves a Linux guest; PARTS chooses, ROUNDS is how often
+	$(testvm) --name measure-guest --toolchain --timeout 14400 -- tools/testvm/scripts/measure-guest $(PARTS) \
+		$(ROUNDS:%=-- --rounds %)
+
+.PHONY: soak-guest
+soak-guest: guest-perf ## Run everything at once in a Linux guest, for MINUTES (30)
+	minutes=$(or $(MINUTES),30) && $(testvm) --name soak-guest --toolchain --timeout $$((minutes * 60 + 900)) -- \
+		tools/testvm/scripts/soak-guest --seconds $$((minutes * 60))
+
 .PHONY: measure
 measure: module tools ## Measure in one boot what the documentation tells; PARTS chooses, STORM is how many of the many
 	$(testvm) --name measure --timeout 14400 -- $(STORM:%=STORM=%) tools/testvm/scripts/measure $(PARTS)
 
 .PHONY: test
-test: module tools selftests ## Run the tests of the test VM, the kselftests, and the tool's own
+test: module tools selftests guest ## Run the tests of the test VM, the kselftests, the tool's own, and those of Linux guests
 	tools/testvm/parts --jobs 2 \
 		"kselftests-1=$(testvm) --name kselftests-1 --timeout 1200 --ktap -- selftests/run --shard 1/2" \
 		"kselftests-2=$(testvm) --name kselftests-2 --timeout 1200 --ktap -- selftests/run --shard 2/2" \
 		"testvm=tools/testvm/test" \
 		--jobs 1 \
-		"tool=$(testvm) --name tool --timeout 600 --ktap -- tools/testvm/scripts/test-tool"
+		"tool=$(testvm) --name tool --timeout 600 --ktap -- tools/testvm/scripts/test-tool" \
+		"guest=$(testvm) --name guest --toolchain --timeout 1200 --ktap -- tools/testvm/scripts/test-guest --shorter 4"
 
 # The checkers make everything slower by far, so tests repeat less: what they are to find, one time is enough for. And
 # kmemleak looks through all memory.
@@ -75,9 +87,10 @@ conformance: module ## Run KVM's own selftests on both devices and compare
 	tools/conformance/run $(CONFORMANCE)
 
 .PHONY: module
-module: ## Build pvirq.ko and check that it fits the kernel
+module: ## Build pvirq.ko and pvirq_guest.ko, and check that they fit the kernel
 	$(call kbuild,$(kernel),.,module) modules
 	tools/env/check-module $(module)
+	tools/env/check-module $(guest_module)
 
 .PHONY: debug-kernel
 debug-kernel: ## Build the kernel that has all checkers on, once
@@ -97,11 +110,23 @@ tools: ## Build the pvirq command
 selftests: ## Build the kselftests
 	$(enter) $(MAKE) --no-print-directory -C selftests -j$(jobs) LINUX=$(kernel)/linux install
 
+guest_files := $(guest_module) build/qemu-guest/ipi-bench/ipi_bench.ko build/qemu-guest/loads
+
 .PHONY: guest
-guest: ## Make the Linux guest that QEMU boots
+guest: module ## Make the Linux guest that QEMU boots
 	@mkdir -p build/qemu-guest
-	$(enter) tools/qemu-guest/build build/qemu-guest/initramfs.cpio
+	$(call kbuild,$(kernel),tools/qemu-guest/ipi-bench,qemu-guest/ipi-bench) modules
+	$(enter) gcc -std=gnu11 -O2 -Wall -Wextra -Werror -Wno-unused-parameter -static -pthread tools/qemu-guest/loads.c \
+		-o build/qemu-guest/loads
+	$(enter) gcc -std=gnu11 -O2 -Wall -Wextra -Werror -static tools/qemu-guest/kexec.c -o build/qemu-guest/kexec
+	$(enter) tools/qemu-guest/build build/qemu-guest/initramfs.cpio $(guest_files)
 	@cp $(kernel)/vmlinuz build/qemu-guest/vmlinuz
+	$(enter) tools/qemu-guest/build build/qemu-guest/initramfs-kexec.cpio $(guest_files) \
+		$(addprefix build/qemu-guest/,kexec vmlinuz initramfs.cpio)
+
+.PHONY: guest-perf
+guest-perf: guest ## Make the same guest with perf in it
+	$(enter) tools/qemu-guest/build build/qemu-guest/initramfs-perf.cpio $(guest_files) $$(tools/qemu-guest/perf)
 
 .PHONY: shell
 shell: module tools ## A shell in the test VM; the source tree is /pvirq there

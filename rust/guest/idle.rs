@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Idle CPUs: polling in the guest, polling in the host, sleep. See `Documentation/idle.rst`.
+//!
+//! Both windows are the host's to choose, and it is told of neither what comes while the guest polls
+//! nor what the scheduler does by `TIF_POLLING_NRFLAG`, which is set meanwhile as in the kernel's own
+//! polling state.
+//!
+//! The idle loop calls [`IdleDriver::enter`] again and again while the CPU is idle. Each call takes
+//! one step: after a time with interrupts on, a handler may have left a timer to the idle loop, which
+//! has to look before the CPU may sleep. So the next step is kept for the next call, unless the CPU
+//! has done something else in between.
+//!
+//! # Concurrency
+//!
+//! A CPU's [`State`] is its idle task's alone. Its descriptor's `guest_state` as well: it is Polling
+//! within [`Idler::poll_guest`] and Running everywhere else, so that a CPU that goes offline, sleeps,
+//! or stops in a panic is kicked. (Interrupts that come while it polls run in that state. What is
+//! posted to the CPU meanwhile waits until they, and the softirqs behind them, are done, as what
+//! others queue for a CPU in the kernel's own polling state does.)
+//!
+//! A vector that is found by polling is handled without an interrupt. Reschedule is one that says to
+//! look at a flag that the idle loop looks at anyway. For the call-function vectors the idle loop is
+//! left, where it runs what is queued for the CPU. Any other, which only a VMM can have posted, is
+//! sent on as an interrupt from the CPU to itself.
+
+use kernel::{
+    bindings,
+    prelude::*,
+    sync::{
+        atomic::{
+            Atomic,
+            Relaxed, //
+        },
+        Arc, //
+    }, //
+};
+use kernel_ext_cpu::{
+    cpuidle::{
+        Idle,
+        IdleDriver,
+        PollEnd,
+        Refusal,
+        Registration, //
+    },
+    ipi::Ipi, //
+};
+use pvirq_protocol::{
+    Descriptor,
+    IdleEnd,
+    Vectors, //
+};
+
+use crate::{
+    counters::IdleEvent,
+    cpus::Cpu,
+    Guest, //
+};
+
+/// What an idle CPU does next.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Step {
+    PollGuest = 0,
+    PollHost = 1,
+    Halt = 2,
+}
+
+/// How far a CPU has come in an idle period.
+pub(crate) struct State {
+    step: Atomic<u32>,
+    period: Atomic<u64>,
+}
+
+impl State {
+    pub(crate) fn new() -> Self {
+        Self {
+            step: Atomic::new(Step::PollGuest as u32),
+            period: Atomic::new(0),
+        }
+    }
+
+    /// Returns the step that is next in a period.
+    #[inline]
+    fn step(&self, period: u64) -> Step {
+        if self.period.load(Relaxed) != period {
+            return Step::PollGuest;
+        }
+        match self.step.load(Relaxed) {
+            1 => Step::PollHost,
+            2 => Step::Halt,
+            _ => Step::PollGuest,
+        }
+    }
+
+    #[inline]
+    fn set_step(&self, period: u64, step: Step) {
+        self.period.store(period, Relaxed);
+        self.step.store(step as u32, Relaxed);
+    }
+}
+
+/// Lets idle CPUs poll.
+pub(crate) struct Idler(Arc<Guest>);
+
+/// Makes idle CPUs poll from when they are added on; nothing if they cannot, for which the log has
+/// the reason.
+pub(crate) fn register(guest: Arc<Guest>) -> Result<Option<Registration<Idler>>> {
+    match Registration::register(Idler(guest)) {
+        Ok(registration) => Ok(Some(registration)),
+        Err(Refusal::Overridden) => {
+            pr_info!("the kernel's command line says how CPUs idle: they do not poll for posts\n");
+            Ok(None)
+        }
+        Err(Refusal::Taken(driver)) => {
+            pr_info!("the cpuidle driver {driver} stays: idle CPUs do not poll for posts\n");
+            Ok(None)
+        }
+        Err(Refusal::Failed(err)) => Err(err),
+    }
+}
+
+impl IdleDriver for Idler {
+    const NAME: &'static CStr = c"pvirq";
+    const DESCRIPTION: &'static CStr = c"poll for posts, then sleep";
+
+    #[inline]
+    fn enter(&self, idle: &Idle) {
+        let guest = &*self.0;
+        let found = guest
+            .cpus
+            .get(idle.cpu())
+            .and_then(|cpu| Some((cpu, guest.descriptors.get(cpu.apic_id()?)?)));
+        let Some((cpu, descriptor)) = found else {
+            return idle.halt();
+        };
+        let period = idle.period();
+        let mut step = cpu.idle.step(period);
+
+        if step == Step::PollGuest {
+            match descriptor.guest_poll_ns() {
+                0 => step = Step::PollHost,
+                ns => {
+                    let next = Self::poll_guest(idle, cpu, descriptor, ns);
+                    return cpu.idle.set_step(period, next);
+                }
+            }
+        }
+        if step == Step::PollHost && guest.host.has_idle() && descriptor.host_poll_ns() != 0 {
+            let next = self.poll_host(idle, cpu, descriptor);
+            return cpu.idle.set_step(period, next);
+        }
+        cpu.counters.count_idle(IdleEvent::Halt);
+        idle.halt();
+        cpu.idle.set_step(period, Step::PollGuest);
+    }
+}
+
+impl Idler {
+    /// Polls the CPU's own descriptor, and returns what is next.
+    #[inline]
+    fn poll_guest(idle: &Idle, cpu: &Cpu, descriptor: &Descriptor, ns: u32) -> Step {
+        descriptor.enter_polling();
+        // The host takes the window away if others want the CPU.
+        let taken_away = || descriptor.guest_poll_ns() == 0;
+        let end = idle.poll(ns.into(), || descriptor.has_pending() || taken_away());
+        // Senders are told that somebody looks for as long as what is there has not been taken.
+        let early = match end {
+            PollEnd::Found => descriptor.drain(),
+            PollEnd::Work | PollEnd::Expired => Vectors::default(),
+        };
+        let late = descriptor.leave_polling();
+        let found = !early.is_empty() || !late.is_empty();
+
+        for vectors in [early, late] {
+            descriptor.count_drained(&vectors);
+            Self::handle(idle, vectors);
+        }
+        let (event, next) = match end {
+            _ if found => (IdleEvent::GuestPosted, Step::PollGuest),
+            PollEnd::Expired => (IdleEvent::GuestExpired, Step::PollHost),
+            PollEnd::Found if taken_away() => (IdleEvent::GuestExpired, Step::PollHost),
+            // Somebody else, the host perhaps, has drained what was seen.
+            PollEnd::Found | PollEnd::Work => (IdleEvent::GuestWork, Step::PollGuest),
+        };
+        if next == Step::PollGuest {
+            descriptor.count_idle_hit();
+        }
+        cpu.counters.count_idle(event);
+        next
+    }
+
+    /// Handles vectors that have been taken from the CPU's own descriptor.
+    #[inline]
+    fn handle(idle: &Idle, mut vectors: Vectors) {
+        let _reserved = vectors.remove_reserved();
+
+        for vector in vectors {
+            match u32::from(vector.get()) {
+                // It says that a flag is set. The idle loop looks.
+                bindings::RESCHEDULE_VECTOR => {}
+                bindings::CALL_FUNCTION_VECTOR | bindings::CALL_FUNCTION_SINGLE_VECTOR => {
+                    idle.run_queued_calls();
+                }
+                _ => idle.interrupt_self(vector.get()),
+            }
+        }
+    }
+
+    /// Lets the host poll, and returns what is next.
+    #[inline]
+    fn poll_host(&self, idle: &Idle, cpu: &Cpu, descriptor: &Descriptor) -> Step {
+        self.0.host.idle(idle);
+        let end = descriptor.idle_end();
+
+        cpu.counters.count_idle(match end {
+            IdleEnd::Expired => IdleEvent::HostExpired,
+            IdleEnd::Posted => IdleEvent::HostPosted,
+            IdleEnd::Event => IdleEvent::HostEvent,
+            IdleEnd::Contended => IdleEvent::HostContended,
+        });
+        match end.may_halt() {
+            true => Step::Halt,
+            false => Step::PollGuest,
+        }
+    }
+}
+
+/// All vectors of the kernel's own are told apart above.
+const _: () = {
+    let [a, b, c] = Ipi::ALL;
+    assert!(a.vector() as u32 == bindings::RESCHEDULE_VECTOR);
+    assert!(b.vector() as u32 == bindings::CALL_FUNCTION_VECTOR);
+    assert!(c.vector() as u32 == bindings::CALL_FUNCTION_SINGLE_VECTOR);
+};

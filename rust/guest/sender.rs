@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Interrupts from CPU to CPU: posted, or left to the kernel.
+
+use kernel::{
+    cpu::CpuId,
+    sync::Arc, //
+};
+use kernel_ext_cpu::{
+    ipi::{
+        Ipi,
+        IpiSender,
+        Sent, //
+    },
+    kvm::yield_to, //
+};
+use pvirq_protocol::{
+    Posted,
+    Vector, //
+};
+
+use crate::{
+    counters::Outcome,
+    Guest, //
+};
+
+/// Posts interrupts in place of sending them.
+pub(crate) struct Sender(pub(crate) Arc<Guest>);
+
+impl IpiSender for Sender {
+    #[inline]
+    fn send(&self, ipi: Ipi, target: CpuId) -> Sent {
+        let guest = &*self.0;
+        let outcome = guest.post(ipi, target);
+
+        if let Some(cpu) = guest.cpus.get(CpuId::current()) {
+            cpu.counters.count(ipi, outcome);
+        }
+        match outcome {
+            Outcome::Kicked | Outcome::Unposted => Sent::Native,
+            Outcome::ElidedPreempted => Sent::Waiting,
+            _ => Sent::Done,
+        }
+    }
+
+    fn multicast_waits_for(&self, target: CpuId) {
+        // As the function that was there before does: without, the sender would spin for as long as
+        // the host lets it while its target waits for the CPU, perhaps for the same one.
+        if self.0.yields && yield_to(target) {
+            if let Some(cpu) = self.0.cpus.get(CpuId::current()) {
+                cpu.counters.count_yield();
+            }
+        }
+    }
+}
+
+impl Guest {
+    /// Posts an interrupt. With the exception of [`Outcome::Kicked`] and [`Outcome::Unposted`], the
+    /// target is going to take it.
+    #[inline]
+    fn post(&self, ipi: Ipi, target: CpuId) -> Outcome {
+        let Ok(vector) = Vector::new(ipi.vector()) else {
+            return Outcome::Unposted;
+        };
+        let descriptor = self
+            .cpus
+            .get(target)
+            .and_then(|cpu| self.descriptors.get(cpu.apic_id()?));
+        let Some(descriptor) = descriptor else {
+            return Outcome::Unposted;
+        };
+        let mut looker = None;
+        let posted: Posted = descriptor.post_and_tell(vector, |who| looker = Some(who));
+
+        Outcome::of(posted, looker)
+    }
+}

@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the `kernel` crate does not offer yet to code that belongs to CPUs rather than to files.
+//!
+//! Each module is written as a patch to `rust/kernel` would be, and stays here until there is one.
+//! It is a crate of its own because modules in guests need this, and none of the other.
+
+#![deny(missing_docs)]
+
+pub mod cpuidle;
+pub mod hotplug;
+pub mod ipi;
+pub mod kvm;
+pub mod memory;
+pub mod port_io;
+pub mod system;
+pub mod topology;
+
+/// C functions that `kernel::bindings` does not declare: those of `helpers.c`.
+mod bindings {
+    use kernel::ffi::{
+        c_uint,
+        c_ulong,
+        c_void, //
+    };
+
+    extern "C" {
+        #[link_name = "rust_helper_cpu_physical_id"]
+        pub(crate) fn cpu_physical_id(cpu: c_uint) -> u32;
+
+        #[link_name = "rust_helper_cpu_possible"]
+        pub(crate) fn cpu_possible(cpu: c_uint) -> bool;
+
+        #[link_name = "rust_helper_has_hypervisor"]
+        pub(crate) fn has_hypervisor() -> bool;
+
+        #[link_name = "rust_helper_has_encrypted_memory"]
+        pub(crate) fn has_encrypted_memory() -> bool;
+
+        #[link_name = "rust_helper_kvm_has_sched_yield"]
+        pub(crate) fn kvm_has_sched_yield() -> bool;
+
+        #[link_name = "rust_helper_kvm_yield_to"]
+        pub(crate) fn kvm_yield_to(apic_id: u32);
+
+        #[link_name = "rust_helper_virt_to_phys"]
+        pub(crate) fn virt_to_phys(address: *const c_void) -> c_ulong;
+    }
+}

@@ -1,0 +1,315 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0
+"""Tests of pvirq_guest.ko in stock Linux guests under an unmodified QEMU, in KTAP.
+
+Runs in the test VM. Each guest's log is part of its tests: a soft lockup, an RCU stall, a warning or an Oops there
+fails, as the test VM's own log does. All vCPUs run on one CPU of the test VM, see Documentation/smp-guests.rst.
+"""
+
+import argparse
+import os
+import signal
+import sys
+import time
+import traceback
+
+from guest import Guest, GuestError, pinned
+
+MODULE = "/pvirq_guest.ko"
+COUNTERS = "/sys/kernel/debug/pvirq_guest"
+
+# What a load in the background does again and again: as many interrupts as the CPUs can send.
+INTERRUPTS = "echo 200 >/sys/kernel/debug/ipi_bench/single && echo 200 >/sys/kernel/debug/ipi_bench/broadcast"
+ALL = INTERRUPTS + " && for load in membarrier futex munmap; do echo | /loads $load 50 >/dev/null || exit 1; done"
+
+
+class Failed(Exception):
+    """A test has failed."""
+
+
+def expect(condition, what):
+    if not condition:
+        raise Failed(what)
+
+
+def begin_load(guest, load):
+    guest.check("rm -f /stop /load-*; lsmod | grep -q ipi_bench || insmod /ipi_bench.ko")
+    guest.check(f"(while [ ! -e /stop ]; do ({load}) || {{ echo >/load-failed; break; }}; done; echo >/load-ended) &")
+
+
+def end_load(guest):
+    guest.check("touch /stop; for i in $(seq 600); do [ ! -e /load-ended ] || break; sleep 0.1; done;"
+                " [ -e /load-ended ] && [ ! -e /load-failed ]", 90)
+
+
+def refused(guest, arguments, *words):
+    """Loads the module, which has to fail with ENODEV or EINVAL, and give its reason in one line with these words."""
+    guest.check("dmesg -c >/dev/null")
+    status, output = guest.run(f"insmod {MODULE} {arguments}")
+    expect(status != 0, "the module has been loaded")
+    # busybox tries it twice, by two system calls.
+    lines = {line.split("] ", 1)[-1] for line in guest.check("dmesg | grep pvirq_guest") if "pvirq_guest: " in line
+             and "module verification" not in line and "out-of-tree" not in line}
+    expect(len(lines) == 1, f"{len(lines)} lines in the log: {lines}")
+    for word in words:
+        expect(word in next(iter(lines)), f"'{word}' is not in: {lines}")
+    return "\n".join(output)
+
+
+def counters(guest):
+    """What all CPUs have sent, by kind and outcome."""
+    lines = [line.split() for line in guest.check(f"cat {COUNTERS}/sent")]
+    names = lines[0][2:]
+    sums = {}
+    for fields in lines[1:]:
+        for name, value in zip(names, fields[2:]):
+            sums[fields[1], name] = sums.get((fields[1], name), 0) + int(value)
+    return sums
+
+
+def total(sent, outcome):
+    return sum(value for (_, name), value in sent.items() if name == outcome)
+
+
+def without_host(guest):
+    output = refused(guest, "", "no pvirq host", "0xb80")
+    expect("No such device" in output, f"not ENODEV: {output}")
+
+
+def wrong_version(guest):
+    output = refused(guest, "version=7", "speaks version 1", "this module version 7")
+    expect("No such device" in output, f"not ENODEV: {output}")
+
+
+def wrong_port(guest):
+    output = refused(guest, "port=0xb84", "port=0xb84", "multiple of 32")
+    expect("Invalid argument" in output, f"not EINVAL: {output}")
+
+
+def loads(guest):
+    """Posts instead of IPIs, idle CPUs by our driver, and all back when the module goes."""
+    guest.check(f"insmod {MODULE}")
+    try:
+        driver = guest.check("cat /sys/devices/system/cpu/cpuidle/current_driver")
+        expect(driver == ["pvirq"], f"the cpuidle driver is {driver}")
+        guest.check("lsmod | grep -q ipi_bench || insmod /ipi_bench.ko; for way in self single broadcast; do"
+                    " echo 300 >/sys/kernel/debug/ipi_bench/$way || exit 1; done")
+        for load, count in (("futex", 100), ("pipe", 100), ("messaging", 2), ("membarrier", 100), ("munmap", 100),
+                            ("mprotect", 100)):
+            guest.check(f"echo | /loads {load} {count}")
+        sent = counters(guest)
+        posted = sum(value for (_, name), value in sent.items() if name != "unposted")
+        expect(posted >= 600, f"only {posted} posts")
+        expect(total(sent, "elided_preempted") > 0, "no post to a vCPU that was preempted")
+        expect(total(sent, "unposted") == 0, f"{total(sent, 'unposted')} interrupts were not posted")
+        steps = [line.split() for line in guest.check(f"cat {COUNTERS}/idle")]
+        halts = sum(int(fields[steps[0].index("halt")]) for fields in steps[1:])
+        expect(halts > 0, "no CPU has idled by our driver")
+    finally:
+        guest.check("rmmod pvirq_guest")
+    driver = guest.check("cat /sys/devices/system/cpu/cpuidle/current_driver")
+    expect(driver == ["none"], f"the cpuidle driver is {driver}")
+
+
+def loops(guest, rounds):
+    """Load and unload, while CPUs interrupt each other."""
+    begin_load(guest, ALL)
+    try:
+        guest.check(f"for i in $(seq {rounds}); do"
+                    f" insmod {MODULE} idle=$((i % 2)) && rmmod pvirq_guest || exit 1; done", 300)
+    finally:
+        end_load(guest)
+
+
+def hotplug(guest, rounds):
+    """CPUs that go and come back are posted to again."""
+    guest.check(f"insmod {MODULE}")
+    # The others need all CPUs.
+    begin_load(guest, INTERRUPTS)
+    try:
+        guest.check(f"cd /sys/devices/system/cpu; for i in $(seq {rounds}); do"
+                    f" cpu=cpu$((i % {guest.vcpus - 1} + 1));"
+                    " echo 0 >$cpu/online && echo 1 >$cpu/online || exit 1; done", 300)
+    finally:
+        end_load(guest)
+    before = counters(guest)
+    guest.check("echo 200 >/sys/kernel/debug/ipi_bench/single")
+    after = counters(guest)
+    expect(total(after, "unposted") == total(before, "unposted"), "not all CPUs are posted to")
+    expect(sum(after.values()) - sum(before.values()) >= 200, "interrupts are not counted")
+    guest.check("rmmod pvirq_guest")
+
+
+def stopped(guest):
+    """The VMM stops and goes on."""
+    guest.check(f"insmod {MODULE}")
+    begin_load(guest, ALL)
+    try:
+        for _ in range(5):
+            os.kill(guest.pid, signal.SIGSTOP)
+            time.sleep(0.3)
+            os.kill(guest.pid, signal.SIGCONT)
+            guest.check("true")
+    finally:
+        os.kill(guest.pid, signal.SIGCONT)
+        end_load(guest)
+    guest.check("rmmod pvirq_guest")
+
+
+def other_driver(guest):
+    """Where there is a cpuidle driver, it stays, and interrupts are posted."""
+    driver = guest.check("cat /sys/devices/system/cpu/cpuidle/current_driver")
+    expect(driver == ["haltpoll"], f"the cpuidle driver is {driver}")
+    guest.check(f"insmod {MODULE}; insmod /ipi_bench.ko")
+    log = guest.check("dmesg | grep pvirq_guest")
+    expect(any("the cpuidle driver haltpoll stays" in line for line in log), "the log does not say that it stays")
+    driver = guest.check("cat /sys/devices/system/cpu/cpuidle/current_driver")
+    expect(driver == ["haltpoll"], f"the cpuidle driver is {driver}")
+    guest.check("echo 200 >/sys/kernel/debug/ipi_bench/single")
+    expect(sum(counters(guest).values()) >= 200, "interrupts are not posted")
+
+
+def multicasts(guest):
+    """One interrupt for several CPUs: posted to each, and nobody has more than one native one."""
+    guest.check(f"insmod {MODULE}")
+    guest.check("lsmod | grep -q ipi_bench || insmod /ipi_bench.ko")
+    before = counters(guest)
+    guest.check("echo 200 >/sys/kernel/debug/ipi_bench/broadcast")
+    after = counters(guest)
+    sent = sum(value - before[key] for key, value in after.items() if key[0] == "call_function")
+    # Those that have something to call already are sent nothing.
+    expect(sent >= 100 * (guest.vcpus - 1), f"only {sent} posts of multicasts")
+    expect(total(after, "elided_preempted") > 0, "no post to a vCPU that was preempted")
+    expect(total(after, "unposted") == 0, f"{total(after, 'unposted')} interrupts were not posted")
+    guest.check("rmmod pvirq_guest")
+
+
+def posts_again(guest, before):
+    """After the host has forgotten the descriptors, `before` which nobody had posted: it has new ones."""
+    sent = sum(counters(guest).values())
+    elided = total(counters(guest), "elided_preempted")
+    guest.check("echo 200 >/sys/kernel/debug/ipi_bench/single")
+    expect(sum(counters(guest).values()) - sent >= 200, "interrupts are not counted")
+    expect(total(counters(guest), "elided_preempted") > elided, "the host does not tell of vCPUs any more")
+    expect(pinned() > before, "the host holds no descriptors")
+
+
+def suspends(guest):
+    """Suspend to memory resets all vCPUs: on the way the host forgets the descriptors, and is given them again."""
+    before = pinned()
+    guest.check(f"insmod {MODULE}; lsmod | grep -q ipi_bench || insmod /ipi_bench.ko")
+    expect(pinned() > before, "the host holds no descriptors")
+    for _ in range(2):
+        guest.check("echo 0 >/sys/class/rtc/rtc0/wakealarm; echo +5 >/sys/class/rtc/rtc0/wakealarm;"
+                    " echo mem >/sys/power/state", 120)
+        posts_again(guest, before)
+    guest.check("rmmod pvirq_guest")
+    expect(pinned() == before, "the host holds descriptors")
+
+
+def kexecs(guest):
+    """Another kernel takes over: the host has forgotten the descriptors of the one before, and takes its own."""
+    before = pinned()
+    guest.check(f"insmod {MODULE}")
+    expect(pinned() > before, "the host holds no descriptors")
+    begin_load(guest, INTERRUPTS)
+    guest.send("/kexec /vmlinuz /initramfs.cpio \"$(cat /proc/cmdline)\"")
+    guest.boot()
+    expect(pinned() == before, "the host holds the descriptors of the kernel before")
+    guest.check(f"insmod /ipi_bench.ko; insmod {MODULE}")
+    posts_again(guest, before)
+    expect(total(counters(guest), "unposted") == 0, "not all CPUs are posted to")
+
+
+def reports_nothing(guest):
+    reports = guest.reports()
+    expect(not reports, "the guest's kernel reports:\n" + "\n".join(reports[:20]))
+
+
+def reboots(guest):
+    guest.check(f"lsmod | grep -q pvirq_guest || insmod {MODULE}")
+    guest.send("reboot -f")
+    # With -no-reboot, QEMU ends.
+    expect(guest.wait(60) == 0, "QEMU has failed")
+
+
+def panics(guest):
+    guest.check(f"lsmod | grep -q pvirq_guest || insmod {MODULE}")
+    # What a guest that is stuck is to show would take a minute on the serial port.
+    guest.check("echo 0 >/proc/sys/kernel/panic_print")
+    guest.send("echo c >/proc/sysrq-trigger")
+    guest.expect(r"Kernel panic - not syncing", 60)
+    expect(guest.wait(60) == 0, "the guest does not end after its panic")
+
+
+def rounds(args, count):
+    return max(1, count // args.shorter)
+
+
+def plan(args):
+    """The guests, as (device, vCPUs, kernel arguments, tests)."""
+    return [
+        ("/dev/kvm", 2, "", [without_host, reports_nothing]),
+        ("/dev/pvirq", 2, "", [
+            wrong_version, wrong_port, loads,
+            ("loops", lambda guest: loops(guest, rounds(args, 40))),
+            ("hotplug", lambda guest: hotplug(guest, rounds(args, 20))),
+            stopped, reports_nothing, reboots]),
+        ("/dev/pvirq", 4, "", [
+            multicasts, loads, ("hotplug", lambda guest: hotplug(guest, rounds(args, 20))), suspends,
+            reports_nothing]),
+        ("/dev/pvirq", 2, "cpuidle_haltpoll.force=1", [other_driver, reports_nothing, panics]),
+        # This one only if it is asked for, see Documentation/linux-guest.rst.
+        ("/dev/pvirq", 2, "", [kexecs, reports_nothing]),
+    ]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kernel", required=True)
+    parser.add_argument("--initrd", required=True)
+    parser.add_argument("--shorter", type=int, default=1, help="divide the numbers of rounds by this")
+    parser.add_argument("--guest", type=int, action="append", choices=range(1, 6), help="run this guest's tests only; the last "
+                        "one's (kexec) are run only so")
+    args = parser.parse_args()
+
+    guests = [guest for number, guest in enumerate(plan(args), 1) if number in (args.guest or range(1, 5))]
+    print("TAP version 13")
+    print(f"1..{sum(len(tests) for *_, tests in guests)}")
+    number = failures = 0
+    for device, vcpus, append, tests in guests:
+        # A machine at work may leave a vCPU waiting for longer than the kernel's usual patience. What has been lost is
+        # lost for good.
+        patience = "watchdog_thresh=30 rcupdate.rcu_cpu_stall_timeout=60"
+        with Guest(device, args.kernel, args.initrd, vcpus=vcpus, memory="384M",
+                   append=f"{patience} {append}") as guest:
+            gone = None
+            try:
+                guest.boot()
+            except GuestError as error:
+                gone = error
+            for test in tests:
+                name, run = test if isinstance(test, tuple) else (test.__name__, test)
+                number += 1
+                start = time.monotonic()
+                try:
+                    if gone:
+                        raise gone
+                    run(guest)
+                    result = "ok"
+                except Failed as error:
+                    result = "not ok"
+                    print(f"# {error}".replace("\n", "\n# "))
+                except (GuestError, OSError) as error:
+                    # What comes after depends on it.
+                    gone = gone or error
+                    result = "not ok"
+                    print("# " + "".join(traceback.format_exception_only(error)).strip().replace("\n", "\n# "))
+                failures += result != "ok"
+                print(f"{result} {number} linux-guest: {name} on {device}, {vcpus} vCPUs {append}".rstrip())
+                print(f"# {name} took {time.monotonic() - start:.0f} s", flush=True)
+    sys.exit(failures != 0)
+
+
+if __name__ == "__main__":
+    main()
