@@ -138,16 +138,16 @@ impl Error {
         )
     }
 
-    /// Whether a CPU took an interrupt while it had interrupts off. KVM checks before it injects, and so does a CPU that
-    /// works: on one that is emulated, this is an interrupt that is delivered again.
-    pub fn is_masked_interrupt(&self) -> bool {
-        matches!(
-            self,
-            Error::Ended {
-                status: STATUS_MASKED,
-                ..
-            }
-        )
+    /// Whether a CPU did what no CPU should, and none does but one that is emulated.
+    ///
+    /// It took an interrupt while it had interrupts off: KVM checks before it injects, so this is one that is delivered
+    /// again. Or it left the guest with registers of the host's kernel: no software has a say in these on the way.
+    pub fn is_cpu_fault(&self) -> bool {
+        match self {
+            Error::Ended { status, .. } => *status == STATUS_MASKED,
+            Error::Guest { state, .. } => state.is_hosts(),
+            _ => false,
+        }
     }
 }
 

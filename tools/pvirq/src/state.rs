@@ -24,6 +24,13 @@ impl VcpuState {
             events: vcpu.get_vcpu_events().unwrap_or_default(),
         }
     }
+
+    /// Whether they are the host's: its kernel's interrupt table is in the upper half of the addresses, where the guest
+    /// has nothing. A guest gone wild does not get there, as only an instruction that it has once can change this
+    /// register.
+    pub fn is_hosts(&self) -> bool {
+        (self.sregs.idt.base as i64) < 0
+    }
 }
 
 impl fmt::Display for VcpuState {
@@ -95,5 +102,26 @@ impl fmt::Display for VcpuState {
             writeln!(f, "  interrupt {}", events.interrupt.nr)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_has_its_interrupt_table_in_the_upper_half() {
+        let mut state = VcpuState::default();
+        for (base, hosts) in [
+            (0, false),
+            (0x0010_a000, false),
+            // Where KVM finds the base of a guest in real mode.
+            (0xffff_0000, false),
+            // Where x86-64's kernel maps it.
+            (0xffff_fe00_0000_0000, true),
+        ] {
+            state.sregs.idt.base = base;
+            assert_eq!(state.is_hosts(), hosts, "{base:#x}");
+        }
     }
 }

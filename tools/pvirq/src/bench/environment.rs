@@ -35,8 +35,8 @@ pub struct Environment {
     pub baseline_runs: u32,
     /// How often it failed at that, and was made to do it again.
     pub baseline_failures: u32,
-    /// How often a CPU took an interrupt while it had interrupts off, on any device, and the guest was made to do it again.
-    pub masked_interrupts: u32,
+    /// How often a CPU did what none should ([`Error::is_cpu_fault`]), on any device, and the guest was made to do it again.
+    pub cpu_faults: u32,
 }
 
 impl Environment {
@@ -52,7 +52,7 @@ impl Environment {
             eoi: if options.pv_eoi { "pv" } else { "x2apic" },
             baseline_runs: 0,
             baseline_failures: 0,
-            masked_interrupts: 0,
+            cpu_faults: 0,
         })
     }
 }

@@ -261,11 +261,11 @@ impl Report {
         self.rows.iter().map(|row| row.lost + row.duplicates).sum()
     }
 
-    /// Says how guests fared on KVM's own device, and how often a CPU took an interrupt that was masked.
-    pub fn set_failures(&mut self, baseline: Baseline, masked: u32) {
+    /// Says how guests fared on KVM's own device, and how often a CPU did what none should.
+    pub fn set_failures(&mut self, baseline: Baseline, cpu_faults: u32) {
         self.environment.baseline_runs = baseline.runs;
         self.environment.baseline_failures = baseline.failures;
-        self.environment.masked_interrupts = masked;
+        self.environment.cpu_faults = cpu_faults;
     }
 }
 

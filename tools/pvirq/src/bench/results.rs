@@ -47,7 +47,7 @@ pub fn append(report: &impl Serialize, path: &Path) -> io::Result<()> {
             return Err(invalid("its results are from another machine"));
         }
     }
-    for counter in ["baseline_runs", "baseline_failures", "masked_interrupts"] {
+    for counter in ["baseline_runs", "baseline_failures", "cpu_faults"] {
         let counter = format!("/environment/{counter}");
         let count = |value: &Value| value.pointer(&counter)?.as_u64();
         let sum = count(&whole).zip(count(&more)).map(|(old, new)| old + new);

@@ -98,7 +98,7 @@ pub struct Session {
     /// On which devices the guest can register, once that has been tried.
     posting: Option<Vec<bool>>,
     baseline: Baseline,
-    masked: u32,
+    cpu_faults: u32,
 }
 
 /// How guests fared on KVM's own device.
@@ -130,7 +130,7 @@ impl Session {
             subjects,
             posting: None,
             baseline: Baseline::default(),
-            masked: 0,
+            cpu_faults: 0,
         })
     }
 
@@ -140,8 +140,8 @@ impl Session {
     }
 
     /// How often a CPU took an interrupt while it had interrupts off, on any device.
-    pub fn masked(&self) -> u32 {
-        self.masked
+    pub fn cpu_faults(&self) -> u32 {
+        self.cpu_faults
     }
 
     /// Whether there is a device on which the guest can register with a pvirq host.
@@ -291,8 +291,8 @@ impl Session {
         loop {
             self.baseline.runs += u32::from(baseline);
             let error = match attempt(self) {
-                Err(error) if error.is_masked_interrupt() => {
-                    self.masked += 1;
+                Err(error) if error.is_cpu_fault() => {
+                    self.cpu_faults += 1;
                     error
                 }
                 Err(error) if baseline && error.is_guest_failure() => error,

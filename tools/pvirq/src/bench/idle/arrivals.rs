@@ -56,8 +56,8 @@ pub struct Arrived {
     pub lost: u64,
     /// Interrupts that came again.
     pub duplicates: u64,
-    /// How often the guest was started again because an emulated CPU took an interrupt while it had them off.
-    pub masked_interrupts: u32,
+    /// How often the guest was started again because a CPU did what none should.
+    pub cpu_faults: u32,
     /// How many interrupts have ended which step of being idle, by source.
     pub ended: [Ended; Source::COUNT],
     /// What became of posts.
@@ -137,7 +137,7 @@ impl Idle {
             let shared = machine.shared()?;
             let row = &mut rows[which];
             row.seconds += start.elapsed().as_secs_f64();
-            row.masked_interrupts += failures;
+            row.cpu_faults += failures;
             row.periods += shared.events.load(SeqCst);
             row.lost += shared.lost.load(SeqCst);
             row.duplicates += shared.arrivals.duplicates();

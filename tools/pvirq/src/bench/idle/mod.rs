@@ -212,7 +212,7 @@ impl Idle {
     ) -> Result<(), Error> {
         let device = self.path(way);
         let baseline = device == Path::new(KVM);
-        let forgiven = error.is_masked_interrupt() || baseline && error.is_guest_failure();
+        let forgiven = error.is_cpu_fault() || baseline && error.is_guest_failure();
 
         if !forgiven || failures > RETRIES {
             note(&format!("{}: failed", device.display()));

@@ -67,7 +67,7 @@ pub struct InjectSession {
     runs: Cell<u32>,
     failures: Cell<u32>,
     /// How often a CPU took an interrupt while it had interrupts off.
-    masked: Cell<u32>,
+    cpu_faults: Cell<u32>,
 }
 
 impl InjectSession {
@@ -81,7 +81,7 @@ impl InjectSession {
             image: Image::mini_guest(),
             runs: Cell::new(0),
             failures: Cell::new(0),
-            masked: Cell::new(0),
+            cpu_faults: Cell::new(0),
         })
     }
 
@@ -164,14 +164,14 @@ impl InjectSession {
                     self.runs.set(self.runs.get() + on_baseline);
                     match attempt {
                         Err(error)
-                            if (error.is_masked_interrupt()
+                            if (error.is_cpu_fault()
                                 || on_baseline != 0 && error.is_guest_failure())
                                 && failures < RETRIES =>
                         {
                             failures += 1;
                             self.failures.set(self.failures.get() + on_baseline);
-                            let masked = u32::from(error.is_masked_interrupt());
-                            self.masked.set(self.masked.get() + masked);
+                            let cpu_fault = u32::from(error.is_cpu_fault());
+                            self.cpu_faults.set(self.cpu_faults.get() + cpu_fault);
                             machines[index] = None;
                             let device = injection.device();
                             note(&format!(
@@ -264,7 +264,7 @@ impl InjectSession {
                 eoi: "pv",
                 baseline_runs: self.runs.get(),
                 baseline_failures: self.failures.get(),
-                masked_interrupts: self.masked.get(),
+                cpu_faults: self.cpu_faults.get(),
             },
             rows,
         })

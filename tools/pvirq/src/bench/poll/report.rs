@@ -194,7 +194,7 @@ impl Report {
                 eoi: "pv",
                 baseline_runs: 0,
                 baseline_failures: 0,
-                masked_interrupts: 0,
+                cpu_faults: 0,
             },
             rows: Vec::new(),
         })
@@ -215,7 +215,7 @@ impl Report {
         self.rows.extend(rows);
         self.environment.baseline_runs = session.baseline().runs;
         self.environment.baseline_failures = session.baseline().failures;
-        self.environment.masked_interrupts = session.masked();
+        self.environment.cpu_faults = session.cpu_faults();
     }
 
     /// The rows of each point.

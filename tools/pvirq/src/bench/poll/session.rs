@@ -72,7 +72,7 @@ pub struct Session {
     image: Image,
     subjects: Vec<Subject>,
     baseline: Baseline,
-    masked: u32,
+    cpu_faults: u32,
     seed: u64,
 }
 
@@ -91,7 +91,7 @@ impl Session {
             image: Image::mini_guest(),
             subjects,
             baseline: Baseline::default(),
-            masked: 0,
+            cpu_faults: 0,
             seed: 0,
         }
     }
@@ -101,9 +101,9 @@ impl Session {
         self.baseline
     }
 
-    /// How often a guest was run again because a CPU took an interrupt that was masked.
-    pub fn masked(&self) -> u32 {
-        self.masked
+    /// How often a guest was run again because a CPU did what none should.
+    pub fn cpu_faults(&self) -> u32 {
+        self.cpu_faults
     }
 
     /// What the polling of a mode's machine is set to, if it is pvirq's and has been measured.
@@ -171,9 +171,9 @@ impl Session {
             // It is of no more use.
             self.subjects[index].machine = None;
             failures += 1;
-            let masked = error.is_masked_interrupt();
-            self.masked += u32::from(masked);
-            let again = masked || (baseline && error.is_guest_failure());
+            let cpu_fault = error.is_cpu_fault();
+            self.cpu_faults += u32::from(cpu_fault);
+            let again = cpu_fault || (baseline && error.is_guest_failure());
             if !again || failures > RETRIES {
                 progress.note(&format!("{}: failed", mode.name()));
                 return Err(error);

@@ -264,7 +264,7 @@ fn masked_interrupt(context: &Context) -> Result<Outcome> {
     match machine(context, 2, true)?.run_job(Some(&job(Work::Masked)), LIMIT) {
         Err(error) => {
             let text = error.to_string();
-            ensure!(error.is_masked_interrupt(), "{text}");
+            ensure!(error.is_cpu_fault(), "{text}");
             ensure!(
                 text.contains("interrupt while interrupts were off"),
                 "{text}"

@@ -264,7 +264,7 @@ fn measure(options: Options, plan: &[Case], events: u32) -> Result<Report> {
         report.add(&measured);
     }
     progress.finish();
-    report.set_failures(session.baseline(), session.masked());
+    report.set_failures(session.baseline(), session.cpu_faults());
     Ok(report)
 }
 
@@ -323,9 +323,11 @@ impl Common {
             "Guests failed {failures} of {runs} times on {}.",
             device::KVM
         );
-        let masked = report.environment.masked_interrupts;
-        if masked != 0 {
-            println!("CPUs took {masked} interrupts while they had interrupts off; see Documentation/smp-guests.rst.");
+        let cpu_faults = report.environment.cpu_faults;
+        if cpu_faults != 0 {
+            println!(
+                "CPUs did what none should {cpu_faults} times; see Documentation/smp-guests.rst."
+            );
         }
         self.output.write(report)?;
         let misdelivered = report.misdelivered();
