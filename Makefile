@@ -52,16 +52,16 @@ measure: module tools ## Measure in one boot what the documentation tells; PARTS
 .PHONY: test
 test: module tools selftests guest ## Run the tests of the test VM, the kselftests, the tool's own, and those of Linux guests
 	tools/testvm/parts --jobs 2 \
-		"kselftests-1=$(testvm) --name kselftests-1 --timeout 1200 --ktap -- selftests/run --shard 1/2" \
-		"kselftests-2=$(testvm) --name kselftests-2 --timeout 1200 --ktap -- selftests/run --shard 2/2" \
+		"kselftests-1=$(testvm) --name kselftests-1 --timeout 2400 --ktap -- selftests/run --shard 1/2" \
+		"kselftests-2=$(testvm) --name kselftests-2 --timeout 2400 --ktap -- selftests/run --shard 2/2" \
 		"testvm=tools/testvm/test" \
 		--jobs 1 \
-		"tool=$(testvm) --name tool --timeout 600 --ktap -- tools/testvm/scripts/test-tool" \
-		"guest=$(testvm) --name guest --toolchain --timeout 1200 --ktap -- tools/testvm/scripts/test-guest --shorter 4"
+		"tool=$(testvm) --name tool --timeout 1800 --ktap -- tools/testvm/scripts/test-tool" \
+		"guest=$(testvm) --name guest --toolchain --timeout 2400 --ktap -- tools/testvm/scripts/test-guest --shorter 4"
 
 # The checkers make everything slower by far, so tests repeat less: what they are to find, one time is enough for. And
 # kmemleak looks through all memory.
-debug_selftests = $(testvm) --memory 1G --timeout 1500 --ktap --name $1 -- \
+debug_selftests = $(testvm) --memory 1G --timeout 3600 --ktap --name $1 -- \
 	KSFT_MACHINE_SLOW=yes PVIRQ_MODULE=/pvirq/build/module-debug/pvirq.ko selftests/run
 
 .PHONY: test-debug

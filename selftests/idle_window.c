@@ -67,6 +67,7 @@ TEST_F(idle, takes_the_window_from_who_is_preempted)
 {
 	struct pvirq_poll poll = poll_of(LONG, 100, PVIRQ_POLICY_FIXED);
 	struct contender contender;
+	bool polls = false;
 	uint64_t start;
 
 	REGISTER();
@@ -74,17 +75,17 @@ TEST_F(idle, takes_the_window_from_who_is_preempted)
 	ASSERT_EQ(0, ioctl(self->vm.fd, PVIRQ_SET_POLL, &poll));
 	LOAD(guest_poll);
 	/* Some task of the kernel's may want the CPU at the wrong moment, but not every time. */
-	for (int i = 0; i < ATTEMPTS; i++) {
+	for (int i = 0; i < ATTEMPTS && !polls; i++) {
 		LOAD(guest_poll);
 		EXPECT_BYTE(0x55, vcpu_run(&self->vcpu));
 		runner_start(&self->runner, &self->vcpu);
 		for (start = now(); now() - start < 50 * MS && is_running(&self->runner);)
 			;
-		if (is_running(&self->runner))
-			break;
-		EXPECT_BYTE(0x55, runner_wait(&self->runner));
+		polls = is_running(&self->runner);
+		if (!polls)
+			EXPECT_BYTE(0x55, runner_wait(&self->runner));
 	}
-	ASSERT_TRUE(is_running(&self->runner));
+	ASSERT_TRUE(polls);
 	contender_start(&contender);
 	EXPECT_BYTE(0x55, runner_wait(&self->runner));
 	EXPECT_EQ(0, self->descriptor->guest_poll_ns);
@@ -97,35 +98,56 @@ TEST_F(idle, gives_way_to_who_comes_and_goes)
 {
 	struct contender contender;
 	uint64_t start;
+	long polled;
+	int given_way = 0;
 
 	REGISTER();
 	set_poll(&self->vm, LONG, 100, PVIRQ_POLICY_FIXED);
 	LOAD(guest_idle);
 	pin(0);
-	for (int i = 0; i < 5; i++) {
+	/* Time in which nobody has the CPU, this machine's own that is, is nobody's. */
+	for (int i = 0; i < 10; i++) {
 		EXPECT_BYTE(0x55, vcpu_run(&self->vcpu));
 		contender_start(&contender);
 		for (start = now(); now() - start < 100 * MS;)
 			;
 		contender_stop(&contender);
+		polled = STATISTIC("polled-ns");
 		EXPECT_BYTE(0x55, vcpu_run(&self->vcpu));
-		EXPECT_EQ(PVIRQ_IDLE_CONTENDED, idle_end(self->descriptor));
+		given_way += idle_end(self->descriptor) == PVIRQ_IDLE_CONTENDED && STATISTIC("polled-ns") == polled;
 	}
+	EXPECT_LE(6, given_way);
+}
+
+/*
+ * Makes idle calls for some time, and returns for how long they may have polled in all: what may be saved up in a second,
+ * and what comes in meanwhile. One of them may end late, by as long as the thread had no CPU. Nothing is granted before
+ * that has been made up for.
+ */
+static uint64_t spend_budget(struct __test_metadata *_metadata, struct vcpu *vcpu, unsigned int percent)
+{
+	uint64_t start = now(), longest = LONG;
+
+	while (now() - start < 1500ULL * MS) {
+		uint64_t before = now(), took;
+
+		EXPECT_EQ(0, vcpu_run(vcpu));
+		EXPECT_EQ(KVM_EXIT_IO, vcpu->run->exit_reason);
+		took = now() - before;
+		longest = took > longest ? took : longest;
+	}
+	return percent * (1000ULL * MS + now() - start) / 100 + longest;
 }
 
 TEST_F(idle, keeps_to_its_budget)
 {
 	const unsigned int percent = 2;
-	uint64_t start, allowed;
+	uint64_t allowed;
 
 	REGISTER();
 	set_poll(&self->vm, LONG, percent, PVIRQ_POLICY_FIXED);
 	LOAD(guest_idle);
-	start = now();
-	while (now() - start < 1500ULL * MS)
-		EXPECT_BYTE(0x55, vcpu_run(&self->vcpu));
-	/* What it may save up in a second, and what comes in meanwhile; one more window for calls that end late. */
-	allowed = percent * (1000ULL * MS + now() - start) / 100 + LONG;
+	allowed = spend_budget(_metadata, &self->vcpu, percent);
 	EXPECT_LE(STATISTIC("polled-ns"), allowed);
 	EXPECT_LE(percent * 1000ULL * MS / 100 / 2, STATISTIC("polled-ns"));
 	EXPECT_LT(0, STATISTIC("idle-contended"));
@@ -160,18 +182,15 @@ TEST_F(idle, budget_holds_whatever_the_guest_says)
 {
 	const unsigned int percent = 2;
 	struct liar liar = { .descriptor = self->descriptor };
-	uint64_t start, polled, allowed;
+	uint64_t polled, allowed;
 	long calls;
 
 	REGISTER();
 	set_poll(&self->vm, LONG, percent, PVIRQ_POLICY_FIXED);
 	LOAD(guest_idle);
 	ASSERT_EQ(0, pthread_create(&liar.thread, NULL, lie, &liar));
-	start = now();
-	while (now() - start < 1500ULL * MS)
-		EXPECT_BYTE(0x55, vcpu_run(&self->vcpu));
 	/* As for one that does as it is told. */
-	allowed = percent * (1000ULL * MS + now() - start) / 100 + LONG;
+	allowed = spend_budget(_metadata, &self->vcpu, percent);
 	polled = STATISTIC("polled-ns");
 	EXPECT_LE(polled, allowed);
 	EXPECT_LE(percent * 1000ULL * MS / 100 / 2, polled);
@@ -207,12 +226,13 @@ TEST_F(idle, windows_follow_the_idle_periods)
 	/* Where KVM's policy begins, doubled twice. */
 	const uint32_t grown = 4 * 10000;
 	uint32_t window, longest = 0;
+	uint64_t start;
 
 	REGISTER();
 	set_poll(&self->vm, LONG, 100, PVIRQ_POLICY_HALT_POLL);
 	LOAD(guest_idle_halt);
 	/* Interrupts that come soon, so that polling pays, until it does. */
-	for (int i = 0; i < 2000 && (longest < grown || !STATISTIC("idle-events")); i++) {
+	for (start = now(); now() - start < 60000ULL * MS && (longest < grown || !STATISTIC("idle-events"));) {
 		IDLE_FOR(100);
 		window = self->descriptor->host_poll_ns;
 		longest = window > longest ? window : longest;
@@ -251,11 +271,11 @@ TEST_F(idle, hits_pay_for_the_window)
 	IDLE_FOR(3 * LONG / 1000);
 	EXPECT_WINDOW(0, 20, );
 	/* Each hit is worth some periods that are too long. */
-	EXPECT_WINDOW(LONG, 5, self->descriptor->idle_hits++);
-	EXPECT_WINDOW(0, 10, );
-	/* And now and then it is tried all the same. */
-	EXPECT_WINDOW(LONG, 30, );
-	EXPECT_WINDOW(0, 5, );
+	EXPECT_WINDOW(LONG, 20, self->descriptor->idle_hits++);
+	EXPECT_WINDOW(0, 20, );
+	/* And now and then it is tried all the same, if nobody wants the CPU just then. */
+	EXPECT_WINDOW(LONG, 60, );
+	EXPECT_WINDOW(0, 20, );
 }
 
 TEST_F(idle, limits_are_checked)

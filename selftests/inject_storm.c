@@ -196,8 +196,8 @@ TEST_F(storm, never_late)
 
 TEST_F(storm, bursts_are_delivered_together)
 {
-	int sources[BURST], bursts = repeats(200);
-	long drains;
+	int sources[BURST], bursts = repeats(200), judged = 0;
+	long before, drains = 0;
 
 	for (int i = 0; i < BURST; i++) {
 		sources[i] = eventfd_open();
@@ -206,19 +206,59 @@ TEST_F(storm, bursts_are_delivered_together)
 	LOAD(guest_wait);
 	pin(1);
 	runner_start(&self->runner, &self->vcpu);
-	drains = STATISTIC("drains");
-	for (int burst = 0; burst < bursts; burst++) {
+	/* One that took longer than a few pauses was none: this thread had no CPU. */
+	for (int burst = 0; judged < bursts && burst < 10 * bursts; burst++) {
+		uint64_t start = now(), took;
+
+		before = STATISTIC("drains");
+		for (int i = 0; i < BURST; i++) {
+			__atomic_store_n(self->sent, *self->sent + 1, __ATOMIC_SEQ_CST);
+			eventfd_signal(sources[i]);
+		}
+		took = now() - start;
+		ASSERT_TRUE(eventually(*self->seen == *self->sent)) TH_LOG("burst %d", burst);
+		if (took < 3000000) {
+			judged++;
+			drains += STATISTIC("drains") - before;
+		}
+	}
+	EXPECT_EQ(-EINTR, runner_stop(&self->runner));
+	EXPECT_LE((bursts + 3) / 4, judged);
+	EXPECT_LE(judged, drains);
+	EXPECT_GT(3 * judged, drains);
+	TH_LOG("%d bursts, taken in %ld parts", judged, drains);
+	for (int i = 0; i < BURST; i++)
+		close(sources[i]);
+}
+
+/*
+ * A vCPU that sleeps is kicked, and while it wakes up it is kicked and posted to, again and again: it looks once more for
+ * each. Each signal is for a vector of its own.
+ */
+#define FIRST	0x90
+
+TEST_F(storm, who_sleeps_misses_nothing)
+{
+	const uint16_t entry[2] = { HANDLER, 0 };
+	int sources[BURST];
+
+	for (int i = 0; i < BURST; i++) {
+		vm_write(&self->vm, (FIRST + i) * sizeof(entry), entry, sizeof(entry));
+		sources[i] = eventfd_open();
+		ASSERT_EQ(0, BIND(TO_VCPU(sources[i], 0, FIRST + i)));
+	}
+	LOAD(guest_sleep);
+	pin(1);
+	runner_start(&self->runner, &self->vcpu);
+	for (int burst = 0; burst < repeats(1000); burst++) {
+		ASSERT_TRUE(eventually(host_state(descriptor(&self->vm, 0)) == PVIRQ_HOST_BLOCKED));
 		for (int i = 0; i < BURST; i++) {
 			__atomic_store_n(self->sent, *self->sent + 1, __ATOMIC_SEQ_CST);
 			eventfd_signal(sources[i]);
 		}
 		ASSERT_TRUE(eventually(*self->seen == *self->sent)) TH_LOG("burst %d", burst);
 	}
-	drains = STATISTIC("drains") - drains;
 	EXPECT_EQ(-EINTR, runner_stop(&self->runner));
-	EXPECT_LE(bursts, drains);
-	EXPECT_GT(3 * bursts, drains);
-	TH_LOG("%d bursts, taken in %ld parts", bursts, drains);
 	for (int i = 0; i < BURST; i++)
 		close(sources[i]);
 }
@@ -295,15 +335,17 @@ TEST_F(storm, nobody_starves)
 	self->stop = true;
 	for (int cpu = 0; cpu < 2; cpu++)
 		pthread_join(senders[cpu], NULL);
+	/* ksoftirqd may have something left to do. */
 	for (int i = 0; i < SOURCES; i++) {
-		struct pvirq_source counters = source_counters(&self->vm, sources[i]);
+		struct pvirq_source counters;
 
-		EXPECT_EQ(counters.queued, counters.delivered);
+		EXPECT_TRUE(eventually((counters = source_counters(&self->vm, sources[i]), counters.queued == counters.delivered)))
+			TH_LOG("source %d", i);
 		queued += counters.queued;
 	}
-	after = bottom_half_counters(&self->vm, variant->bottom_half);
+	ASSERT_TRUE(eventually((after = bottom_half_counters(&self->vm, variant->bottom_half),
+				after.delivered - before.delivered == queued)));
 	EXPECT_EQ(queued, after.queued - before.queued);
-	EXPECT_EQ(queued, after.delivered - before.delivered);
 	EXPECT_GE(64, after.largest_batch);
 	TH_LOG("%llu deliveries in %llu batches of %llu at most, %llu in ksoftirqd", after.delivered - before.delivered,
 	       after.batches - before.batches, after.largest_batch, after.ksoftirqd - before.ksoftirqd);

@@ -166,6 +166,7 @@ static void *contend(void *data)
 	struct contender *contender = data;
 
 	pin(0);
+	contender->at_work = true;
 	while (!contender->stop)
 		;
 	return NULL;
@@ -174,8 +175,11 @@ static void *contend(void *data)
 void contender_start(struct contender *contender)
 {
 	contender->stop = false;
+	contender->at_work = false;
 	if (pthread_create(&contender->thread, NULL, contend, contender))
 		die("pthread_create");
+	if (!eventually(contender->at_work))
+		die("a thread does not begin");
 }
 
 void contender_stop(struct contender *contender)

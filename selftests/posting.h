@@ -113,6 +113,7 @@ int runner_stop(struct runner *runner);
 
 /* A thread that takes CPU 0's time from whoever else is there. */
 struct contender {
+	volatile bool at_work;
 	pthread_t thread;
 	volatile bool stop;
 };

@@ -271,9 +271,10 @@ impl Vcpu {
         loop {
             self.enter();
             let result = self.real.ioctl(request);
-            // Both, as both may have set the flag.
-            let kicked = running.is_forced() && self.end_kick(running, &result);
+            // Both, as both may have set the flag, which either takes back. Kicks come last: one that came
+            // after it was looked for, and lost its flag to the other, would count as made for ever.
             let forced = self.forced.read_once() && self.end_force(&result);
+            let kicked = running.is_forced() && self.end_kick(running, &result);
 
             if !kicked && !forced && (result.is_err() || !self.guest_access()) {
                 return result;

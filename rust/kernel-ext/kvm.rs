@@ -91,6 +91,8 @@ impl VcpuFile {
 /// A thread writes that it is there, and then looks for what there is to do; others write what there
 /// is to do, and then look for the thread: with a full barrier between on both sides, one sees what
 /// the other wrote. A thread that leaves and others that force are ordered by the same pattern.
+/// So are a thread that takes back the flag for another reason, and others that force it: it has to look
+/// [whether it is forced](Running::is_forced) afterwards.
 ///
 /// `timed` is set by whoever starts the timer, and cleared by the timer before it forces the thread: if
 /// it is found set, the timer is yet to do so. It may do it in vain.

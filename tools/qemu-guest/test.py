@@ -18,6 +18,8 @@ from guest import Guest, GuestError, pinned
 MODULE = "/pvirq_guest.ko"
 COUNTERS = "/sys/kernel/debug/pvirq_guest"
 
+# Interrupts for CPUs at work: an idle one that polls is sent none.
+SEND = "echo | /loads busy-ipi-single 200"
 # What a load in the background does again and again: as many interrupts as the CPUs can send.
 INTERRUPTS = "echo 200 >/sys/kernel/debug/ipi_bench/single && echo 200 >/sys/kernel/debug/ipi_bench/broadcast"
 ALL = INTERRUPTS + " && for load in membarrier futex munmap; do echo | /loads $load 50 >/dev/null || exit 1; done"
@@ -133,7 +135,7 @@ def hotplug(guest, rounds):
     finally:
         end_load(guest)
     before = counters(guest)
-    guest.check("echo 200 >/sys/kernel/debug/ipi_bench/single")
+    guest.check(SEND)
     after = counters(guest)
     expect(total(after, "unposted") == total(before, "unposted"), "not all CPUs are posted to")
     expect(sum(after.values()) - sum(before.values()) >= 200, "interrupts are not counted")
@@ -165,7 +167,7 @@ def other_driver(guest):
     expect(any("the cpuidle driver haltpoll stays" in line for line in log), "the log does not say that it stays")
     driver = guest.check("cat /sys/devices/system/cpu/cpuidle/current_driver")
     expect(driver == ["haltpoll"], f"the cpuidle driver is {driver}")
-    guest.check("echo 200 >/sys/kernel/debug/ipi_bench/single")
+    guest.check(SEND)
     expect(sum(counters(guest).values()) >= 200, "interrupts are not posted")
 
 
@@ -174,7 +176,7 @@ def multicasts(guest):
     guest.check(f"insmod {MODULE}")
     guest.check("lsmod | grep -q ipi_bench || insmod /ipi_bench.ko")
     before = counters(guest)
-    guest.check("echo 200 >/sys/kernel/debug/ipi_bench/broadcast")
+    guest.check("echo | /loads busy-ipi-broadcast 200")
     after = counters(guest)
     sent = sum(value - before[key] for key, value in after.items() if key[0] == "call_function")
     # Those that have something to call already are sent nothing.
@@ -188,7 +190,7 @@ def posts_again(guest, before):
     """After the host has forgotten the descriptors, `before` which nobody had posted: it has new ones."""
     sent = sum(counters(guest).values())
     elided = total(counters(guest), "elided_preempted")
-    guest.check("echo 200 >/sys/kernel/debug/ipi_bench/single")
+    guest.check(SEND)
     expect(sum(counters(guest).values()) - sent >= 200, "interrupts are not counted")
     expect(total(counters(guest), "elided_preempted") > elided, "the host does not tell of vCPUs any more")
     expect(pinned() > before, "the host holds no descriptors")
@@ -200,8 +202,7 @@ def suspends(guest):
     guest.check(f"insmod {MODULE}; lsmod | grep -q ipi_bench || insmod /ipi_bench.ko")
     expect(pinned() > before, "the host holds no descriptors")
     for _ in range(2):
-        guest.check("echo 0 >/sys/class/rtc/rtc0/wakealarm; echo +5 >/sys/class/rtc/rtc0/wakealarm;"
-                    " echo mem >/sys/power/state", 120)
+        guest.suspend()
         posts_again(guest, before)
     guest.check("rmmod pvirq_guest")
     expect(pinned() == before, "the host holds descriptors")

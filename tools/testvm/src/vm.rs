@@ -24,6 +24,11 @@ const TCG_CPU: &str = "max,-la57";
 /// How often a wait looks again.
 const TICK: Duration = Duration::from_millis(20);
 
+/// For how many seconds the kernel waits before it reports what is stuck. A machine at work may leave a CPU of the test VM
+/// waiting for longer than it usually does. What is lost is lost for good.
+const PATIENCE: &str =
+    "watchdog_thresh=30 rcupdate.rcu_cpu_stall_timeout=60 workqueue.watchdog_thresh=60";
+
 /// What a machine is made of, and what it is to run.
 pub struct Vm {
     /// Directory of the run's files.
@@ -206,8 +211,9 @@ impl Vm {
 
     fn kernel_arguments(&self) -> String {
         let name = self.dir.file_name().unwrap_or_default().to_string_lossy();
-        let mut arguments =
-            format!("console=ttyS0 panic=-1 oops=panic printk.devkmsg=on testvm.run={name}");
+        let mut arguments = format!(
+            "console=ttyS0 panic=-1 oops=panic printk.devkmsg=on {PATIENCE} testvm.run={name}"
+        );
         if self.rootfs.is_some() {
             arguments += " testvm.toolchain";
         }

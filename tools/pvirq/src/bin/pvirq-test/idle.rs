@@ -4,7 +4,7 @@
 
 use std::{fs, process::Command, sync::atomic::Ordering::SeqCst};
 
-use anyhow::{ensure, Context as _, Result};
+use anyhow::{bail, ensure, Context as _, Result};
 use mini_guest::{Job, Mechanism, Rest, Source, Work};
 use pvirq::cpus::CpuList;
 use serde_json::Value;
@@ -59,36 +59,38 @@ fn arrivals(context: &Context) -> Result<Outcome> {
     }
     // On one CPU: in parallel, emulated CPUs fail.
     let cpu = CpuList::allowed()?.in_turn(2)[1].to_string();
-    let rows = bench(
-        context,
-        "arrivals",
-        &["--cpus", &cpu, "--events", &PERIODS.to_string()],
-    )?;
-    let mut periods = 0.0;
     let mut ended = [[0.0; 3]; Source::COUNT];
     let mut posts = [0.0; 2];
-    for row in &rows {
-        ensure!(row["lost"] == 0, "{row}");
-        periods += number(row, "/periods")?;
-        posts[0] += number(row, "/posts/elided")?;
-        posts[1] += number(row, "/posts/kicked")?;
-        for (source, ended) in ended.iter_mut().enumerate() {
-            for (step, name) in ["in_guest", "in_host", "in_halt"].iter().enumerate() {
-                ended[step] += number(row, &format!("/ended/{source}/{name}"))?;
+    // What comes in which step is chance, and on a slow machine hardly any come in the first.
+    for _ in 0..4 {
+        let rows = bench(
+            context,
+            "arrivals",
+            &["--cpus", &cpu, "--events", &PERIODS.to_string()],
+        )?;
+        let mut periods = 0.0;
+        for row in &rows {
+            ensure!(row["lost"] == 0, "{row}");
+            periods += number(row, "/periods")?;
+            posts[0] += number(row, "/posts/elided")?;
+            posts[1] += number(row, "/posts/kicked")?;
+            for (source, ended) in ended.iter_mut().enumerate() {
+                for (step, name) in ["in_guest", "in_host", "in_halt"].iter().enumerate() {
+                    ended[step] += number(row, &format!("/ended/{source}/{name}"))?;
+                }
             }
         }
-    }
-    ensure!(periods == PERIODS, "{periods} periods");
-    // Otherwise it has not tried much.
-    ensure!(
-        ended
+        ensure!(periods == PERIODS, "{periods} periods");
+        if ended
             .iter()
             .flatten()
             .chain(&posts)
-            .all(|&count| count != 0.0),
-        "{ended:?} by source and step, {posts:?} elided and kicked"
-    );
-    Ok(Outcome::Pass)
+            .all(|&count| count != 0.0)
+        {
+            return Ok(Outcome::Pass);
+        }
+    }
+    bail!("it has not tried much: {ended:?} by source and step, {posts:?} elided and kicked")
 }
 
 fn missed(context: &Context) -> Result<Outcome> {
@@ -96,7 +98,7 @@ fn missed(context: &Context) -> Result<Outcome> {
         return Ok(Outcome::Skip("no guest can register here"));
     }
     let mut machine = registered(context, 2)?;
-    let patience = u64::from(machine.tsc_khz()) * 200;
+    let patience = u64::from(machine.tsc_khz()) * 2000;
     let job = Job {
         mechanism: Mechanism::Pvirq,
         rest: Rest::Idle,
@@ -122,7 +124,7 @@ fn missed(context: &Context) -> Result<Outcome> {
         .set_up(&[Source::Timer], 0, 0, false);
     machine.run_job(
         Some(&Job {
-            patience: job.patience * 100,
+            patience: job.patience * 10,
             ..job
         }),
         LIMIT,
