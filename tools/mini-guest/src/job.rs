@@ -177,11 +177,11 @@ impl Job {
             (Work::Arrivals | Work::Tick, _) => 0,
             (Work::Wake, _) if target == 1 => self.sends,
             (Work::Wake, _) => 0,
-            (Work::Ipi | Work::Inject, Pattern::Broadcast) => self.sends,
-            (Work::Ipi | Work::Inject, Pattern::Unicast) if self.sends < target => 0,
-            (Work::Ipi | Work::Inject, Pattern::Unicast) => {
-                self.sends - (self.sends - target) % targets
-            }
+            (Work::Ipi, Pattern::Broadcast) => self.sends,
+            (Work::Ipi, Pattern::Unicast) if self.sends < target => 0,
+            (Work::Ipi, Pattern::Unicast) => self.sends - (self.sends - target) % targets,
+            // The VMM counts those of each target on their own.
+            (Work::Inject, _) => self.sends,
         }
     }
 }
@@ -238,11 +238,13 @@ mod tests {
             assert_eq!(job.events(1), 7);
             assert_eq!(job.last_sequence(1, 1), 0);
         }
-        let job = job(Work::Wake, Pattern::Unicast, 7);
+        let wake = job(Work::Wake, Pattern::Unicast, 7);
         assert_eq!(
-            [1, 2, 3].map(|target| job.last_sequence(target, 3)),
+            [1, 2, 3].map(|target| wake.last_sequence(target, 3)),
             [7, 0, 0]
         );
+        let inject = job(Work::Inject, Pattern::Unicast, 7);
+        assert_eq!([1, 2].map(|target| inject.last_sequence(target, 2)), [7, 7]);
     }
 
     #[test]

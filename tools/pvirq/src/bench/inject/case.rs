@@ -116,9 +116,14 @@ impl InjectCase {
 
     /// The number of vCPUs, the first of which does nothing.
     pub(super) fn vcpus(&self) -> usize {
+        1 + self.targets() as usize
+    }
+
+    /// The number of those that are interrupted: to be preempted, there have to be two on a CPU.
+    pub(super) fn targets(&self) -> u32 {
         match self.target {
-            Target::Preempted => 3,
-            _ => 2,
+            Target::Preempted => 2,
+            _ => 1,
         }
     }
 

@@ -99,7 +99,8 @@ impl InjectSession {
             mechanism: Sender::X2Apic,
             pattern: Pattern::Unicast,
             rest: case.rest(),
-            sends: bursts * case.burst,
+            // What each target has to wait for.
+            sends: bursts / case.targets() * case.burst,
             gap: 0,
             seed: 0,
             patience: 0,
@@ -145,7 +146,9 @@ impl InjectSession {
         events: u32,
         mut note: impl FnMut(&str),
     ) -> Result<Vec<InjectRow>, Error> {
-        let bursts = (PIECE / case.burst).clamp(1, 50);
+        let bursts = (PIECE / case.burst)
+            .clamp(1, 50)
+            .next_multiple_of(case.targets());
         let pieces = events.div_ceil(bursts * case.burst).max(MIN_PIECES);
         let mut machines: Vec<Option<Ready>> = injections.iter().map(|_| None).collect();
         let mut sums: Vec<Piece> = injections.iter().map(|_| Piece::default()).collect();

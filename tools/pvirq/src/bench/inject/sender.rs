@@ -31,24 +31,24 @@ pub struct Signal<'a> {
 }
 
 impl Signal<'_> {
-    /// Sends bursts to the targets in turn, and waits for each to be acknowledged.
+    /// Sends so many bursts to the targets in turn, to each the same number, and waits for each to be acknowledged.
     ///
     /// It stops at the first that is not.
     pub fn send(&self, shared: &Shared, bursts: u32) -> Result<Piece, Error> {
         let mut piece = Piece::default();
-        let targets = self.sources.len() as u32;
-        let mut sequence = 0;
+        let targets = self.sources.len();
+        let mut sequences = vec![0; targets];
 
         // The vCPUs stay on their CPUs, and so does this.
         cpus::pin(self.cpu)?;
-        for burst in 0..bursts {
-            let index = burst % targets;
-            let slot = &shared.slots[1 + index as usize];
+        for index in (0..targets).cycle().take(bursts as usize) {
+            let sequence = &mut sequences[index];
+            let slot = &shared.slots[1 + index];
             let rests = || slot.rested.load(SeqCst) == slot.sent.load(SeqCst) + 1;
 
             if spin_until(PATIENCE, rests) {
-                self.wait_for_rest(shared, 1 + index as usize);
-                let sources = &self.sources[index as usize];
+                self.wait_for_rest(shared, 1 + index);
+                let sources = &self.sources[index];
                 let submission = match self.case.signals {
                     Signals::Kernel => Some(Submission::new(sources)?),
                     _ => None,
@@ -57,21 +57,21 @@ impl Signal<'_> {
                 piece.events += u64::from(self.case.burst);
                 match &submission {
                     Some(submission) => {
-                        sequence += u64::from(self.case.burst);
-                        slot.sent.store(sequence, SeqCst);
+                        *sequence += u64::from(self.case.burst);
+                        slot.sent.store(*sequence, SeqCst);
                         submission.submit()?;
                         piece.system_calls += 1;
                     }
                     None => {
                         for (source, number) in sources.iter().zip(0..) {
-                            sequence += 1;
-                            slot.sent.store(sequence, SeqCst);
+                            *sequence += 1;
+                            slot.sent.store(*sequence, SeqCst);
                             piece.system_calls +=
-                                u64::from(self.signal(1 + index, number, source)?);
+                                u64::from(self.signal(1 + index as u32, number, source)?);
                         }
                     }
                 }
-                if spin_until(PATIENCE, || slot.acknowledged.load(SeqCst) == sequence) {
+                if spin_until(PATIENCE, || slot.acknowledged.load(SeqCst) == *sequence) {
                     piece.cycles.push(cycles() - start);
                     continue;
                 }
