@@ -2,7 +2,7 @@
 
 //! Whatever KVM's irqfd can deliver, the guest gets as well if an eventfd is bound to the irqfd's.
 
-use std::{sync::atomic::Ordering::SeqCst, time::Duration};
+use std::{fs, process::Command, sync::atomic::Ordering::SeqCst, time::Duration};
 
 use anyhow::{ensure, Context as _, Result};
 use kvm_bindings::{
@@ -17,6 +17,7 @@ use pvirq::{
     spin::spin_until,
 };
 use pvirq_protocol::ioctl::BottomHalfKind;
+use serde_json::Value;
 use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
 
 use crate::{
@@ -36,7 +37,44 @@ pub const TESTS: &[Test] = &[
     ),
     ("an MSI by way of a sink", |context| sink(context, Pin::Msi)),
     ("an NMI by way of a sink", |context| sink(context, Pin::Nmi)),
+    (
+        "pvirq bench inject interrupts all targets, by all mechanisms",
+        bench_inject,
+    ),
 ];
+
+fn bench_inject(context: &Context) -> Result<Outcome> {
+    if !is_pvirq(context) {
+        return Ok(Outcome::Skip("it takes both devices"));
+    }
+    let directory = tempfile::tempdir()?;
+    let path = directory.path().join("inject.json");
+    let output = Command::new(&context.command)
+        .args(["bench", "inject", "--burst", "64", "--signals", "burst"])
+        .args(["--events", "64", "--json"])
+        .arg(&path)
+        .output()
+        .with_context(|| format!("cannot run {}", context.command.display()))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{}: {said}", output.status);
+
+    let report: Value = serde_json::from_slice(&fs::read(&path)?)?;
+    let rows = report["rows"].as_array().context("no rows")?;
+    // Five targets, six mechanisms.
+    ensure!(rows.len() == 30, "{} rows", rows.len());
+    for row in rows {
+        ensure!(
+            row["lost"] == 0 && row["delivered"] == row["events"],
+            "{row}"
+        );
+        let number = |name: &str| row[name].as_f64().context(name.to_owned());
+        // One interrupt for a burst at least, and one for each signal at most.
+        ensure!(number("handled")? * 64.0 >= number("events")?, "{row}");
+        ensure!(number("handled")? <= number("events")?, "{row}");
+        ensure!(row["cycles_per_burst"]["p50"] != 0, "{row}");
+    }
+    Ok(Outcome::Pass)
+}
 
 /// The vCPU that is interrupted.
 const TARGET: usize = 1;
