@@ -143,48 +143,19 @@ class Guest:
         found = [line for line in found if REPORT.search(line)]
         return found + [line for line in self.log if line not in found and REPORT.search(line)]
 
-    def monitor(self, command):
-        """Gives QEMU's monitor a command, and returns its answer."""
-        def answer():
-            said = b""
-            while not said.endswith(b"(qemu) "):
-                more = monitor.recv(4096)
-                if not more:
-                    raise GuestError("QEMU's monitor is gone")
-                said += more
-            return said.decode(errors="replace")
-
-        with socket.socket(socket.AF_UNIX) as monitor:
-            monitor.settimeout(60)
-            monitor.connect(self._monitor)
-            answer()
-            monitor.sendall(command.encode() + b"\n")
-            return answer()
-
-    def suspend(self, limit=120):
-        """Suspends the guest to memory, and wakes it once it is."""
-        self.send("echo mem >/sys/power/state")
-        end = time.monotonic() + limit
-        while "suspended" not in self.monitor("info status"):
-            if time.monotonic() > end:
-                raise GuestError(f"the guest does not suspend; its last lines:\n{self.tail()}")
-            time.sleep(0.1)
-        self.monitor("system_wakeup")
-        done, output = self.expect(r"^@done (\d+)$", limit)
-        if done[1] != "0":
-            raise GuestError("the guest cannot be suspended:\n" + "\n".join(output[-20:]))
-
     def autopsy(self, limit=60):
         """Has a guest that is stuck say what its CPUs and tasks do. It does not live on."""
         if self._qemu.poll() is not None:
             return ""
-        self.monitor("nmi")
-        first = len(self.log)
-        try:
-            while True:
-                self.line(limit)
-        except GuestError:
-            return "\n".join(self.log[first:])
+        with socket.socket(socket.AF_UNIX) as monitor:
+            monitor.connect(self._monitor)
+            monitor.sendall(b"nmi\n")
+            first = len(self.log)
+            try:
+                while True:
+                    self.line(limit)
+            except GuestError:
+                return "\n".join(self.log[first:])
 
     def wait(self, limit):
         """Waits until the guest has ended by itself. Returns QEMU's status."""
