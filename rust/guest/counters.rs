@@ -4,8 +4,8 @@
 //!
 //! # Concurrency
 //!
-//! A CPU counts by itself, but its interrupts' handlers count as well, so that each addition is one
-//! operation. Whoever reads gets each number from just now, and no more than that.
+//! A CPU counts by itself, but its interrupts' handlers count what they send as well, so that each
+//! addition is one operation. Idle steps are counted by its idle task alone. Whoever reads gets each number from just now, and no more than that.
 
 use kernel::{
     debugfs::Scope,
@@ -19,7 +19,10 @@ use kernel::{
         Arc, //
     }, //
 };
-use kernel_ext_cpu::ipi::Ipi;
+use kernel_ext_cpu::{
+    ipi::Ipi,
+    once::Once, //
+};
 use pvirq_protocol::{
     HostState,
     Looker,
@@ -155,7 +158,7 @@ impl Counters {
     #[inline]
     pub(crate) fn count_idle(&self, event: IdleEvent) {
         if let Some(counter) = self.idle.get(event as usize) {
-            counter.add(1, Relaxed);
+            counter.write_once(counter.read_once().wrapping_add(1));
         }
     }
 

@@ -8,11 +8,9 @@ use kernel::{
         CpuId, //
     },
     prelude::*,
-    sync::atomic::{
-        Atomic,
-        Relaxed, //
-    }, //
+    sync::atomic::Atomic, //
 };
+use kernel_ext_cpu::once::Once;
 
 use crate::{
     counters::Counters,
@@ -34,12 +32,12 @@ impl Cpu {
     /// Returns the APIC ID of the CPU if it can be posted to.
     #[inline]
     pub(crate) fn apic_id(&self) -> Option<u32> {
-        Some(self.apic_id.load(Relaxed)).filter(|id| *id != NONE)
+        Some(self.apic_id.read_once()).filter(|id| *id != NONE)
     }
 
     /// Says whether, and by which APIC ID, the CPU can be posted to from now on.
     pub(crate) fn set_apic_id(&self, id: Option<u32>) {
-        self.apic_id.store(id.unwrap_or(NONE), Relaxed);
+        self.apic_id.write_once(id.unwrap_or(NONE));
     }
 }
 

@@ -14,7 +14,7 @@
 //! # Concurrency
 //!
 //! A CPU's [`State`] is its idle task's alone. Its descriptor's `guest_state` as well: it is Polling
-//! within [`Idler::poll_guest`] and Running everywhere else, so that a CPU that goes offline, sleeps,
+//! within [`poll_guest`] and Running everywhere else, so that a CPU that goes offline, sleeps,
 //! or stops in a panic is kicked. (Interrupts that come while it polls run in that state. What is
 //! posted to the CPU meanwhile waits until they, and the softirqs behind them, are done, as what
 //! others queue for a CPU in the kernel's own polling state does.)
@@ -28,10 +28,7 @@ use kernel::{
     bindings,
     prelude::*,
     sync::{
-        atomic::{
-            Atomic,
-            Relaxed, //
-        },
+        atomic::Atomic,
         Arc, //
     }, //
 };
@@ -43,7 +40,8 @@ use kernel_ext_cpu::{
         Refusal,
         Registration, //
     },
-    ipi::Ipi, //
+    ipi::Ipi,
+    once::Once, //
 };
 use pvirq_protocol::{
     Descriptor,
@@ -54,6 +52,7 @@ use pvirq_protocol::{
 use crate::{
     counters::IdleEvent,
     cpus::Cpu,
+    host::Host,
     Guest, //
 };
 
@@ -82,10 +81,10 @@ impl State {
     /// Returns the step that is next in a period.
     #[inline]
     fn step(&self, period: u64) -> Step {
-        if self.period.load(Relaxed) != period {
+        if self.period.read_once() != period {
             return Step::PollGuest;
         }
-        match self.step.load(Relaxed) {
+        match self.step.read_once() {
             1 => Step::PollHost,
             2 => Step::Halt,
             _ => Step::PollGuest,
@@ -94,18 +93,15 @@ impl State {
 
     #[inline]
     fn set_step(&self, period: u64, step: Step) {
-        self.period.store(period, Relaxed);
-        self.step.store(step as u32, Relaxed);
+        self.period.write_once(period);
+        self.step.write_once(step as u32);
     }
 }
 
-/// Lets idle CPUs poll.
-pub(crate) struct Idler(Arc<Guest>);
-
 /// Makes idle CPUs poll from when they are added on; nothing if they cannot, for which the log has
 /// the reason.
-pub(crate) fn register(guest: Arc<Guest>) -> Result<Option<Registration<Idler>>> {
-    match Registration::register(Idler(guest)) {
+pub(crate) fn register(guest: Arc<Guest>) -> Result<Option<Registration<Guest>>> {
+    match Registration::register(guest) {
         Ok(registration) => Ok(Some(registration)),
         Err(Refusal::Overridden) => {
             pr_info!("the kernel's command line says how CPUs idle: they do not poll for posts\n");
@@ -119,17 +115,16 @@ pub(crate) fn register(guest: Arc<Guest>) -> Result<Option<Registration<Idler>>>
     }
 }
 
-impl IdleDriver for Idler {
+impl IdleDriver for Guest {
     const NAME: &'static CStr = c"pvirq";
     const DESCRIPTION: &'static CStr = c"poll for posts, then sleep";
 
     #[inline]
     fn enter(&self, idle: &Idle) {
-        let guest = &*self.0;
-        let found = guest
+        let found = self
             .cpus
             .get(idle.cpu())
-            .and_then(|cpu| Some((cpu, guest.descriptors.get(cpu.apic_id()?)?)));
+            .and_then(|cpu| Some((cpu, self.descriptors.get(cpu.apic_id()?)?)));
         let Some((cpu, descriptor)) = found else {
             return idle.halt();
         };
@@ -140,88 +135,86 @@ impl IdleDriver for Idler {
             match descriptor.guest_poll_ns() {
                 0 => step = Step::PollHost,
                 ns => {
-                    let next = Self::poll_guest(idle, cpu, descriptor, ns);
+                    let next = poll_guest(idle, cpu, descriptor, ns);
                     return cpu.idle.set_step(period, next);
                 }
             }
         }
-        if step == Step::PollHost && guest.host.has_idle() && descriptor.host_poll_ns() != 0 {
-            let next = self.poll_host(idle, cpu, descriptor);
+        if step == Step::PollHost && self.host.has_idle() && descriptor.host_poll_ns() != 0 {
+            let next = poll_host(&self.host, idle, cpu, descriptor);
             return cpu.idle.set_step(period, next);
         }
         cpu.counters.count_idle(IdleEvent::Halt);
-        idle.halt();
         cpu.idle.set_step(period, Step::PollGuest);
+        idle.halt();
     }
 }
 
-impl Idler {
-    /// Polls the CPU's own descriptor, and returns what is next.
-    #[inline]
-    fn poll_guest(idle: &Idle, cpu: &Cpu, descriptor: &Descriptor, ns: u32) -> Step {
-        descriptor.enter_polling();
-        // The host takes the window away if others want the CPU.
-        let taken_away = || descriptor.guest_poll_ns() == 0;
-        let end = idle.poll(ns.into(), || descriptor.has_pending() || taken_away());
-        // Senders are told that somebody looks for as long as what is there has not been taken.
-        let early = match end {
-            PollEnd::Found => descriptor.drain(),
-            PollEnd::Work | PollEnd::Expired => Vectors::default(),
-        };
-        let late = descriptor.leave_polling();
-        let found = !early.is_empty() || !late.is_empty();
+/// Polls the CPU's own descriptor, and returns what is next.
+#[inline]
+fn poll_guest(idle: &Idle, cpu: &Cpu, descriptor: &Descriptor, ns: u32) -> Step {
+    descriptor.enter_polling();
+    // The host takes the window away if others want the CPU.
+    let taken_away = || descriptor.guest_poll_ns() == 0;
+    let end = idle.poll(ns.into(), || descriptor.has_pending() || taken_away());
+    // Senders are told that somebody looks for as long as what is there has not been taken.
+    let early = match end {
+        PollEnd::Found => descriptor.drain(),
+        PollEnd::Work | PollEnd::Expired => Vectors::default(),
+    };
+    let late = descriptor.leave_polling();
+    let found = !early.is_empty() || !late.is_empty();
 
-        for vectors in [early, late] {
-            descriptor.count_drained(&vectors);
-            Self::handle(idle, vectors);
-        }
-        let (event, next) = match end {
-            _ if found => (IdleEvent::GuestPosted, Step::PollGuest),
-            PollEnd::Expired => (IdleEvent::GuestExpired, Step::PollHost),
-            PollEnd::Found if taken_away() => (IdleEvent::GuestExpired, Step::PollHost),
-            // Somebody else, the host perhaps, has drained what was seen.
-            PollEnd::Found | PollEnd::Work => (IdleEvent::GuestWork, Step::PollGuest),
-        };
-        if next == Step::PollGuest {
-            descriptor.count_idle_hit();
-        }
-        cpu.counters.count_idle(event);
-        next
+    for vectors in [early, late] {
+        descriptor.count_drained(&vectors);
+        handle(idle, vectors);
     }
+    let (event, next) = match end {
+        _ if found => (IdleEvent::GuestPosted, Step::PollGuest),
+        PollEnd::Expired => (IdleEvent::GuestExpired, Step::PollHost),
+        PollEnd::Found if taken_away() => (IdleEvent::GuestExpired, Step::PollHost),
+        // Somebody else, the host perhaps, has drained what was seen.
+        PollEnd::Found | PollEnd::Work => (IdleEvent::GuestWork, Step::PollGuest),
+    };
+    if next == Step::PollGuest {
+        descriptor.count_idle_hit();
+    }
+    cpu.counters.count_idle(event);
+    next
+}
 
-    /// Handles vectors that have been taken from the CPU's own descriptor.
-    #[inline]
-    fn handle(idle: &Idle, mut vectors: Vectors) {
-        let _reserved = vectors.remove_reserved();
+/// Handles vectors that have been taken from the CPU's own descriptor.
+#[inline]
+fn handle(idle: &Idle, mut vectors: Vectors) {
+    let _reserved = vectors.remove_reserved();
 
-        for vector in vectors {
-            match u32::from(vector.get()) {
-                // It says that a flag is set. The idle loop looks.
-                bindings::RESCHEDULE_VECTOR => {}
-                bindings::CALL_FUNCTION_VECTOR | bindings::CALL_FUNCTION_SINGLE_VECTOR => {
-                    idle.run_queued_calls();
-                }
-                _ => idle.interrupt_self(vector.get()),
+    for vector in vectors {
+        match u32::from(vector.get()) {
+            // It says that a flag is set. The idle loop looks.
+            bindings::RESCHEDULE_VECTOR => {}
+            bindings::CALL_FUNCTION_VECTOR | bindings::CALL_FUNCTION_SINGLE_VECTOR => {
+                idle.run_queued_calls();
             }
+            _ => idle.interrupt_self(vector.get()),
         }
     }
+}
 
-    /// Lets the host poll, and returns what is next.
-    #[inline]
-    fn poll_host(&self, idle: &Idle, cpu: &Cpu, descriptor: &Descriptor) -> Step {
-        self.0.host.idle(idle);
-        let end = descriptor.idle_end();
+/// Lets the host poll, and returns what is next.
+#[inline]
+fn poll_host(host: &Host, idle: &Idle, cpu: &Cpu, descriptor: &Descriptor) -> Step {
+    host.idle(idle);
+    let end = descriptor.idle_end();
 
-        cpu.counters.count_idle(match end {
-            IdleEnd::Expired => IdleEvent::HostExpired,
-            IdleEnd::Posted => IdleEvent::HostPosted,
-            IdleEnd::Event => IdleEvent::HostEvent,
-            IdleEnd::Contended => IdleEvent::HostContended,
-        });
-        match end.may_halt() {
-            true => Step::Halt,
-            false => Step::PollGuest,
-        }
+    cpu.counters.count_idle(match end {
+        IdleEnd::Expired => IdleEvent::HostExpired,
+        IdleEnd::Posted => IdleEvent::HostPosted,
+        IdleEnd::Event => IdleEvent::HostEvent,
+        IdleEnd::Contended => IdleEvent::HostContended,
+    });
+    match end.may_halt() {
+        true => Step::Halt,
+        false => Step::PollGuest,
     }
 }
 

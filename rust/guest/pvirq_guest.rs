@@ -75,7 +75,6 @@ mod sender;
 use cpus::Cpus;
 use descriptors::Descriptors;
 use host::Host;
-use idle::Idler;
 use sender::Sender;
 
 module! {
@@ -147,7 +146,7 @@ impl Drop for Guest {
 /// Lets CPUs be posted to, and poll, while they are online.
 struct Presence {
     guest: Arc<Guest>,
-    idler: Option<cpuidle::Registration<Idler>>,
+    idler: Option<cpuidle::Registration<Guest>>,
 }
 
 impl CpuHotplug for Presence {

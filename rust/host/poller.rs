@@ -14,6 +14,9 @@
 //! nothing to the host. That it keeps others waiting shows when it is preempted: its window is 0
 //! from then on, and it looks at that while it polls.
 //!
+//! Each halt is seen twice by the scheduler's callbacks, whether or not there is a window. So they read
+//! the scheduler's clock, and find out nothing that they do not use.
+//!
 //! KVM's own polling in a halt would come on top, and sees no posts. So it is switched off in a VM
 //! whose guest makes idle calls.
 //!
@@ -37,7 +40,7 @@ use kernel_ext::{
     once::Once,
     sched::{
         is_contended,
-        monotonic_ns,
+        local_clock_ns,
         run_delay_ns, //
     },
     thread_flags, //
@@ -318,7 +321,7 @@ impl Poller {
 
     /// Polls on behalf of an idle vCPU, and returns what has ended it. Process context.
     pub(crate) fn poll(&self, polling: &Polling, looks: &impl Looks) -> IdleEnd {
-        let start = monotonic_ns();
+        let start = local_clock_ns();
         let windows = self.set_windows(polling.current(self.windows()));
         let stolen = self.is_stolen(start);
         let (end, polled) = if windows.host_ns == 0 {
@@ -378,7 +381,7 @@ impl Poller {
         }
         let end = Self::poll_until(start.saturating_add(granted.into()), looks);
         // It does not end on the dot.
-        let polled = monotonic_ns().saturating_sub(start);
+        let polled = local_clock_ns().saturating_sub(start);
 
         polling.budget.lock().settle(granted, polled);
         self.counters.polled_ns.add(polled);
@@ -398,7 +401,7 @@ impl Poller {
             if is_contended() {
                 return IdleEnd::Contended;
             }
-            if monotonic_ns() >= deadline {
+            if local_clock_ns() >= deadline {
                 return IdleEnd::Expired;
             }
             cpu_relax();
@@ -416,7 +419,7 @@ impl Poller {
         if self.since_ns.read_once() == 0 {
             let polled = self.guest_ns.read_once().into();
             self.since_ns
-                .write_once(monotonic_ns().saturating_sub(polled));
+                .write_once(local_clock_ns().saturating_sub(polled));
         }
     }
 
@@ -446,21 +449,26 @@ impl Poller {
             return None;
         }
         self.asleep.write_once(false);
-        // It had something to do from when it waited for a CPU. If that one slept as well, it takes a while,
-        // and a short idle period would look like a long one.
-        let waited = run_delay_ns().saturating_sub(self.waited_before.read_once());
-        let idle_ns = monotonic_ns()
-            .saturating_sub(self.since_ns.read_once())
-            .saturating_sub(waited);
-        self.since_ns.write_once(0);
 
         let windows = self.windows();
         let next = if is_contended() {
             Windows::NONE
         } else {
-            self.next(polling, windows, looks, idle_ns)
+            self.next(polling, windows, looks, self.idle_ns())
         };
+        self.since_ns.write_once(0);
         (next != windows).then(|| self.set_windows(next))
+    }
+
+    /// How long the idle period was that has ended by the task's coming back from its sleep.
+    fn idle_ns(&self) -> u64 {
+        // It had something to do from when it waited for a CPU. If that one slept as well, it takes a while,
+        // and a short idle period would look like a long one.
+        let waited = run_delay_ns().saturating_sub(self.waited_before.read_once());
+
+        local_clock_ns()
+            .saturating_sub(self.since_ns.read_once())
+            .saturating_sub(waited)
     }
 
     /// Adds what has been counted to a `/proc/PID/fdinfo` file.

@@ -481,10 +481,13 @@ impl PreemptNotified for Vcpu {
     }
 
     fn sched_in(&self) {
-        if let Some(windows) = self.poller.wake(&self.vm.polling, self) {
-            self.with_descriptor(|descriptor| self.publish_windows(descriptor, windows));
-        }
-        let pending = self.with_descriptor(|descriptor| descriptor.resume(HostState::Running));
+        let windows = self.poller.wake(&self.vm.polling, self);
+        let pending = self.with_descriptor(|descriptor| {
+            if let Some(windows) = windows {
+                self.publish_windows(descriptor, windows);
+            }
+            descriptor.resume(HostState::Running)
+        });
 
         if pending == Some(true) {
             self.force();

@@ -66,6 +66,9 @@ mod bindings {
             context: *const inode,
         ) -> *mut file;
 
+        /// From `include/linux/sched/clock.h`.
+        pub(crate) fn local_clock() -> u64;
+
         /// From `include/linux/sched/stat.h`.
         pub(crate) fn single_task_running() -> bool;
 

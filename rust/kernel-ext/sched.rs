@@ -39,6 +39,17 @@ pub fn monotonic_ns() -> u64 {
     unsafe { bindings::ktime_get() as u64 }
 }
 
+/// Returns the scheduler's time, `local_clock()`, in ns. Any context.
+///
+/// It is the clock that a task switch has just read, so it costs little there. Times from two CPUs can be
+/// compared, but where the TSC is not stable, they are as far off as a timer tick, and one that is taken
+/// later may be the smaller one.
+#[inline]
+pub fn local_clock_ns() -> u64 {
+    // SAFETY: It can be called in any context.
+    unsafe { crate::bindings::local_clock() }
+}
+
 /// A full barrier on all CPUs. Process context.
 ///
 /// It pairs with a compiler's barrier: what a task has written before it reads something is visible

@@ -83,11 +83,13 @@ impl Descriptor {
     }
 
     /// Where the host has the vCPU, as a sender may believe it. The host knows without asking.
+    #[inline]
     pub fn host_state(&self) -> HostState {
         HostState::from_word(self.host.state.load())
     }
 
     /// What the guest says that the vCPU does.
+    #[inline]
     pub fn guest_state(&self) -> GuestState {
         GuestState::from_word(self.guest.state.load())
     }

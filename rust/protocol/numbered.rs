@@ -22,11 +22,13 @@ macro_rules! numbered {
             pub const ALL: &'static [Self] = &[$(Self::$variant),+];
 
             /// Its number.
+            #[inline]
             pub const fn number(self) -> $number {
                 self as $number
             }
 
             /// The one with this number.
+            #[inline]
             pub const fn from_number(number: $number) -> Option<Self> {
                 match number {
                     $($value => Some(Self::$variant),)+

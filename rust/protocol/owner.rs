@@ -19,6 +19,7 @@ use crate::{
 impl Descriptor {
     /// Says that the vCPU polls from now on. Until it [stops](Self::leave_polling), nobody kicks it
     /// for what it can see in [`has_pending`](Self::has_pending).
+    #[inline]
     pub fn enter_polling(&self) {
         self.guest.state.store(GuestState::Polling.word());
     }
@@ -31,6 +32,7 @@ impl Descriptor {
     ///
     /// Interrupts must be off from before this call until the caller has handled the vectors. A
     /// halt may only follow if there were none.
+    #[inline]
     pub fn leave_polling(&self) -> Vectors {
         self.guest.state.store(GuestState::Running.word());
         // Pairs with the barrier in `post`.
@@ -44,6 +46,7 @@ impl Descriptor {
     /// Says where the vCPU is from now on, if it was not in a state in which it will look.
     ///
     /// To leave such a state takes [`leave`](Self::leave) or [`resume`](Self::resume).
+    #[inline]
     pub fn set_host_state(&self, state: HostState) {
         self.host.state.store(state.word());
     }
@@ -51,6 +54,7 @@ impl Descriptor {
     /// Goes to a state in which the vCPU will not look, and takes what is pending.
     ///
     /// The caller injects the vectors before the vCPU runs or sleeps.
+    #[inline]
     pub fn leave(&self, state: HostState) -> Vectors {
         self.leave_state(state);
         self.drain()
@@ -60,6 +64,7 @@ impl Descriptor {
     ///
     /// For contexts that cannot inject, such as the scheduler's: if this returns true, the caller
     /// makes sure that the vCPU does not go on before a [`drain`](Self::drain).
+    #[inline]
     #[must_use = "what is pending has to be drained"]
     pub fn resume(&self, state: HostState) -> bool {
         self.leave_state(state);
@@ -74,6 +79,7 @@ impl Descriptor {
         self.leave(HostState::Running)
     }
 
+    #[inline]
     fn leave_state(&self, state: HostState) {
         self.set_host_state(state);
         // Pairs with the barrier in `post`.
@@ -92,6 +98,7 @@ impl Descriptor {
     /// Takes what is pending.
     ///
     /// This never waits for a sender, and makes at most one exchange per word.
+    #[inline]
     pub fn drain(&self) -> Vectors {
         Vectors::from_words(core::array::from_fn(|index| {
             let word = &self.pending.words[index];

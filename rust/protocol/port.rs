@@ -86,6 +86,7 @@ const STRIDE: u16 = 4;
 
 impl ReadRegister {
     /// Its offset from [`BASE`].
+    #[inline]
     pub const fn offset(self) -> u16 {
         self.number() * STRIDE
     }
@@ -101,6 +102,7 @@ impl ReadRegister {
 
 impl WriteRegister {
     /// Its offset from [`BASE`].
+    #[inline]
     pub const fn offset(self) -> u16 {
         self.number() * STRIDE
     }
@@ -199,6 +201,7 @@ impl Command {
     }
 
     /// The word that asks for it.
+    #[inline]
     pub const fn encode(self) -> u32 {
         match self {
             Self::Register { version } => ((version as u32) << 16) | Self::REGISTER as u32,

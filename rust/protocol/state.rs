@@ -23,11 +23,13 @@ pub enum HostState {
 
 impl HostState {
     /// Whether the vCPU will look at its pending bits before it does anything else.
+    #[inline]
     pub const fn will_look(self) -> bool {
         matches!(self, Self::Preempted | Self::Outside | Self::Polling)
     }
 
     /// What a word in memory stands for.
+    #[inline]
     pub const fn from_word(word: u32) -> Self {
         match word {
             1 => Self::Blocked,
@@ -39,6 +41,7 @@ impl HostState {
     }
 
     /// The word that stands for it in memory.
+    #[inline]
     pub const fn word(self) -> u32 {
         self as u32
     }
@@ -56,11 +59,13 @@ pub enum GuestState {
 
 impl GuestState {
     /// Whether the vCPU will look at its pending bits before it does anything else.
+    #[inline]
     pub const fn will_look(self) -> bool {
         matches!(self, Self::Polling)
     }
 
     /// What a word in memory stands for.
+    #[inline]
     pub const fn from_word(word: u32) -> Self {
         match word {
             1 => Self::Polling,
@@ -69,6 +74,7 @@ impl GuestState {
     }
 
     /// The word that stands for it in memory.
+    #[inline]
     pub const fn word(self) -> u32 {
         self as u32
     }

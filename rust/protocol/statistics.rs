@@ -100,6 +100,7 @@ pub struct HostStatistics {
     pub drains: u64,
 }
 
+#[inline]
 fn add(counter: &AtomicU64, n: u64) {
     counter.store(counter.load().wrapping_add(n));
 }
@@ -115,6 +116,7 @@ impl Descriptor {
 
     /// Counts vectors drained by the vCPU that this descriptor is of, whose code alone may call
     /// this.
+    #[inline]
     pub fn count_drained(&self, vectors: &Vectors) {
         add(&self.guest.drained, u64::from(vectors.len()));
     }

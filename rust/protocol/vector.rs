@@ -29,6 +29,7 @@ impl Vector {
     pub const FIRST: u8 = 16;
 
     /// Checks a vector.
+    #[inline]
     pub const fn new(vector: u8) -> Result<Self, ReservedVector> {
         if vector < Self::FIRST {
             return Err(ReservedVector);
@@ -38,16 +39,19 @@ impl Vector {
     }
 
     /// Its number.
+    #[inline]
     pub const fn get(self) -> u8 {
         self.0
     }
 
     /// The word of a descriptor that holds its bit, below [`Vectors::WORDS`].
+    #[inline]
     pub(crate) const fn word(self) -> usize {
         self.0 as usize / 64
     }
 
     /// Its bit in that word.
+    #[inline]
     pub(crate) const fn bit(self) -> u64 {
         1 << (self.0 % 64)
     }
@@ -79,16 +83,21 @@ impl Vectors {
     pub const WORDS: usize = 4;
 
     /// The set whose vector `v` is bit `v % 64` of word `v / 64`.
+    #[inline]
     pub const fn from_words(words: [u64; Self::WORDS]) -> Self {
         Self(words)
     }
 
     /// Whether there is nothing in it.
+    #[inline]
     pub const fn is_empty(&self) -> bool {
-        self.len() == 0
+        let [a, b, c, d] = self.0;
+
+        a | b | c | d == 0
     }
 
     /// The number of vectors, reserved ones included.
+    #[inline]
     pub const fn len(&self) -> u32 {
         let [a, b, c, d] = self.0;
 
@@ -101,6 +110,7 @@ impl Vectors {
     }
 
     /// Removes reserved vectors, and says how many there were.
+    #[inline]
     pub fn remove_reserved(&mut self) -> u32 {
         const RESERVED: u64 = (1 << Vector::FIRST) - 1;
 
@@ -114,6 +124,7 @@ impl IntoIterator for Vectors {
     type Item = Vector;
     type IntoIter = HighestFirst;
 
+    #[inline]
     fn into_iter(self) -> HighestFirst {
         HighestFirst(self)
     }
@@ -126,6 +137,7 @@ pub struct HighestFirst(Vectors);
 impl Iterator for HighestFirst {
     type Item = Vector;
 
+    #[inline]
     fn next(&mut self) -> Option<Vector> {
         let (index, word) = self
             .0

@@ -27,7 +27,8 @@ use kernel::{
         c_void, //
     },
     prelude::*,
-    processor::cpu_relax, //
+    processor::cpu_relax,
+    sync::Arc, //
 };
 
 use crate::port_io::Port;
@@ -56,7 +57,7 @@ pub trait IdleDriver: Send + Sync + 'static {
 /// `raw` came from `rust_cpuidle_register()`, with `driver` as its context.
 pub struct Registration<T: IdleDriver> {
     raw: *mut c_void,
-    _driver: KBox<T>,
+    _driver: Arc<T>,
 }
 
 // SAFETY: The functions of cpuidle take their own locks.
@@ -82,12 +83,11 @@ impl From<Error> for Refusal {
 
 impl<T: IdleDriver> Registration<T> {
     /// Makes `driver` the kernel's. May sleep.
-    pub fn register(driver: T) -> Result<Self, Refusal> {
+    pub fn register(driver: Arc<T>) -> Result<Self, Refusal> {
         // SAFETY: It reads a variable of the kernel's boot.
         if unsafe { is_overridden() } {
             return Err(Refusal::Overridden);
         }
-        let driver = KBox::new(driver, GFP_KERNEL).map_err(Error::from)?;
         // SAFETY: The strings are static. The driver stays where it is until it is unregistered.
         let registered = from_err_ptr(unsafe {
             register(
@@ -125,6 +125,8 @@ impl<T: IdleDriver> Registration<T> {
     /// # Safety
     ///
     /// To be called by the driver alone.
+    // Next to what it calls and to what calls it: an idle CPU that an exit has woken finds few pages in its TLB.
+    #[link_section = ".cpuidle.text"]
     unsafe extern "C" fn enter(context: *const c_void, cpu: c_uint) {
         // SAFETY: The driver's context is a `T` that lives as long as it is registered.
         let driver = unsafe { &*context.cast::<T>() };

@@ -12,6 +12,9 @@ pub mod hotplug;
 pub mod ipi;
 pub mod kvm;
 pub mod memory;
+// The same as the host's module has.
+#[path = "../once.rs"]
+pub mod once;
 pub mod port_io;
 pub mod system;
 pub mod topology;
