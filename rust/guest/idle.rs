@@ -13,7 +13,8 @@
 //!
 //! # Concurrency
 //!
-//! A CPU's [`State`] is its idle task's alone. Its descriptor's `guest_state` as well: it is Polling
+//! A CPU's [`State`] is its idle task's alone to write; others may ask whether it is idle, and get an answer
+//! from just now. Its descriptor's `guest_state` as well: it is Polling
 //! within [`poll_guest`] and Running everywhere else, so that a CPU that goes offline, sleeps,
 //! or stops in a panic is kicked. (Interrupts that come while it polls run in that state. What is
 //! posted to the CPU meanwhile waits until they, and the softirqs behind them, are done, as what
@@ -68,6 +69,7 @@ enum Step {
 pub(crate) struct State {
     step: Atomic<u32>,
     period: Atomic<u64>,
+    idle: Atomic<bool>,
 }
 
 impl State {
@@ -75,7 +77,14 @@ impl State {
         Self {
             step: Atomic::new(Step::PollGuest as u32),
             period: Atomic::new(0),
+            idle: Atomic::new(false),
         }
+    }
+
+    /// Returns whether the CPU is inside [`IdleDriver::enter`].
+    #[inline]
+    pub(crate) fn is_idle(&self) -> bool {
+        self.idle.read_once()
     }
 
     /// Returns the step that is next in a period.
@@ -128,6 +137,17 @@ impl IdleDriver for Guest {
         let Some((cpu, descriptor)) = found else {
             return idle.halt();
         };
+
+        cpu.idle.idle.write_once(true);
+        self.take_step(idle, cpu, descriptor);
+        cpu.idle.idle.write_once(false);
+    }
+}
+
+impl Guest {
+    /// Takes the next step of an idle period.
+    #[inline]
+    fn take_step(&self, idle: &Idle, cpu: &Cpu, descriptor: &Descriptor) {
         let period = idle.period();
         let mut step = cpu.idle.step(period);
 

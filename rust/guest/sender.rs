@@ -38,7 +38,8 @@ impl IpiSender for Sender {
         }
         match outcome {
             Outcome::Kicked | Outcome::Unposted => Sent::Native,
-            Outcome::ElidedPreempted => Sent::Waiting,
+            // An idle CPU is not asked for, as in the function that was there before.
+            Outcome::ElidedPreempted if !guest.is_idle(target) => Sent::Waiting,
             _ => Sent::Done,
         }
     }
@@ -55,6 +56,11 @@ impl IpiSender for Sender {
 }
 
 impl Guest {
+    /// Returns whether a CPU idles by our driver.
+    fn is_idle(&self, cpu: CpuId) -> bool {
+        self.cpus.get(cpu).is_some_and(|cpu| cpu.idle.is_idle())
+    }
+
     /// Posts an interrupt. With the exception of [`Outcome::Kicked`] and [`Outcome::Unposted`], the
     /// target is going to take it.
     #[inline]

@@ -98,7 +98,7 @@ impl Ipi {
 pub enum Sent {
     /// The target is going to take it.
     Done,
-    /// The target is going to take it as soon as the host lets it run, which it wants to.
+    /// The target is going to take it as soon as the host lets it run, and has work to do besides.
     Waiting,
     /// It has to be sent the platform's way.
     Native,
@@ -321,32 +321,66 @@ fn sent_to<T: IpiSender>(sender: &T, ipi: Ipi, cpu: c_int) -> Sent {
 unsafe extern "C" fn call_function<T: IpiSender>(mask: *const bindings::cpumask) {
     // SAFETY: As this function's requirements.
     let this = unsafe { Installed::<T>::current() };
-    let irq = local_interrupt_disable();
-    let Some(native) = this.scratch(&irq) else {
+
+    // SAFETY: As this function's requirements.
+    match unsafe { this.send_to_some(mask) } {
+        // With interrupts as they were: a vCPU that sends natively may lose its CPU, and an interrupt that has come by
+        // then would cost it an exit more if it had to wait.
         // SAFETY: The call is passed on as it is.
-        return unsafe { (this.previous.call_function)(mask) };
-    };
-
-    let mut waiting = None;
-
-    // SAFETY: The kernel gives a valid mask.
-    for cpu in unsafe { members(mask) } {
-        match this.sender.send(Ipi::CallFunction, cpu) {
-            Sent::Done => {}
-            Sent::Waiting => waiting = Some(cpu),
-            Sent::Native => native.set(cpu),
-        }
+        Remaining::All => unsafe { (this.previous.call_function)(mask) },
+        Remaining::None(Some(cpu)) => this.sender.multicast_waits_for(cpu),
+        Remaining::None(None) => {}
     }
-    if !native.empty() {
-        // SAFETY: A mask of some of the CPUs that the caller wants to be sent to.
-        unsafe { (this.previous.call_function)(Cpumask::as_raw(native)) };
-        // SAFETY: As `mask`.
+}
+
+/// What is left of a multicast.
+enum Remaining {
+    /// All of it.
+    All,
+    /// Nothing. This CPU is [`Sent::Waiting`], and perhaps others.
+    None(Option<CpuId>),
+}
+
+impl<T: IpiSender> Installed<T> {
+    /// Sends a call function to the CPUs in a mask, unless all of them have to be sent it natively.
+    ///
+    /// # Safety
+    ///
+    /// The mask must be valid, and not change meanwhile.
+    unsafe fn send_to_some(&self, mask: *const bindings::cpumask) -> Remaining {
+        let irq = local_interrupt_disable();
+        let Some(native) = self.scratch(&irq) else {
+            return Remaining::All;
+        };
+        let mut any_sent = false;
+        let mut waiting = None;
+
+        // SAFETY: The caller gives a valid mask.
+        for cpu in unsafe { members(mask) } {
+            match self.sender.send(Ipi::CallFunction, cpu) {
+                Sent::Native => native.set(cpu),
+                Sent::Waiting => {
+                    any_sent = true;
+                    waiting = Some(cpu);
+                }
+                Sent::Done => any_sent = true,
+            }
+        }
+        if native.empty() {
+            return Remaining::None(waiting);
+        }
+        if any_sent {
+            // SAFETY: A mask of some of the CPUs that the caller wants to be sent to.
+            unsafe { (self.previous.call_function)(Cpumask::as_raw(native)) };
+        }
+        // SAFETY: As above.
         for cpu in unsafe { members(mask) } {
             native.clear(cpu);
         }
-    }
-    if let Some(cpu) = waiting {
-        this.sender.multicast_waits_for(cpu);
+        match any_sent {
+            true => Remaining::None(waiting),
+            false => Remaining::All,
+        }
     }
 }
 
