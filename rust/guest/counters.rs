@@ -5,7 +5,8 @@
 //! # Concurrency
 //!
 //! A CPU counts by itself, but its interrupts' handlers count what they send as well, so that each
-//! addition is one operation. Idle steps are counted by its idle task alone. Whoever reads gets each number from just now, and no more than that.
+//! addition is one operation. Idle steps are counted by its idle task alone. Whoever reads gets each
+//! number from just now, and no more than that.
 
 use kernel::{
     debugfs::Scope,

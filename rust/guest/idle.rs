@@ -13,10 +13,9 @@
 //!
 //! # Concurrency
 //!
-//! A CPU's [`State`] is its idle task's alone to write; others may ask whether it is idle, and get an answer
-//! from just now. Its descriptor's `guest_state` as well: it is Polling
-//! within [`poll_guest`] and Running everywhere else, so that a CPU that goes offline, sleeps,
-//! or stops in a panic is kicked. (Interrupts that come while it polls run in that state. What is
+//! A CPU's [`State`] is its idle task's alone, but that others may ask whether the CPU idles, and get an
+//! answer from just now. Its descriptor's `guest_state` as well: it is Polling within [`poll_guest`]
+//! and Running everywhere else, so that a CPU that goes offline, sleeps, or stops in a panic is kicked. (Interrupts that come while it polls run in that state. What is
 //! posted to the CPU meanwhile waits until they, and the softirqs behind them, are done, as what
 //! others queue for a CPU in the kernel's own polling state does.)
 //!
@@ -69,7 +68,8 @@ enum Step {
 pub(crate) struct State {
     step: Atomic<u32>,
     period: Atomic<u64>,
-    idle: Atomic<bool>,
+    /// Whether the CPU is inside [`IdleDriver::enter`].
+    inside: Atomic<bool>,
 }
 
 impl State {
@@ -77,14 +77,14 @@ impl State {
         Self {
             step: Atomic::new(Step::PollGuest as u32),
             period: Atomic::new(0),
-            idle: Atomic::new(false),
+            inside: Atomic::new(false),
         }
     }
 
-    /// Returns whether the CPU is inside [`IdleDriver::enter`].
+    /// Returns whether the CPU idles, which may change right away.
     #[inline]
     pub(crate) fn is_idle(&self) -> bool {
-        self.idle.read_once()
+        self.inside.read_once()
     }
 
     /// Returns the step that is next in a period.
@@ -138,9 +138,9 @@ impl IdleDriver for Guest {
             return idle.halt();
         };
 
-        cpu.idle.idle.write_once(true);
+        cpu.idle.inside.write_once(true);
         self.take_step(idle, cpu, descriptor);
-        cpu.idle.idle.write_once(false);
+        cpu.idle.inside.write_once(false);
     }
 }
 

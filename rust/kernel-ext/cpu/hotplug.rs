@@ -96,9 +96,9 @@ impl<T: CpuHotplug> Registration<T> {
         };
         to_result(state.min(0))?;
 
+        let node = instance.node.get();
         // SAFETY: The node is in no list, is pinned, and stays as long as it is in this one.
-        let added =
-            unsafe { bindings::__cpuhp_state_add_instance(state, instance.node.get(), true) };
+        let added = unsafe { bindings::__cpuhp_state_add_instance(state, node, true) };
         if let Err(err) = to_result(added) {
             // SAFETY: The state was set up above, and has no instances.
             unsafe { bindings::__cpuhp_remove_state(state, false) };
