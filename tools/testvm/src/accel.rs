@@ -36,6 +36,14 @@ impl Accel {
             }
         }
     }
+
+    /// The name by which results tell what ran the machine's CPUs, once that has been decided.
+    pub fn ground(self) -> &'static str {
+        match self {
+            Self::Kvm => "kvm-nested",
+            Self::Auto | Self::Tcg => "qemu-tcg",
+        }
+    }
 }
 
 impl fmt::Display for Accel {

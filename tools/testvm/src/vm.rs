@@ -212,7 +212,8 @@ impl Vm {
     fn kernel_arguments(&self) -> String {
         let name = self.dir.file_name().unwrap_or_default().to_string_lossy();
         let mut arguments = format!(
-            "console=ttyS0 panic=-1 oops=panic printk.devkmsg=on {PATIENCE} testvm.run={name}"
+            "console=ttyS0 panic=-1 oops=panic printk.devkmsg=on {PATIENCE} testvm.run={name} testvm.ground={}",
+            self.accel.ground()
         );
         if self.rootfs.is_some() {
             arguments += " testvm.toolchain";
