@@ -310,6 +310,7 @@ impl Common {
         max_difference: Option<f64>,
         compare: impl Fn(&Relative) -> (f64, f64, &'static str),
     ) -> Result<ExitCode> {
+        println!("{}", report.environment);
         println!("{}", bench::table(report));
         println!("Exits by the host's timer ticks are not in the table.");
         if report.rows.iter().any(|row| row.posts.is_some()) {
