@@ -183,6 +183,7 @@ fn bench_ipi(context: &Context) -> Result<Outcome> {
     ];
     let output = pvirq(context, &arguments)?;
     check(&output, 0, "pv-ipi")?;
+    check(&output, 0, " events: 0 lost, 0 came again.")?;
 
     let report: Value = serde_json::from_slice(&fs::read(&path)?)?;
     ensure!(report["schema"] == "pvirq-bench/1", "{report}");
