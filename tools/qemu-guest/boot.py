@@ -17,6 +17,8 @@ import sys
 import time
 from pathlib import Path
 
+from ground import ground, headline
+
 PVIRQ_STATS = Path("/sys/kernel/debug/pvirq")
 TRACEFS = Path("/sys/kernel/tracing")
 VCPUS = 2
@@ -95,6 +97,7 @@ def main():
     through_pvirq = args.device == "/dev/pvirq"
     if through_pvirq and not PVIRQ_STATS.is_dir():
         sys.exit(f"{PVIRQ_STATS} is missing: load pvirq.ko first")
+    print(headline(ground()))
     print(f"{' '.join(qemu_command(args)[:12])} …", flush=True)
     with RunCounter() as counter:
         before = pvirq_runs() if through_pvirq else 0
@@ -107,7 +110,8 @@ def main():
     complete = not through_pvirq or 0 < runs["pvirq"] == runs["kvm_userspace_exit"]
     result = {
         "schema": "pvirq-qemu/1",
-        "environment": {"kernel": platform.release(), "qemu": version(), "vcpus": VCPUS, "placement": args.cpus},
+        "environment": {"kernel": platform.release(), **ground(), "qemu": version(), "vcpus": VCPUS,
+                        "placement": args.cpus},
         "device": args.device, "booted": booted, "seconds": round(seconds, 1),
         "kvm_run": runs, "every_run_through_pvirq": complete if through_pvirq else None, "interrupts": ipis,
     }

@@ -8,12 +8,14 @@ guest takes a command and powers off by itself.
 
 import argparse
 import json
+import platform
 import random
 import statistics
 import sys
 import time
 from pathlib import Path
 
+from ground import ground, headline
 from guest import Guest, GuestError
 
 DEVICES = ("/dev/kvm", "/dev/pvirq")
@@ -46,6 +48,8 @@ def main():
     parser.add_argument("--rounds", type=int, default=10)
     args = parser.parse_args()
     placement = [int(cpu) for cpu in args.placement.split(",")]
+    where = ground()
+    print(headline(where), flush=True)
 
     boots = []
     for pair in range(args.rounds):
@@ -56,8 +60,9 @@ def main():
     args.json.parent.mkdir(parents=True, exist_ok=True)
     kept = json.loads(args.json.read_text()) if args.json.exists() else []
     partial = args.json.with_suffix(".partial")
-    partial.write_text(json.dumps(kept + [{"schema": "pvirq-boots/1", "placement": placement, "boots": boots}],
-                                  indent=1) + "\n")
+    result = {"schema": "pvirq-boots/1", "environment": {"kernel": platform.release(), **where, "vcpus": args.vcpus},
+              "placement": placement, "boots": boots}
+    partial.write_text(json.dumps(kept + [result], indent=1) + "\n")
     partial.rename(args.json)
 
     for device in DEVICES:

@@ -211,7 +211,7 @@ class Exits:
     def __enter__(self):
         self._instance.mkdir()
         events = self._instance / "events/kvm"
-        self._exits = Histogram(events / "kvm_exit", "common_pid,exit_reason")
+        self._exits = Histogram(events / "kvm_exit", "common_pid,isa,exit_reason")
         self._msrs = Histogram(events / "kvm_msr", "common_pid,write,ecx")
         self._hypercalls = Histogram(events / "kvm_hypercall", "common_pid,nr")
         return self
@@ -234,8 +234,8 @@ class Exits:
         def add(vcpu, name, count):
             counts[vcpu, name] = counts.get((vcpu, name), 0) + count
 
-        for vcpu, (reason,), count in self._by_vcpu(self._exits):
-            add(vcpu, SVM_REASONS.get(reason, "other"), count)
+        for vcpu, (isa, reason), count in self._by_vcpu(self._exits):
+            add(vcpu, reason_name(isa, reason), count)
         for vcpu, (write, msr), count in self._by_vcpu(self._msrs):
             if (write, msr) == (1, X2APIC_ICR):
                 add(vcpu, "icr", count)
@@ -249,9 +249,25 @@ class Exits:
 
 X2APIC_ICR = 0x830
 
-# The exit codes of AMD's SVM that are told apart, by the names that `pvirq bench` uses.
+# The reasons that are told apart, by the names that `pvirq bench` uses (tools/pvirq/src/exits.rs): the exit codes of AMD's
+# SVM, and the basic exit reasons of Intel's VMX.
 SVM_REASONS = {0x7c: "msr", 0x78: "hlt", 0x7b: "io", 0x60: "intr", 0x64: "window", 0x77: "pause", 0x81: "hypercall",
-               0x400: "npf"}
+               0x400: "npf", 0x401: "apic", 0x402: "apic"}
+VMX_REASONS = {1: "intr", 7: "window", 12: "hlt", 18: "hypercall", 30: "io", 31: "msr", 32: "msr", 84: "msr", 85: "msr",
+               40: "pause", 43: "apic", 44: "apic", 45: "apic", 56: "apic", 48: "npf", 49: "npf", 52: "preemption-timer"}
+
+# The tracepoint's field `isa`.
+ISA_SVM = 2
+VMX_FAILED_ENTRY = 1 << 31
+
+
+def reason_name(isa, reason):
+    """The name of an exit reason of the tracepoint kvm_exit."""
+    if isa == ISA_SVM:
+        return SVM_REASONS.get(reason, "other")
+    # The upper half of VMX's reasons has flags, of which one says that there was no exit of a guest.
+    return "other" if reason & VMX_FAILED_ENTRY else VMX_REASONS.get(reason & 0xffff, "other")
+
 
 # KVM_HC_SEND_IPI and KVM_HC_SCHED_YIELD.
 HYPERCALLS = {10: "pv-ipi", 11: "pv-yield"}

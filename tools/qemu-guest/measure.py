@@ -20,6 +20,7 @@ import sys
 import time
 from pathlib import Path
 
+from ground import counts_instructions, ground, headline, parameter
 from guest import Exits, Guest, GuestError, difference
 
 # Loads, and how often each does its operation: about half a second on TCG.
@@ -40,6 +41,7 @@ SENDER_REASONS = ("icr", "pv-ipi", "pv-yield")
 
 def run_load(guest, exits, load, args):
     """Runs a load once. Returns operations per second, cycles per operation, and exits per operation by vCPU and reason.
+    Where the ground counts instructions, cycles are these, and have a field of that name as well.
 
     The vCPUs are where they are to be while the load is at work only: in parallel, Linux guests tend to crash on TCG.
     """
@@ -58,8 +60,11 @@ def run_load(guest, exits, load, args):
     exits_per_operation = {}
     for (vcpu, reason), total in sorted(difference(after, before).items()):
         exits_per_operation.setdefault(str(vcpu), {})[reason] = total / operations
-    return {"operations_per_second": operations * 1e9 / nanoseconds, "cycles_per_operation": cycles / operations,
-            "exits_per_operation": exits_per_operation}
+    run = {"operations_per_second": operations * 1e9 / nanoseconds, "cycles_per_operation": cycles / operations,
+           "exits_per_operation": exits_per_operation}
+    if args.instructions:
+        run["instructions_per_operation"] = cycles / operations
+    return run
 
 
 def table(guest, name):
@@ -155,7 +160,7 @@ def summary(kept):
 
     reasons = sorted({reason for pair in kept for side in pair.values() for exits in side["exits_per_operation"].values()
                       for reason in exits})
-    return {
+    row = {
         "pairs": len(kept),
         "operations_per_second": medians(lambda run: run["operations_per_second"]),
         "speed": ratio("operations_per_second"),
@@ -165,10 +170,13 @@ def summary(kept):
         "ipi_exits_per_operation": medians(lambda run: total(run, IPI_REASONS)),
         "all_exits_per_operation": medians(total),
     }
+    if all("instructions_per_operation" in run for pair in kept for run in pair.values()):
+        row["instructions_per_operation"] = medians(lambda run: run["instructions_per_operation"])
+    return row
 
 
-def show(results, rows):
-    print(f"{'load':<18} {'pairs':>5} {'ops/s':>8} {'with':>8} {'speed, quartiles':>17} {'cycles':>6}"
+def show(results, rows, unit):
+    print(f"{'load':<18} {'pairs':>5} {'ops/s':>8} {'with':>8} {'speed, quartiles':>17} {unit:>6}"
           f"   {'sender':>6} {'with':>6}   {'IPI':>6} {'with':>6}   {'all':>6} {'with':>6}")
     for load, row in rows.items():
         speed, ratio = row["operations_per_second"], row["speed"]
@@ -185,11 +193,6 @@ def show(results, rows):
 def version():
     line = subprocess.run(["qemu-system-x86_64", "--version"], capture_output=True, text=True, check=True).stdout
     return line.split()[3]
-
-
-def parameter(module, name):
-    path = Path(f"/sys/module/{module}/parameters/{name}")
-    return path.read_text().strip() if path.exists() else None
 
 
 def main():
@@ -211,6 +214,9 @@ def main():
     args = parser.parse_args()
     args.placement = [int(cpu) for cpu in args.placement.split(",")]
     args.loads = args.loads.split(",")
+    where = ground()
+    args.instructions = counts_instructions(where)
+    print(headline(where), flush=True)
 
     results = measure(args)
     rows = {}
@@ -219,7 +225,7 @@ def main():
     result = {
         "schema": "pvirq-linux/1",
         "environment": {
-            "kernel": platform.release(), "qemu": version(), "vcpus": args.vcpus, "placement": args.placement,
+            "kernel": platform.release(), **where, "qemu": version(), "vcpus": args.vcpus, "placement": args.placement,
             "device": args.device, "kvm_halt_poll_ns": parameter("kvm", "halt_poll_ns"), "polling": args.polling,
         },
         "rows": rows, "sent": results.sent, "idle": results.idle, "reports": results.reports,
@@ -233,7 +239,7 @@ def main():
 
     print(f"{args.device}: {results.runs} runs in {results.boots} boots, of which {len(results.failures)} have failed")
     if rows:
-        show(results, rows)
+        show(results, rows, "instr." if args.instructions else "cycles")
     if results.reports:
         print("\n".join(results.reports))
         sys.exit("the guest's kernel reports something")

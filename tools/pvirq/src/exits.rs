@@ -7,6 +7,9 @@ use std::{
     ops::{AddAssign, Index, Sub},
 };
 
+/// The flag of a VMX exit reason that says that the guest was not entered.
+const VMX_FAILED_ENTRY: u32 = 1 << 31;
+
 /// Why a vCPU left the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
@@ -22,15 +25,21 @@ pub enum Reason {
     Window,
     /// It called the hypervisor.
     Hypercall,
-    /// It touched a page that was not there.
+    /// It touched a page that was not there, in the tables of the host: AMD's NPT or Intel's EPT.
     Npf,
+    /// It accessed its local APIC, and the CPU's virtual one (APICv or AVIC) left that to the hypervisor.
+    Apic,
+    /// It executed PAUSE in a loop.
+    Pause,
+    /// VMX's preemption timer expired: for the guest's own timer, or because KVM wanted an exit at once.
+    PreemptionTimer,
     /// Any other reason.
     Other,
 }
 
 impl Reason {
     /// All reasons, in the order in which they are shown.
-    pub const ALL: [Reason; 8] = [
+    pub const ALL: [Reason; 11] = [
         Reason::Msr,
         Reason::Hlt,
         Reason::Io,
@@ -38,6 +47,9 @@ impl Reason {
         Reason::Window,
         Reason::Hypercall,
         Reason::Npf,
+        Reason::Apic,
+        Reason::Pause,
+        Reason::PreemptionTimer,
         Reason::Other,
     ];
 
@@ -51,6 +63,9 @@ impl Reason {
             Reason::Window => "window",
             Reason::Hypercall => "hypercall",
             Reason::Npf => "npf",
+            Reason::Apic => "apic",
+            Reason::Pause => "pause",
+            Reason::PreemptionTimer => "preemption-timer",
             Reason::Other => "other",
         }
     }
@@ -60,26 +75,38 @@ impl Reason {
         match code {
             0x60 => Reason::Intr,
             0x64 => Reason::Window,
+            0x77 => Reason::Pause,
             0x78 => Reason::Hlt,
             0x7b => Reason::Io,
             0x7c => Reason::Msr,
             0x81 => Reason::Hypercall,
             0x400 => Reason::Npf,
+            // AVIC_INCOMPLETE_IPI, AVIC_UNACCELERATED_ACCESS.
+            0x401 | 0x402 => Reason::Apic,
             _ => Reason::Other,
         }
     }
 
     /// The reason for an exit reason of Intel's VMX.
     pub fn from_vmx(reason: u32) -> Self {
-        // The upper half has flags.
+        // The upper half has flags, and a failed entry is no exit of a guest.
+        if reason & VMX_FAILED_ENTRY != 0 {
+            return Reason::Other;
+        }
         match reason & 0xffff {
             1 => Reason::Intr,
             7 => Reason::Window,
             12 => Reason::Hlt,
             18 => Reason::Hypercall,
             30 => Reason::Io,
-            31 | 32 => Reason::Msr,
+            // The last two by the instructions that have the register's number in them.
+            31 | 32 | 84 | 85 => Reason::Msr,
+            40 => Reason::Pause,
+            // TPR_BELOW_THRESHOLD, APIC_ACCESS, EOI_INDUCED, APIC_WRITE.
+            43 | 44 | 45 | 56 => Reason::Apic,
+            // EPT_VIOLATION, EPT_MISCONFIG.
             48 | 49 => Reason::Npf,
+            52 => Reason::PreemptionTimer,
             _ => Reason::Other,
         }
     }
@@ -231,6 +258,45 @@ mod tests {
     fn reasons_index_their_counts() {
         for (index, reason) in Reason::ALL.into_iter().enumerate() {
             assert_eq!(reason as usize, index);
+        }
+    }
+
+    #[test]
+    fn both_vendors_codes_have_the_same_names() {
+        let vmx = |reason| Reason::from_vmx(reason).name();
+        let svm = |code| Reason::from_svm(code).name();
+        let both = [
+            (1, 0x60, "intr"),
+            (7, 0x64, "window"),
+            (12, 0x78, "hlt"),
+            (18, 0x81, "hypercall"),
+            (30, 0x7b, "io"),
+            (32, 0x7c, "msr"),
+            (40, 0x77, "pause"),
+            (48, 0x400, "npf"),
+            (56, 0x401, "apic"),
+            (10, 0x72, "other"),
+        ];
+        for (reason, code, name) in both {
+            assert_eq!((vmx(reason), svm(code)), (name, name));
+        }
+        let intel = [
+            (31, "msr"),
+            (84, "msr"),
+            (85, "msr"),
+            (43, "apic"),
+            (44, "apic"),
+            (45, "apic"),
+            (49, "npf"),
+            (52, "preemption-timer"),
+            (0, "other"),
+            // From an enclave, and a guest that was not entered.
+            (1 << 27 | 1, "intr"),
+            (1 << 31 | 33, "other"),
+            (1 << 31 | 1, "other"),
+        ];
+        for (reason, name) in intel {
+            assert_eq!(vmx(reason), name, "{reason}");
         }
     }
 

@@ -2,25 +2,31 @@
 
 //! Where measurements were made.
 
-use std::{arch::x86_64::__cpuid, fs, path::PathBuf};
+use std::{fmt, fs, path::PathBuf};
 
 use nix::sys::utsname::uname;
 use serde::Serialize;
 
 use super::options::Options;
-use crate::error::Error;
-
-const CPUID_HYPERVISOR: u32 = 0x4000_0000;
-const CPUID_FEATURES: u32 = 1;
-const FEATURE_HYPERVISOR: u32 = 1 << 31;
+use crate::{
+    error::Error,
+    ground::Ground,
+    kvm_module::{Parameters, Vendor},
+};
 
 /// Where measurements were made.
 #[derive(Clone, Debug, Serialize)]
 pub struct Environment {
     /// The host's kernel release.
     pub kernel: String,
-    /// What the host itself runs on: `tcg`, `kvm`, another hypervisor's signature, or `none`.
+    /// What runs the host's CPUs.
+    pub ground: Ground,
+    /// The ground by its older name: `tcg`, `kvm`, another hypervisor's signature, or `none`.
     pub accel: String,
+    /// The vendor of the CPU's virtualisation, if it has any.
+    pub vendor: Option<Vendor>,
+    /// Whether the host's KVM uses the CPU's virtual interrupt controller (APICv or AVIC), if that can be told.
+    pub apicv: Option<bool>,
     /// The number of CPUs that were used.
     pub cpus: usize,
     /// The numbers of vCPUs.
@@ -40,20 +46,53 @@ pub struct Environment {
 }
 
 impl Environment {
-    /// This one, for measurements of machines with so many vCPUs.
-    pub(super) fn of(options: &Options, vcpus: Vec<usize>) -> Result<Self, Error> {
+    /// This host, for measurements on so many of its CPUs. The guests are taken to use KVM's paravirtual EOI.
+    pub(super) fn of_host(
+        cpus: usize,
+        vcpus: Vec<usize>,
+        devices: Vec<PathBuf>,
+    ) -> Result<Self, Error> {
+        let ground = Ground::detect();
         Ok(Environment {
             kernel: kernel_release()?,
-            accel: accel(),
-            cpus: options.cpus.len(),
+            accel: ground.accel().into(),
+            ground,
+            vendor: Vendor::detect(),
+            apicv: Parameters::detect().virtual_apic,
+            cpus,
             vcpus,
-            devices: options.devices.clone(),
+            devices,
             halt_poll_ns: halt_poll_ns(),
-            eoi: if options.pv_eoi { "pv" } else { "x2apic" },
+            eoi: "pv",
             baseline_runs: 0,
             baseline_failures: 0,
             cpu_faults: 0,
         })
+    }
+
+    /// This host, for measurements with these options of machines with so many vCPUs.
+    pub(super) fn of(options: &Options, vcpus: Vec<usize>) -> Result<Self, Error> {
+        Ok(Environment {
+            eoi: if options.pv_eoi { "pv" } else { "x2apic" },
+            ..Self::of_host(options.cpus.len(), vcpus, options.devices.clone())?
+        })
+    }
+}
+
+impl fmt::Display for Environment {
+    /// What a table's first line says.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Ground: {}", self.ground)?;
+        if let Some(vendor) = self.vendor {
+            let apic = vendor.virtual_apic();
+            write!(f, ", {}", vendor.module())?;
+            match self.apicv {
+                Some(true) => write!(f, " with {apic}")?,
+                Some(false) => write!(f, " without {apic}")?,
+                None => {}
+            }
+        }
+        write!(f, ", {} CPUs, Linux {}.", self.cpus, self.kernel)
     }
 }
 
@@ -63,30 +102,52 @@ pub fn kernel_release() -> Result<String, Error> {
     Ok(names.release().to_string_lossy().into_owned())
 }
 
-/// What this machine itself runs on.
-pub fn accel() -> String {
-    // SAFETY: Every 64-bit CPU has CPUID.
-    let features = unsafe { __cpuid(CPUID_FEATURES) };
-    if features.ecx & FEATURE_HYPERVISOR == 0 {
-        return "none".into();
-    }
-    // SAFETY: As above; the leaf exists, because there is a hypervisor.
-    let leaf = unsafe { __cpuid(CPUID_HYPERVISOR) };
-    let signature = [leaf.ebx, leaf.ecx, leaf.edx]
-        .map(u32::to_le_bytes)
-        .concat();
-    match signature.as_slice() {
-        b"TCGTCGTCGTCG" => "tcg".into(),
-        b"KVMKVMKVM\0\0\0" => "kvm".into(),
-        other => String::from_utf8_lossy(other).trim_end_matches('\0').into(),
-    }
-}
-
 /// KVM's halt_poll_ns, if it can be read.
-pub fn halt_poll_ns() -> Option<u64> {
+fn halt_poll_ns() -> Option<u64> {
     fs::read_to_string("/sys/module/kvm/parameters/halt_poll_ns")
         .ok()?
         .trim()
         .parse()
         .ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ground_is_told_in_a_line() -> Result<(), Error> {
+        let mut environment = Environment {
+            kernel: "7.3".into(),
+            ground: Ground::Bochs,
+            vendor: Some(Vendor::Vmx),
+            apicv: Some(false),
+            ..Environment::of_host(2, vec![2], Vec::new())?
+        };
+        assert_eq!(
+            environment.to_string(),
+            "Ground: bochs, kvm_intel without APICv, 2 CPUs, Linux 7.3."
+        );
+        environment.apicv = Some(true);
+        assert!(environment.to_string().contains("kvm_intel with APICv"));
+        environment.vendor = None;
+        assert_eq!(environment.to_string(), "Ground: bochs, 2 CPUs, Linux 7.3.");
+        Ok(())
+    }
+
+    #[test]
+    fn results_have_the_ground_the_vendor_and_the_interrupt_controller() -> Result<(), Error> {
+        let environment = Environment {
+            ground: Ground::QemuTcg,
+            vendor: Some(Vendor::Svm),
+            apicv: None,
+            ..Environment::of_host(1, vec![2], Vec::new())?
+        };
+        let json = serde_json::to_value(&environment).expect("it has only strings and numbers");
+        assert_eq!(json["ground"], "qemu-tcg");
+        assert_eq!(json["vendor"], "amd");
+        // Not left out: a reader can tell "unknown" from an older file.
+        assert_eq!(json.get("apicv"), Some(&serde_json::Value::Null));
+        Ok(())
+    }
 }

@@ -23,7 +23,7 @@ mod table;
 
 pub use self::{
     case::{exit_plan, ipi_plan, Case, Extent, HaltPoll, Place, Scene, Target},
-    environment::{accel, kernel_release, Environment},
+    environment::{kernel_release, Environment},
     idle::{
         Idle,
         IdleCase,

@@ -98,6 +98,9 @@ pub struct Row {
     /// Cycles from the send to the sender's sight of the acknowledgement, as the guest measures.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cycles_per_event: Option<Summary>,
+    /// Their median, where cycles are [instructions](crate::ground::Ground::counts_instructions).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instructions_per_event: Option<u64>,
     /// Comparison with the first device, in the other devices' rows; of `pvirq`, with `x2apic` there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub relative: Option<Relative>,
@@ -213,6 +216,7 @@ impl Report {
                 .collect()
         };
         let (sender, target) = (measurement.sender, measurement.target);
+        let cycles_per_event = Summary::of(&mut measurement.cycles.clone());
         Row {
             bench: case.bench(),
             case: case.name(),
@@ -245,7 +249,10 @@ impl Report {
                 target: per_event(target.timer, events),
             },
             relative,
-            cycles_per_event: Summary::of(&mut measurement.cycles.clone()),
+            instructions_per_event: cycles_per_event
+                .map(|cycles| cycles.p50)
+                .filter(|_| self.environment.ground.counts_instructions()),
+            cycles_per_event,
             measured: (*case, *device),
         }
     }
@@ -293,13 +300,16 @@ fn relative(pieces: &[Piece], first: &[Piece]) -> Relative {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::{error::Error, fs};
 
     use serde_json::Value;
 
     use super::*;
-    use crate::bench::{exit_plan, ipi_plan, results, Extent, Measurement};
+    use crate::{
+        bench::{exit_plan, ipi_plan, results, Extent, Measurement},
+        ground::Ground,
+    };
 
     fn options() -> Options {
         Options {
@@ -310,7 +320,7 @@ mod tests {
         }
     }
 
-    fn measurement(exits: u64, timer: u64) -> Measurement {
+    pub fn measurement(exits: u64, timer: u64) -> Measurement {
         let mut measurement = Measurement {
             delivered: 100,
             cycles: (1..=100).collect(),
@@ -327,11 +337,16 @@ mod tests {
     }
 
     fn report(first: Measurement, second: Measurement) -> Report {
+        report_on(Ground::Hardware, first, second)
+    }
+
+    pub fn report_on(ground: Ground, first: Measurement, second: Measurement) -> Report {
         let plan = ipi_plan(&Extent {
             unicast: vec![2],
             ..Default::default()
         });
         let mut report = Report::new(options(), &plan).unwrap();
+        report.environment.ground = ground;
         let measured = |case: usize, device, measurement: &Measurement| Measured {
             case: plan[case],
             device,

@@ -42,7 +42,13 @@ pub fn append(report: &impl Serialize, path: &Path) -> io::Result<()> {
     let mut whole: Value = serde_json::from_slice(&text)?;
     let mut more = serde_json::to_value(report)?;
 
-    for place in ["/schema", "/environment/kernel", "/environment/accel"] {
+    for place in [
+        "/schema",
+        "/environment/kernel",
+        "/environment/ground",
+        "/environment/vendor",
+        "/environment/apicv",
+    ] {
         if whole.pointer(place) != more.pointer(place) {
             return Err(invalid("its results are from another machine"));
         }

@@ -30,13 +30,14 @@ pub fn table(report: &Report) -> Table {
             .map(|name| format!("exits per event\nsender + target\n{name}")),
     );
     header.extend(names.iter().skip(1).map(|_| "exits\n(ratio)".into()));
+    let unit = report.environment.ground.unit();
     header.extend(
         names
             .iter()
             .take(1)
-            .map(|name| format!("cycles\n(median)\n{name}")),
+            .map(|name| format!("{unit}\n(median)\n{name}")),
     );
-    header.extend(names.iter().skip(1).map(|_| "cycles\n(ratio)".into()));
+    header.extend(names.iter().skip(1).map(|_| format!("{unit}\n(ratio)")));
     table.set_header(header);
 
     for case in report.cases() {
@@ -87,5 +88,40 @@ fn target(row: &Row) -> String {
     match row.halt_poll_ns {
         Some(ns) => format!("{}, poll {} µs", row.target, ns / 1000),
         None => row.target.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::report::tests::{measurement, report_on},
+        *,
+    };
+    use crate::ground::Ground;
+
+    #[test]
+    fn bochs_counts_instructions() {
+        let report = |ground| report_on(ground, measurement(100, 0), measurement(50, 0));
+
+        let bochs = report(Ground::Bochs);
+        let row = serde_json::to_value(&bochs.rows[0]).unwrap();
+        assert_eq!(row["instructions_per_event"], 50);
+        assert_eq!(row["cycles_per_event"]["p50"], 50);
+        let shown = table(&bochs).to_string();
+        assert!(
+            shown.contains("instructions") && !shown.contains("cycles"),
+            "{shown}"
+        );
+
+        for ground in [Ground::QemuTcg, Ground::KvmNested, Ground::Hardware] {
+            let other = report(ground);
+            let row = serde_json::to_value(&other.rows[0]).unwrap();
+            assert_eq!(row.get("instructions_per_event"), None);
+            let shown = table(&other).to_string();
+            assert!(
+                shown.contains("cycles") && !shown.contains("instructions"),
+                "{shown}"
+            );
+        }
     }
 }

@@ -8,32 +8,17 @@ use std::{
     path::Path,
 };
 
+use memchr::memmem;
+
 use crate::{
-    bench::{accel, kernel_release},
+    bench::kernel_release,
     device::{Device, KVM, PVIRQ},
     error::Error,
     features::KvmFeatures,
+    ground::Ground,
+    kvm_module::{Parameters, Vendor},
     trace::ExitTrace,
 };
-
-/// Who made the CPU's virtualisation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Vendor {
-    /// AMD's SVM.
-    Svm,
-    /// Intel's VMX.
-    Vmx,
-}
-
-impl Vendor {
-    /// The name of KVM's module for it.
-    pub fn module(self) -> &'static str {
-        match self {
-            Vendor::Svm => "kvm_amd",
-            Vendor::Vmx => "kvm_intel",
-        }
-    }
-}
 
 /// The CPU.
 #[derive(Clone, Debug, Default)]
@@ -55,16 +40,12 @@ pub struct Facts {
     pub rust: Option<bool>,
     /// The CPU.
     pub processor: Processor,
-    /// What the host itself runs on, `none` if on hardware.
-    pub accel: String,
+    /// What runs the host's CPUs.
+    pub ground: Ground,
     /// Whether KVM's module for the CPU is loaded.
     pub module_loaded: bool,
-    /// Whether KVM's guests can run guests of their own, if it is loaded.
-    pub nested: Option<bool>,
-    /// Whether KVM uses the CPU's virtual interrupt controller (AVIC or APICv), if that can be told.
-    pub virtual_apic: Option<bool>,
-    /// Whether KVM lets the CPU send interrupts between vCPUs, if that can be told.
-    pub virtual_ipi: Option<bool>,
+    /// What the parameters of KVM's module say.
+    pub parameters: Parameters,
     /// The version of the pvirq module, if it is loaded.
     pub pvirq_version: Option<String>,
     /// KVM's device, or why it cannot be used.
@@ -80,7 +61,7 @@ impl Facts {
     pub fn gather() -> Result<Self, Error> {
         let kernel = kernel_release()?;
         let mut facts = Facts::gather_files(Path::new("/"), &kernel);
-        facts.accel = accel();
+        facts.ground = Ground::detect();
         facts.kvm = probe(KVM);
         facts.pvirq = probe(PVIRQ);
         facts.tracing = ExitTrace::start()
@@ -93,27 +74,16 @@ impl Facts {
     fn gather_files(root: &Path, kernel: &str) -> Self {
         let processor = processor(&read(root, "proc/cpuinfo").unwrap_or_default());
         let module = processor.vendor.map(Vendor::module);
-        let parameter = |name: &str| {
-            switch(&read(
-                root,
-                &format!("sys/module/{}/parameters/{name}", module?),
-            )?)
-        };
-        let (virtual_apic, virtual_ipi) = match processor.vendor {
-            // AVIC sends interrupts as well.
-            Some(Vendor::Svm) => (parameter("avic"), parameter("avic")),
-            Some(Vendor::Vmx) => (parameter("enable_apicv"), parameter("enable_ipiv")),
-            None => (None, None),
-        };
         Facts {
             kernel: kernel.into(),
             rust: rust(root, kernel),
-            accel: "none".into(),
+            ground: Ground::Hardware,
             module_loaded: module
                 .is_some_and(|module| root.join("sys/module").join(module).exists()),
-            nested: parameter("nested"),
-            virtual_apic,
-            virtual_ipi,
+            parameters: processor
+                .vendor
+                .map(|vendor| Parameters::read(root, vendor))
+                .unwrap_or_default(),
             pvirq_version: root.join("sys/module/pvirq").exists().then(|| {
                 read(root, "sys/module/pvirq/version")
                     .map_or("unknown".into(), |version| version.trim().into())
@@ -137,16 +107,6 @@ fn probe(path: &str) -> Result<KvmFeatures, String> {
         .map_err(|error| error.to_string())
 }
 
-/// Reads a module parameter that is a switch.
-fn switch(text: &str) -> Option<bool> {
-    match text.trim() {
-        "Y" | "1" => Some(true),
-        "N" | "0" => Some(false),
-        // Not a switch.
-        _ => None,
-    }
-}
-
 fn processor(cpuinfo: &str) -> Processor {
     let field = |name: &str| {
         cpuinfo.lines().find_map(|line| {
@@ -158,19 +118,18 @@ fn processor(cpuinfo: &str) -> Processor {
         .unwrap_or_default()
         .split_whitespace()
         .collect();
-    let vendor = match (flags.contains(&"svm"), flags.contains(&"vmx")) {
-        (true, _) => Some(Vendor::Svm),
-        (_, true) => Some(Vendor::Vmx),
-        _ => None,
-    };
     Processor {
         model: field("model name").unwrap_or("unknown CPU").into(),
-        vendor,
+        vendor: Vendor::find(cpuinfo),
         avic: flags.contains(&"avic"),
     }
 }
 
-/// Whether the kernel has Rust: by its configuration, or else by its symbols.
+/// A symbol of every kernel with Rust, and of none without, begins with this.
+const RUST_HELPER: &str = "rust_helper_";
+
+/// Whether the kernel has Rust, from what is cheapest to read: its configuration, a module of ours that it has loaded, its
+/// type information, which is one large read, and its symbols, each of which the kernel has to put together anew.
 fn rust(root: &Path, kernel: &str) -> Option<bool> {
     let configurations = [
         format!("boot/config-{kernel}"),
@@ -179,15 +138,31 @@ fn rust(root: &Path, kernel: &str) -> Option<bool> {
     if let Some(text) = configurations.iter().find_map(|path| read(root, path)) {
         return Some(text.lines().any(|line| line == "CONFIG_RUST=y"));
     }
+    if ["pvirq", "pvirq_guest"]
+        .iter()
+        .any(|module| root.join("sys/module").join(module).exists())
+    {
+        return Some(true);
+    }
+    // Its absence there proves nothing: helpers can be inline functions, which have no types of their own.
+    let types = fs::read(root.join("sys/kernel/btf/vmlinux")).unwrap_or_default();
+    if memmem::find(&types, RUST_HELPER.as_bytes()).is_some() {
+        return Some(true);
+    }
+    rust_symbols(root)
+}
+
+/// Whether the kernel's symbols are those of one with Rust, if they can be read.
+fn rust_symbols(root: &Path) -> Option<bool> {
     let symbols = BufReader::new(File::open(root.join("proc/kallsyms")).ok()?);
     // Symbols of the kernel come before those of modules, which have the module's name behind a tab.
     let mut own = symbols
         .lines()
         .map_while(Result::ok)
-        .filter(|line| !line.contains('\t'))
+        .take_while(|line| !line.contains('\t'))
         .peekable();
     own.peek()?;
-    Some(own.any(|line| line.contains(" rust_helper_")))
+    Some(own.any(|line| line.contains(&format!(" {RUST_HELPER}"))))
 }
 
 #[cfg(test)]
@@ -223,11 +198,8 @@ mod tests {
         assert_eq!(facts.processor.model, "AMD EPYC 7");
         assert_eq!(facts.processor.vendor, Some(Vendor::Svm));
         assert!(facts.processor.avic && facts.module_loaded);
-        assert_eq!(
-            (facts.virtual_apic, facts.virtual_ipi),
-            (Some(false), Some(false))
-        );
-        assert_eq!(facts.nested, Some(true));
+        assert_eq!(facts.parameters.virtual_apic, Some(false));
+        assert_eq!(facts.parameters.nested, Some(true));
         assert_eq!(facts.pvirq_version.as_deref(), Some("0.1.0"));
         assert_eq!(facts.rust, Some(true));
     }
@@ -245,14 +217,35 @@ mod tests {
         ]);
         let facts = Facts::gather_files(root.path(), "7.3");
         assert_eq!(facts.processor.vendor, Some(Vendor::Vmx));
-        assert_eq!(
-            (facts.virtual_apic, facts.virtual_ipi),
-            (Some(true), Some(false))
-        );
-        assert_eq!(facts.nested, None);
+        assert_eq!(facts.parameters.virtual_apic, Some(true));
+        assert_eq!(facts.parameters.nested, None);
         assert_eq!(facts.pvirq_version, None);
         // A module's symbol says nothing about the kernel.
         assert_eq!(facts.rust, Some(false));
+    }
+
+    #[test]
+    fn rust_is_told_from_what_is_cheapest_to_read() {
+        let found = |files: &[(&str, &str)]| rust(tree(files).path(), "7.3");
+        const SYMBOLS: (&str, &str) = ("proc/kallsyms", "0 T start\n0 T rust_helper_foo\n");
+        const NO_SYMBOLS: (&str, &str) = ("proc/kallsyms", "0 T start\n0 T trust_helper\n");
+        const TYPES: (&str, &str) = ("sys/kernel/btf/vmlinux", "\0int\0rust_helper_foo\0");
+
+        assert_eq!(found(&[SYMBOLS]), Some(true));
+        assert_eq!(found(&[NO_SYMBOLS]), Some(false));
+        assert_eq!(found(&[TYPES]), Some(true));
+        assert_eq!(
+            found(&[("sys/kernel/btf/vmlinux", "\0int\0"), SYMBOLS]),
+            Some(true)
+        );
+        assert_eq!(
+            found(&[("sys/module/pvirq/version", "1"), NO_SYMBOLS]),
+            Some(true)
+        );
+        assert_eq!(
+            found(&[("boot/config-7.3", "CONFIG_RUST=n\n"), TYPES]),
+            Some(false)
+        );
     }
 
     #[test]
@@ -262,9 +255,6 @@ mod tests {
         assert_eq!(facts.processor.vendor, None);
         assert_eq!(facts.rust, None);
         assert!(!facts.module_loaded);
-        assert_eq!(
-            (facts.virtual_apic, facts.virtual_ipi, facts.nested),
-            (None, None, None)
-        );
+        assert_eq!(facts.parameters, Parameters::default());
     }
 }

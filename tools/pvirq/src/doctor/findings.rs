@@ -2,8 +2,8 @@
 
 //! What it means.
 
-use super::facts::{Facts, Vendor};
-use crate::features::KvmFeatures;
+use super::facts::Facts;
+use crate::{features::KvmFeatures, ground::Ground, kvm_module::Vendor};
 
 /// How good a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,9 +48,11 @@ pub fn diagnose(facts: &Facts) -> (Vec<Finding>, bool) {
     let findings = vec![
         kernel(facts),
         processor(facts),
-        machine(facts),
+        ground(facts),
         kvm_module(facts),
         interrupts(facts),
+        spinning(facts),
+        timers(facts),
         nested(facts),
         kvm_device(facts),
         pvirq_module(facts),
@@ -91,22 +93,32 @@ fn processor(facts: &Facts) -> Finding {
     }
 }
 
-fn machine(facts: &Facts) -> Finding {
-    match facts.accel.as_str() {
-        "none" => finding(Mark::Good, "machine", "hardware", ""),
-        "tcg" => finding(
-            Mark::Note,
-            "machine",
-            "emulated by QEMU's TCG",
+fn ground(facts: &Facts) -> Finding {
+    let (fact, meaning) = match &facts.ground {
+        Ground::Hardware => return finding(Mark::Good, "ground", "hardware", ""),
+        Ground::QemuTcg => (
+            "QEMU's emulator",
             "Numbers of exits are real here, times only compare within one run.",
         ),
-        name => finding(
-            Mark::Note,
-            "machine",
-            format!("virtual, on {name}"),
+        Ground::Bochs => (
+            "the Bochs emulator",
+            "Numbers of exits are real here, and times are numbers of instructions.",
+        ),
+        Ground::KvmNested => (
+            "a virtual machine",
             "KVM's guests are nested, so each of their exits costs many times what it does on hardware.",
         ),
-    }
+        Ground::Other(_) => (
+            "not hardware",
+            "If it is a virtual machine, KVM's guests are nested, and their exits expensive.",
+        ),
+    };
+    finding(
+        Mark::Note,
+        "ground",
+        format!("{}: {fact}", facts.ground),
+        meaning,
+    )
 }
 
 fn kvm_module(facts: &Facts) -> Finding {
@@ -124,27 +136,28 @@ fn kvm_module(facts: &Facts) -> Finding {
 }
 
 fn interrupts(facts: &Facts) -> Finding {
-    let name = match facts.processor.vendor {
-        Some(Vendor::Svm) => "AVIC",
-        _ => "APICv and IPI virtualisation",
-    };
-    match (facts.virtual_apic, facts.virtual_ipi) {
-        (_, Some(true)) => finding(
+    let apic = facts
+        .processor
+        .vendor
+        .map_or("AVIC or APICv", Vendor::virtual_apic);
+    let (virtual_apic, virtual_ipi) = (facts.parameters.virtual_apic, facts.parameters.virtual_ipi);
+    match (virtual_apic, virtual_ipi) {
+        (Some(true), Some(true)) => finding(
             Mark::Note,
             "interrupts",
-            format!("sent by the CPU itself ({name})"),
+            format!("sent and received without exits ({apic} with IPI virtualisation)"),
             "Interrupts between running vCPUs cost no exit already. pvirq can save those of idle vCPUs only.",
         ),
         (Some(true), _) => finding(
             Mark::Good,
             "interrupts",
-            "received without exits (APICv), but each one sent costs one",
-            "pvirq can save the sender's exits, and those of idle vCPUs.",
+            format!("received without exits ({apic}), but each one sent costs one (no IPI virtualisation)"),
+            "pvirq can save the sender's exits where the target polls or waits for a CPU, and the exits of idle vCPUs.",
         ),
         (Some(false), _) => finding(
             Mark::Good,
             "interrupts",
-            format!("no {name} in use: each one costs an exit at the sender and one at the target"),
+            format!("no {apic} in use: each one costs an exit at the sender and one at the target"),
             "This is what pvirq is for.",
         ),
         (None, _) if facts.processor.vendor == Some(Vendor::Svm) && !facts.processor.avic => finding(
@@ -153,12 +166,48 @@ fn interrupts(facts: &Facts) -> Finding {
             "the CPU has no AVIC: each one costs an exit at the sender and one at the target",
             "This is what pvirq is for.",
         ),
-        (None, _) => finding(Mark::Note, "interrupts", format!("it cannot be told whether KVM uses {name}"), ""),
+        (None, _) => finding(
+            Mark::Note,
+            "interrupts",
+            format!("unknown, KVM's module does not say whether it uses {apic}"),
+            "",
+        ),
     }
 }
 
+fn spinning(facts: &Facts) -> Finding {
+    let (fact, meaning) = match facts.parameters.pause_exits {
+        Some(true) => (
+            "PAUSE loops exit",
+            "A vCPU that spins lets others run that share its CPU.",
+        ),
+        Some(false) => (
+            "PAUSE loops do not exit",
+            "A vCPU that spins keeps its CPU until its time slice ends.",
+        ),
+        None => (
+            "unknown, KVM's module does not say whether PAUSE loops exit",
+            "",
+        ),
+    };
+    finding(Mark::Note, "spinning", fact, meaning)
+}
+
+fn timers(facts: &Facts) -> Finding {
+    let fact = match (facts.processor.vendor, facts.parameters.preemption_timer) {
+        (Some(Vendor::Vmx), Some(true)) => {
+            "a running vCPU's expires by VMX's preemption timer, an exit without a host interrupt"
+        }
+        (Some(Vendor::Vmx), None) => {
+            "unknown, KVM's module does not say whether it uses VMX's preemption timer"
+        }
+        _ => "a vCPU's is one of the host's, whose interrupt makes it exit",
+    };
+    finding(Mark::Note, "timers", fact, "")
+}
+
 fn nested(facts: &Facts) -> Finding {
-    let fact = match facts.nested {
+    let fact = match facts.parameters.nested {
         Some(true) => "guests can run guests of their own",
         Some(false) => "guests cannot run guests of their own",
         None => "unknown, KVM's module does not say",
@@ -231,7 +280,7 @@ fn tracing(facts: &Facts) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::Processor;
+    use crate::{doctor::Processor, kvm_module::Parameters};
 
     /// A host on which all is well.
     fn facts() -> Facts {
@@ -243,11 +292,15 @@ mod tests {
                 vendor: Some(Vendor::Svm),
                 avic: false,
             },
-            accel: "none".into(),
+            ground: Ground::Hardware,
             module_loaded: true,
-            nested: Some(true),
-            virtual_apic: Some(false),
-            virtual_ipi: Some(false),
+            parameters: Parameters {
+                nested: Some(true),
+                virtual_apic: Some(false),
+                virtual_ipi: Some(false),
+                pause_exits: Some(true),
+                preemption_timer: None,
+            },
             pvirq_version: Some("0.1.0".into()),
             kvm: Ok(KvmFeatures::default()),
             pvirq: Ok(KvmFeatures::default()),
@@ -301,27 +354,132 @@ mod tests {
         );
     }
 
+    /// The host above with another CPU and other parameters.
+    fn host(vendor: Vendor, virtual_apic: Option<bool>, virtual_ipi: Option<bool>) -> Facts {
+        let mut facts = facts();
+        facts.processor.vendor = Some(vendor);
+        facts.parameters.virtual_apic = virtual_apic;
+        facts.parameters.virtual_ipi = virtual_ipi;
+        facts
+    }
+
     #[test]
     fn what_pvirq_can_save_depends_on_the_cpu() {
-        let meaning = |facts: &Facts| interrupts(facts).meaning;
-        assert!(meaning(&facts()).contains("what pvirq is for"));
-        let avic = Facts {
-            virtual_apic: Some(true),
-            virtual_ipi: Some(true),
-            ..facts()
+        let cases = [
+            (
+                Vendor::Svm,
+                Some(false),
+                Some(false),
+                "no AVIC in use",
+                "what pvirq is for",
+            ),
+            (
+                Vendor::Svm,
+                Some(true),
+                Some(true),
+                "without exits (AVIC with IPI",
+                "idle vCPUs only",
+            ),
+            (
+                Vendor::Svm,
+                Some(true),
+                Some(false),
+                "without exits (AVIC), but",
+                "sender's exits",
+            ),
+            (
+                Vendor::Svm,
+                None,
+                None,
+                "the CPU has no AVIC",
+                "what pvirq is for",
+            ),
+            (
+                Vendor::Vmx,
+                Some(false),
+                Some(false),
+                "no APICv in use",
+                "what pvirq is for",
+            ),
+            (
+                Vendor::Vmx,
+                Some(true),
+                Some(false),
+                "without exits (APICv), but",
+                "sender's exits",
+            ),
+            // A kernel of before IPI virtualisation.
+            (
+                Vendor::Vmx,
+                Some(true),
+                None,
+                "without exits (APICv), but",
+                "sender's exits",
+            ),
+            (
+                Vendor::Vmx,
+                Some(true),
+                Some(true),
+                "without exits (APICv with IPI",
+                "idle vCPUs only",
+            ),
+            (Vendor::Vmx, None, None, "whether it uses APICv", ""),
+        ];
+        for (vendor, apic, ipi, fact, meaning) in cases {
+            let finding = interrupts(&host(vendor, apic, ipi));
+            assert!(finding.fact.contains(fact), "{}", finding.fact);
+            assert!(finding.meaning.contains(meaning), "{}", finding.meaning);
+        }
+    }
+
+    #[test]
+    fn the_ground_is_named() {
+        let on = |ground: Ground| {
+            let Finding {
+                mark,
+                fact,
+                meaning,
+                ..
+            } = super::ground(&Facts { ground, ..facts() });
+            (mark, fact + "; " + &meaning)
         };
-        assert!(meaning(&avic).contains("idle vCPUs only"));
-        let apicv = Facts {
-            virtual_apic: Some(true),
-            ..facts()
-        };
-        assert!(meaning(&apicv).contains("the sender's exits"));
-        let unknown = Facts {
-            virtual_apic: None,
-            virtual_ipi: None,
-            ..facts()
-        };
-        assert!(meaning(&unknown).contains("what pvirq is for"));
+        assert_eq!(on(Ground::Hardware), (Mark::Good, "hardware; ".into()));
+        for (ground, text) in [
+            (
+                Ground::QemuTcg,
+                "qemu-tcg: QEMU's emulator; Numbers of exits",
+            ),
+            (Ground::Bochs, "times are numbers of instructions"),
+            (
+                Ground::KvmNested,
+                "kvm-nested: a virtual machine; KVM's guests are nested",
+            ),
+            (
+                Ground::Other("Microsoft Hv".into()),
+                "Microsoft Hv: not hardware",
+            ),
+        ] {
+            let (mark, told) = on(ground);
+            assert_eq!(mark, Mark::Note);
+            assert!(told.contains(text), "{told}");
+        }
+    }
+
+    #[test]
+    fn timers_and_pause_loops_are_the_vendors() {
+        let mut facts = host(Vendor::Vmx, Some(false), Some(false));
+        assert!(timers(&facts).fact.contains("does not say"));
+        facts.parameters.preemption_timer = Some(true);
+        assert!(timers(&facts).fact.contains("preemption timer"));
+        facts.parameters.preemption_timer = Some(false);
+        assert!(timers(&facts).fact.contains("the host's"));
+        facts.processor.vendor = Some(Vendor::Svm);
+        facts.parameters.preemption_timer = None;
+        assert!(timers(&facts).fact.contains("the host's"));
+
+        assert_eq!(spinning(&facts).fact, "PAUSE loops exit");
+        facts.parameters.pause_exits = Some(false);
+        assert_eq!(spinning(&facts).fact, "PAUSE loops do not exit");
     }
 
     #[test]

@@ -6,6 +6,6 @@ mod facts;
 mod findings;
 
 pub use self::{
-    facts::{Facts, Processor, Vendor},
+    facts::{Facts, Processor},
     findings::{diagnose, Finding, Mark},
 };

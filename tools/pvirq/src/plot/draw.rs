@@ -192,8 +192,8 @@ where
     ))?;
     root.draw(&Text::new(
         format!(
-            "Measured on {}, accelerator {}, without the host's timer ticks.",
-            frontier.kernel, frontier.accel
+            "Measured on {}, ground {}, without the host's timer ticks.",
+            frontier.kernel, frontier.ground
         ),
         (14, bottom + 36),
         font(14, QUIET),

@@ -46,6 +46,8 @@ struct File {
 struct Environment {
     kernel: String,
     accel: String,
+    /// Not in older files.
+    ground: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -94,8 +96,8 @@ pub struct Frontier {
     pub dots: Vec<Dot>,
     /// The host's kernel.
     pub kernel: String,
-    /// What the host itself runs on.
-    pub accel: String,
+    /// What runs the host's CPUs.
+    pub ground: String,
 }
 
 impl Frontier {
@@ -131,7 +133,7 @@ impl Frontier {
         Ok(Frontier {
             dots,
             kernel: file.environment.kernel,
-            accel: file.environment.accel,
+            ground: file.environment.ground.unwrap_or(file.environment.accel),
         })
     }
 

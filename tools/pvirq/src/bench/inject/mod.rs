@@ -25,11 +25,7 @@ use self::{
     ready::{Ready, JOB_LIMIT},
     sender::Signal,
 };
-use super::{
-    case::Target,
-    environment::{self, Environment},
-    summary::Summary,
-};
+use super::{case::Target, environment::Environment, results::SCHEMA, summary::Summary};
 use crate::{
     cpus::CpuList,
     device::{KVM, PVIRQ},
@@ -62,6 +58,7 @@ struct Piece {
 /// Measures how interrupts get from a VMM to its guest.
 pub struct InjectSession {
     cpus: CpuList,
+    environment: Environment,
     image: Image,
     /// How often a guest was given something to do on KVM's own device, and how often it failed.
     runs: Cell<u32>,
@@ -76,7 +73,9 @@ impl InjectSession {
         // Two for each signal of the largest burst, and for each of two targets.
         setrlimit(Resource::RLIMIT_NOFILE, MAX_FILES, MAX_FILES)
             .map_err(|error| Error::os("cannot have enough files open")(error.into()))?;
+        let devices = vec![KVM.into(), PVIRQ.into()];
         Ok(InjectSession {
+            environment: Environment::of_host(cpus.len(), vec![2, 3], devices)?,
             cpus,
             image: Image::mini_guest(),
             runs: Cell::new(0),
@@ -224,6 +223,7 @@ impl InjectSession {
 
     fn row(&self, case: &InjectCase, injection: Injection, mut sum: Piece) -> InjectRow {
         let place = self.place(case);
+        let cycles_per_burst = Summary::of(&mut sum.cycles);
         let per_event = |count: u64| count as f64 / sum.events as f64;
         InjectRow {
             bench: "inject",
@@ -248,29 +248,31 @@ impl InjectSession {
                 .map(|reason| (reason.name(), per_event(sum.exits[reason])))
                 .into(),
             timer_exits_per_event: per_event(sum.exits.timer),
-            cycles_per_burst: Summary::of(&mut sum.cycles),
+            instructions_per_burst: cycles_per_burst
+                .map(|cycles| cycles.p50)
+                .filter(|_| self.environment.ground.counts_instructions()),
+            cycles_per_burst,
             cycles_ratio: None,
         }
     }
 
+    /// Where it measures.
+    pub fn environment(&self) -> &Environment {
+        &self.environment
+    }
+
     /// Puts rows into a report.
-    pub fn report(&self, rows: Vec<InjectRow>) -> Result<InjectReport, Error> {
-        Ok(InjectReport {
-            schema: "pvirq-bench/1",
+    pub fn report(&self, rows: Vec<InjectRow>) -> InjectReport {
+        InjectReport {
+            schema: SCHEMA,
             environment: Environment {
-                kernel: environment::kernel_release()?,
-                accel: environment::accel(),
-                cpus: self.cpus.len(),
-                vcpus: vec![2, 3],
-                devices: vec![KVM.into(), PVIRQ.into()],
-                halt_poll_ns: environment::halt_poll_ns(),
-                eoi: "pv",
                 baseline_runs: self.runs.get(),
                 baseline_failures: self.failures.get(),
                 cpu_faults: self.cpu_faults.get(),
+                ..self.environment.clone()
             },
             rows,
-        })
+        }
     }
 }
 

@@ -45,6 +45,9 @@ pub struct InjectRow {
     pub timer_exits_per_event: f64,
     /// Cycles from before the first signal to the sender's sight of the last one's acknowledgement.
     pub cycles_per_burst: Option<Summary>,
+    /// Their median, where cycles are [instructions](crate::ground::Ground::counts_instructions).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub instructions_per_burst: Option<u64>,
     /// The median of cycles, relative to that by irqfd.
     pub cycles_ratio: Option<f64>,
 }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{Measured, Mode, Session};
 use crate::{
     bench::{
-        environment::{self, Environment},
+        environment::Environment,
         report::{per_event, Posts, Sides},
         results::SCHEMA,
         summary::Summary,
@@ -184,18 +184,7 @@ impl Report {
     pub fn new(cpus: &CpuList) -> Result<Self, Error> {
         Ok(Report {
             schema: SCHEMA,
-            environment: Environment {
-                kernel: environment::kernel_release()?,
-                accel: environment::accel(),
-                cpus: cpus.len(),
-                vcpus: vec![2],
-                devices: device::present(),
-                halt_poll_ns: environment::halt_poll_ns(),
-                eoi: "pv",
-                baseline_runs: 0,
-                baseline_failures: 0,
-                cpu_faults: 0,
-            },
+            environment: Environment::of_host(cpus.len(), vec![2], device::present())?,
             rows: Vec::new(),
         })
     }

@@ -181,10 +181,18 @@ fn bench_ipi(context: &Context) -> Result<Outcome> {
         "bench", "ipi", "--device", "DEVICE", "--device", KVM, "--vcpus", "2", "--events", "40",
         "--json", json,
     ];
-    check(&pvirq(context, &arguments)?, 0, "pv-ipi")?;
+    let output = pvirq(context, &arguments)?;
+    check(&output, 0, "pv-ipi")?;
+    check(&output, 0, " events: 0 lost, 0 came again.")?;
 
     let report: Value = serde_json::from_slice(&fs::read(&path)?)?;
     ensure!(report["schema"] == "pvirq-bench/1", "{report}");
+    let environment = &report["environment"];
+    let ground = environment["ground"].as_str().context("no ground")?;
+    let vendor = environment["vendor"].as_str().context("no vendor")?;
+    ensure!(["intel", "amd"].contains(&vendor), "{environment}");
+    ensure!(environment["apicv"].is_boolean(), "{environment}");
+    check(&output, 0, &format!("Ground: {ground}, kvm_{vendor} with"))?;
     let rows = report["rows"].as_array().context("no rows")?;
     // Unicast and broadcast; busy, halted, halted without polling, polling in the guest, in the host, and for broadcasts
     // mixed. The hypercall is only measured where it makes a difference, and pvirq only on its own device.
@@ -195,6 +203,11 @@ fn bench_ipi(context: &Context) -> Result<Outcome> {
     for row in rows {
         ensure!(row["events"] == 40 && row["delivered"] == 40, "{row}");
         ensure!(row["lost"] == 0 && row["duplicates"] == 0, "{row}");
+        let instructions = match ground {
+            "bochs" => &row["cycles_per_event"]["p50"],
+            _ => &Value::Null,
+        };
+        ensure!(row["instructions_per_event"] == *instructions, "{row}");
         let sender = row["exits_by_reason"]["sender"]
             .as_object()
             .context("no reasons")?;
@@ -403,11 +416,9 @@ fn doctor(context: &Context) -> Result<Outcome> {
         true => check(&output, 0, "pvirq can be used.")?,
         false => check(&output, 1, "insmod pvirq.ko")?,
     }
-    check(
-        &output,
-        output.status.code().unwrap_or(-1),
-        "/dev/kvm    usable",
-    )?;
+    for text in ["/dev/kvm    usable", "ground      "] {
+        check(&output, output.status.code().unwrap_or(-1), text)?;
+    }
     Ok(Outcome::Pass)
 }
 

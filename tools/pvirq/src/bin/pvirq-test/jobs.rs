@@ -9,10 +9,10 @@ use mini_guest::{Job, Mechanism, Mode, Pattern, Rest, Work};
 use pvirq::{
     cpus::CpuList,
     device::Device,
-    doctor::Facts,
     error::Error,
     exits::Reason,
     image::Image,
+    kvm_module::Parameters,
     machine::{Config, Machine},
     vcpu::Counts,
 };
@@ -177,7 +177,7 @@ fn ipi(
             "an event took no time"
         );
         agree(&counts)?;
-        if Facts::gather()?.virtual_ipi == Some(true) {
+        if Parameters::detect().virtual_ipi == Some(true) {
             // The CPU sends interrupts itself.
             continue;
         }
@@ -206,7 +206,7 @@ fn exits_to_user_space(context: &Context) -> Result<Outcome> {
 }
 
 fn eoi(context: &Context) -> Result<Outcome> {
-    if Facts::gather()?.virtual_apic == Some(true) {
+    if Parameters::detect().virtual_apic == Some(true) {
         return Ok(Outcome::Skip("the CPU ends interrupts itself"));
     }
     let mut machine = machine(context, 2, false)?;

@@ -310,11 +310,19 @@ impl Common {
         max_difference: Option<f64>,
         compare: impl Fn(&Relative) -> (f64, f64, &'static str),
     ) -> Result<ExitCode> {
+        println!("{}", report.environment);
         println!("{}", bench::table(report));
         println!("Exits by the host's timer ticks are not in the table.");
         if report.rows.iter().any(|row| row.posts.is_some()) {
             println!("pvirq is compared with x2apic on the first device.");
         }
+        let sum = |of: fn(&bench::Row) -> u64| report.rows.iter().map(of).sum::<u64>();
+        println!(
+            "{} events: {} lost, {} came again.",
+            sum(|row| row.events),
+            sum(|row| row.lost),
+            sum(|row| row.duplicates)
+        );
         let (failures, runs) = (
             report.environment.baseline_failures,
             report.environment.baseline_runs,

@@ -48,6 +48,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         "it takes two CPUs, except for arrivals"
     );
 
+    println!("{}", report.environment);
     for (case, name) in IDLE_CASES.into_iter().filter(|&(_, name)| wanted(name)) {
         let rows = idle
             .measure(case, args.events, args.pairs, &mut |text| {

@@ -80,18 +80,20 @@ pub fn run(args: &Args) -> Result<ExitCode> {
                 .with_context(|| name)?,
         );
     }
-    println!("{}", table(&rows));
+    println!("{}", session.environment());
+    println!("{}", table(&rows, session.environment().ground.unit()));
     let lost: u64 = rows.iter().map(|row| row.lost).sum();
-    args.output.write(&session.report(rows)?)?;
+    args.output.write(&session.report(rows))?;
     ensure!(lost == 0, "{lost} interrupts were lost");
     Ok(ExitCode::SUCCESS)
 }
 
-fn table(rows: &[InjectRow]) -> Table {
+/// Puts rows into a table, where times are numbers of `unit`.
+fn table(rows: &[InjectRow], unit: &str) -> Table {
     let mut table = Table::new();
 
     table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
-    table.set_header([
+    let fixed = [
         "case",
         "target",
         "mechanism",
@@ -100,10 +102,9 @@ fn table(rows: &[InjectRow]) -> Table {
         "handled",
         "kicks",
         "system\ncalls",
-        "cycles\n(median)",
-        "cycles\n(p99)",
-        "cycles\n(ratio)",
-    ]);
+    ];
+    let times = ["median", "p99", "ratio"].map(|what| format!("{unit}\n({what})"));
+    table.set_header(fixed.map(String::from).into_iter().chain(times));
     for row in rows {
         let cycles = |of: fn(pvirq::bench::Summary) -> u64| {
             row.cycles_per_burst

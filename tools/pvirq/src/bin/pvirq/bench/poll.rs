@@ -143,6 +143,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     progress.finish();
 
+    println!("{}", report.environment);
     println!("{}", poll::table(&report));
     println!("Exits by the host's timer ticks are not in the table.");
     args.output.write(&report)?;
