@@ -15,6 +15,8 @@ import threading
 import time
 from pathlib import Path
 
+from environment import ground, vendor
+
 TRACEFS = Path("/sys/kernel/tracing")
 
 # What a kernel says when an interrupt has been lost, or worse. All of it fails whoever asks.
@@ -22,6 +24,12 @@ REPORT = re.compile(
     r"soft lockup|hard LOCKUP|rcu: INFO|rcu_[a-z_]+ (self-)?detected|detected stalls|csd: |csd_lock|"
     r"BUG:|WARNING:|Oops|general protection|hung_task|blocked for more than|Kernel panic|Unexpected reschedule")
 
+
+ARGUMENTS = "console=ttyS0 quiet panic=-1 oops=panic"
+
+# What shortens a boot and changes nothing of what is tested, by ground: on Bochs the checks of the built-in
+# certificates' signatures take some seconds.
+FASTER = {"bochs": "initcall_blacklist=load_system_certificate_list"}
 
 # An NMI from outside, to a guest that is stuck, is a panic that shows all CPUs and tasks.
 STUCK = "unknown_nmi_panic panic_print=0x41"
@@ -34,9 +42,10 @@ class GuestError(Exception):
 class Guest:
     """A running guest. A context manager: the guest is gone at its end."""
 
-    def __init__(self, device, kernel, initrd, vcpus=2, cpus="1", memory="256M", append="", qemu=()):
+    def __init__(self, device, kernel, initrd, placement, vcpus=2, memory="256M", append="", qemu=()):
         self.device = device
         self.vcpus = vcpus
+        self._placement = placement
         self.log = []
         self._directory = tempfile.TemporaryDirectory()
         self._monitor = f"{self._directory.name}/monitor"
@@ -46,11 +55,10 @@ class Guest:
             "-name", "guest,debug-threads=on",
             "-machine", "q35", "-accel", f"kvm,device={device}", "-cpu", "host",
             "-smp", str(vcpus), "-m", memory, "-kernel", str(kernel), "-initrd", str(initrd),
-            "-append", f"console=ttyS0 quiet panic=-1 oops=panic {STUCK} guest.commands {append}".strip(),
+            "-append", " ".join(filter(None, [ARGUMENTS, FASTER.get(ground()), STUCK, "guest.commands", append])),
             "-serial", "stdio", "-monitor", f"unix:{self._monitor},server=on,wait=off", *qemu,
         ]
-        if cpus:
-            command = ["taskset", "-c", cpus] + command
+        command = ["taskset", "-c", ",".join(map(str, sorted(set(placement))))] + command
         self._qemu = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                       stderr=subprocess.STDOUT)
         threading.Thread(target=self._read, daemon=True).start()
@@ -97,7 +105,15 @@ class Guest:
             before.append(line)
 
     def boot(self, limit=300):
-        """Waits until the guest takes commands."""
+        """Puts the vCPUs where they belong, and waits until the guest takes commands."""
+        end = time.monotonic() + limit
+        while len(self.threads()) < self.vcpus:
+            if self._qemu.poll() is not None:
+                raise GuestError("QEMU has ended before the vCPUs began")
+            if time.monotonic() > end:
+                raise GuestError(f"QEMU has made no vCPUs within {limit} s")
+            time.sleep(0.01)
+        self.place()
         self.expect(r"^guest: ready", limit)
 
     def send(self, line):
@@ -126,15 +142,19 @@ class Guest:
         """The threads of the vCPUs, by their numbers."""
         found = {}
         for task in Path(f"/proc/{self.pid}/task").iterdir():
-            name = re.fullmatch(r"CPU (\d+)/KVM", (task / "comm").read_text().strip())
+            try:
+                name = re.fullmatch(r"CPU (\d+)/KVM", (task / "comm").read_text().strip())
+            except (FileNotFoundError, ProcessLookupError):
+                # One of QEMU's other threads, which has just ended.
+                continue
             if name:
                 found[int(name[1])] = int(task.name)
         return found
 
-    def place(self, cpus):
-        """Puts each vCPU's thread on the CPU of the test VM that the list has for it."""
+    def place(self):
+        """Puts each vCPU's thread on the CPU of the test VM that the placement has for it."""
         for number, thread in self.threads().items():
-            os.sched_setaffinity(thread, {cpus[number % len(cpus)]})
+            os.sched_setaffinity(thread, {self._placement[number % len(self._placement)]})
 
     def reports(self):
         """The lines of the guest's kernel that say that something is wrong, of its log since this was last called."""
@@ -235,7 +255,8 @@ class Exits:
             counts[vcpu, name] = counts.get((vcpu, name), 0) + count
 
         for vcpu, (reason,), count in self._by_vcpu(self._exits):
-            add(vcpu, SVM_REASONS.get(reason, "other"), count)
+            # The upper half of VMX's has flags.
+            add(vcpu, REASONS[vendor()].get(reason & 0xffff, "other"), count)
         for vcpu, (write, msr), count in self._by_vcpu(self._msrs):
             if (write, msr) == (1, X2APIC_ICR):
                 add(vcpu, "icr", count)
@@ -249,9 +270,13 @@ class Exits:
 
 X2APIC_ICR = 0x830
 
-# The exit codes of AMD's SVM that are told apart, by the names that `pvirq bench` uses.
-SVM_REASONS = {0x7c: "msr", 0x78: "hlt", 0x7b: "io", 0x60: "intr", 0x64: "window", 0x77: "pause", 0x81: "hypercall",
-               0x400: "npf"}
+# The exit codes of AMD's SVM and Intel's VMX that are told apart, by the names that `pvirq bench` uses.
+REASONS = {
+    "amd": {0x60: "intr", 0x64: "window", 0x77: "pause", 0x78: "hlt", 0x7b: "io", 0x7c: "msr", 0x81: "hypercall",
+            0x400: "npf"},
+    "intel": {1: "intr", 7: "window", 12: "hlt", 18: "hypercall", 30: "io", 31: "msr", 32: "msr", 40: "pause",
+              48: "npf", 49: "npf"},
+}
 
 # KVM_HC_SEND_IPI and KVM_HC_SCHED_YIELD.
 HYPERCALLS = {10: "pv-ipi", 11: "pv-yield"}
