@@ -43,8 +43,9 @@ def cost(before, after, idle, operations):
     """Nanoseconds per operation: CPU time of the vCPUs, and what of it the host and the guest's idle loop have polled.
 
     `idle` has the nanoseconds in each state of the guest's cpuidle driver. Linux's haltpoll has a state for polling. In
-    pvirq's one state a CPU polls or is halted, and how long it was halted the host knows. A guest without a driver does
-    not poll, unless it has idle=poll, of which the guest keeps no count.
+    pvirq's one state a CPU polls or is halted, and how long it was halted the host knows; the rest, an upper bound, has
+    the way into a halt and out of it as well. A guest without a driver does not poll, unless it has idle=poll, of which
+    it keeps no count.
     """
     spent = {name: after[name] - before[name] for name in after}
     if "pvirq" in idle:
