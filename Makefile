@@ -79,6 +79,7 @@ check: tools/Cargo.lock ## Formatting, lints and host tests
 	$(call kbuild,$(kernel),.,module-clippy) CLIPPY=1 KRUSTFLAGS=-Dwarnings modules
 	$(cargo) clippy $(cargo_flags) --workspace --all-targets -- -D warnings
 	$(cargo) test $(cargo_flags) --workspace
+	$(enter) env PYTHONDONTWRITEBYTECODE=1 python3 -m unittest discover --quiet --start-directory tools/qemu-guest
 	cd tools && ../$(enter) env RUSTFLAGS="--cfg loom" cargo test --quiet --locked --target-dir ../build/target-loom \
 		--release --lib --package pvirq-protocol
 
