@@ -90,9 +90,17 @@ pub fn stale_int3(log: &str) -> bool {
     before.split_whitespace().next_back() != Some("cc")
 }
 
-/// Whether QEMU's own log says that a CPU took a triple fault, which leaves no word on the console.
-pub fn triple_fault(qemu_log: &str) -> bool {
-    qemu_log.lines().any(|line| line == "Triple fault")
+/// Why an emulator has ended, by its own log, to follow a sentence; nothing if it does not say.
+///
+/// A triple fault leaves no word on the console.
+pub fn last_words(emulator_log: &str) -> String {
+    if emulator_log.lines().any(|line| line == "Triple fault") {
+        return ": a CPU took a triple fault".into();
+    }
+    let panic = emulator_log
+        .lines()
+        .find_map(|line| line.split_once(">>PANIC<<"));
+    panic.map_or_else(String::new, |(_, why)| format!(": Bochs says:{why}"))
 }
 
 /// The last `count` lines of a log.
@@ -138,6 +146,19 @@ mod tests {
             "[ 9.1] Oops: 0000 [#1] SMP\n[ 9.1] Code: 84 89 0f <1f> 44\n"
         ));
         assert!(!stale_int3("[ 9.1] Oops: int3: 0000\n"));
+    }
+
+    #[test]
+    fn an_emulator_says_why_it_ended() {
+        assert_eq!(
+            last_words("CPU Reset\nTriple fault\n"),
+            ": a CPU took a triple fault"
+        );
+        assert_eq!(
+            last_words("00096[CPU0  ] >>PANIC<< exception(): 3rd (14) exception\n"),
+            ": Bochs says: exception(): 3rd (14) exception"
+        );
+        assert_eq!(last_words("CPU Reset\n"), "");
     }
 
     #[test]

@@ -12,6 +12,8 @@ use std::{
 
 use anyhow::{ensure, Context, Result};
 
+use crate::ground::Ground;
+
 const INIT: &str = include_str!("../init");
 
 /// Modules in the order in which they load, relative to the kernel's module directory. Init skips the vendor's that
@@ -23,12 +25,25 @@ const MODULES: &[&str] = &[
     "arch/x86/kvm/kvm-intel.ko.xz",
 ];
 
+/// What a machine on Bochs needs for its disks, in the order in which it loads. Init names the same ones.
+const DISK_MODULES: &[&str] = &[
+    "drivers/scsi/scsi_common.ko.xz",
+    "drivers/scsi/scsi_mod.ko.xz",
+    "drivers/ata/libata.ko.xz",
+    "drivers/ata/ata_piix.ko.xz",
+    "drivers/scsi/sd_mod.ko.xz",
+    "drivers/cdrom/cdrom.ko.xz",
+    "fs/isofs/isofs.ko.xz",
+    "fs/overlayfs/overlay.ko.xz",
+];
+
 /// Builds the initramfs in `dir` and returns its path.
 ///
 /// # Errors
 ///
 /// The kernel's cache entry or the toolchain lacks a file, or `dir` cannot be written.
-pub fn build(kernel: &Path, rootfs: &Path, dir: &Path) -> Result<PathBuf> {
+pub fn build(kernel: &Path, rootfs: &Path, ground: &Ground, dir: &Path) -> Result<PathBuf> {
+    let on_bochs = matches!(ground, Ground::Bochs(_));
     let tree = dir.join("initramfs");
     if tree.exists() {
         fs::remove_dir_all(&tree).with_context(|| format!("cannot remove {}", tree.display()))?;
@@ -53,9 +68,11 @@ pub fn build(kernel: &Path, rootfs: &Path, dir: &Path) -> Result<PathBuf> {
     fs::write(tree.join("init"), INIT)?;
     fs::set_permissions(tree.join("init"), fs::Permissions::from_mode(0o755))?;
     // Built with this program, into the same directory.
-    let steady = env::current_exe()?.with_file_name("steady");
-    fs::copy(&steady, tree.join("steady")).with_context(|| format!("no {}", steady.display()))?;
-    for module in MODULES {
+    let helper = if on_bochs { "port" } else { "steady" };
+    let path = env::current_exe()?.with_file_name(helper);
+    fs::copy(&path, tree.join(helper)).with_context(|| format!("no {}", path.display()))?;
+    let disk_modules = if on_bochs { DISK_MODULES } else { &[] };
+    for module in MODULES.iter().chain(disk_modules) {
         let from = kernel.join("modules").join(module);
         let name = Path::new(module)
             .file_stem()

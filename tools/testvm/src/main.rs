@@ -1,26 +1,31 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Boots a stock kernel in QEMU, runs a command in it, and judges the run.
+//! Boots a stock kernel in QEMU or Bochs, runs a command in it, and judges the run.
 //!
 //! The virtual machine starts from an initramfs that holds busybox and KVM's modules, mounts the source tree at
-//! `/pvirq` through virtio-fs, runs the command there, and powers off. What the command prints arrives on a console of
-//! its own; the kernel's messages go to a log file. The run succeeds if the command does, the kernel reported nothing
-//! wrong in its log, and, where the command speaks KTAP, no test failed.
+//! `/pvirq`, runs the command there, and powers off. What the command prints arrives apart from the kernel's messages,
+//! which go to a log file; files that it writes below `/pvirq/build` are in the source tree afterwards. The run succeeds
+//! if the command does, the kernel reported nothing wrong in its log, and, where the command speaks KTAP, no test failed.
 //!
-//! It runs inside the toolchain root file system, where QEMU and virtiofsd are; the script beside it sees to that.
+//! It runs inside the toolchain root file system, where QEMU, virtiofsd and xorriso are; the script beside it sees to that.
 
 mod accel;
+mod bochs;
 mod console;
+mod disk;
+mod ground;
 mod initramfs;
 mod ktap;
+mod process;
+mod qemu;
 mod symbols;
 mod vm;
 
 use std::{
     fs,
-    io::{self, BufRead, BufReader, Write},
+    io::{self, BufRead, BufReader, Read, Write},
     path::PathBuf,
-    process::{ChildStdout, ExitCode},
+    process::ExitCode,
     time::Duration,
 };
 
@@ -29,6 +34,7 @@ use clap::Parser;
 
 use crate::{
     accel::Accel,
+    ground::{Bochs, Choice, Ground},
     vm::{Outcome, Vm},
 };
 
@@ -60,6 +66,18 @@ struct Args {
     #[arg(long, value_name = "DIR")]
     rootfs: PathBuf,
 
+    /// What the machine runs on
+    #[arg(long, value_enum, default_value_t = Choice::Qemu)]
+    ground: Choice,
+
+    /// Bochs's cache entry, as tools/env/emulator makes it
+    #[arg(long, value_name = "DIR", required_if_eq("ground", "bochs"))]
+    bochs: Option<PathBuf>,
+
+    /// The toolchain's disk for Bochs, as tools/env/toolchain-disk makes it
+    #[arg(long, value_name = "FILE")]
+    toolchain_disk: Option<PathBuf>,
+
     /// Gives the machine the toolchain's /usr and /etc, for programs that live there
     #[arg(long)]
     toolchain: bool,
@@ -76,15 +94,15 @@ struct Args {
     #[arg(long, default_value = "2G")]
     memory: String,
 
-    /// Seconds after which the machine counts as hung
+    /// Seconds, by this machine's clock, after which the machine counts as hung
     #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
     timeout: u64,
 
-    /// How the machine's CPUs run: hardware that can nest, or TCG
+    /// How the CPUs run on QEMU: on hardware that can nest, or on TCG
     #[arg(long, value_enum, default_value_t = Accel::Auto)]
     accel: Accel,
 
-    /// CPU model, as QEMU takes it
+    /// CPU model, as QEMU or Bochs takes it
     #[arg(long, value_name = "MODEL")]
     cpu: Option<String>,
 
@@ -115,7 +133,7 @@ fn valid_name(name: &str) -> Result<String, String> {
 }
 
 /// Passes the command's output on to the terminal as it comes, and keeps the lines for KTAP.
-fn relay(output: ChildStdout) -> Vec<String> {
+fn relay(output: Box<dyn Read + Send>) -> Vec<String> {
     let mut lines = Vec::new();
     let mut reader = BufReader::new(output);
     let mut line = Vec::new();
@@ -135,8 +153,11 @@ fn run_past_emulator(vm: &Vm) -> Result<(vm::Run, String)> {
     let mut attempt = 1;
     loop {
         let run = vm.run(relay)?;
-        let log = console::read(&vm.console_log())?;
-        if vm.accel != Accel::Tcg || attempt == ATTEMPTS || !console::stale_int3(&log) {
+        let log = vm.kernel_log(run.outcome)?;
+        if !matches!(vm.ground, Ground::Qemu(Accel::Tcg))
+            || attempt == ATTEMPTS
+            || !console::stale_int3(&log)
+        {
             return Ok((run, log));
         }
         let kept = vm.dir.join(format!("console.{attempt}.log"));
@@ -155,12 +176,23 @@ fn run(args: Args) -> Result<u8> {
     let dir = args.top.join("build/vm").join(&args.name);
     fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
 
+    let ground = match args.ground {
+        Choice::Qemu => Ground::Qemu(args.accel.resolve()?),
+        Choice::Bochs => Ground::Bochs(Bochs {
+            entry: args.bochs.context("--bochs is missing")?,
+            rootfs: args.rootfs.clone(),
+        }),
+    };
+    let toolchain = match args.ground {
+        Choice::Qemu => Some(args.rootfs.clone()),
+        Choice::Bochs => args.toolchain_disk,
+    };
     let vm = Vm {
-        initramfs: initramfs::build(&args.kernel, &args.rootfs, &dir)?,
+        initramfs: initramfs::build(&args.kernel, &args.rootfs, &ground, &dir)?,
         kernel: args.kernel.join("vmlinuz"),
-        accel: args.accel.resolve()?,
+        ground,
         top: args.top,
-        rootfs: args.toolchain.then_some(args.rootfs),
+        toolchain: toolchain.filter(|_| args.toolchain),
         cpus: args.cpus,
         cpu: args.cpu,
         memory: args.memory,
@@ -175,13 +207,11 @@ fn run(args: Args) -> Result<u8> {
 
     let (mut status, mut show_log) = match run.outcome {
         Outcome::Exited(status) => (u8::try_from(status).unwrap_or(BAD_RUN), false),
-        Outcome::NoStatus(qemu) => {
-            let why = if console::triple_fault(&console::read(&vm.qemu_log())?) {
-                ": a CPU took a triple fault"
-            } else {
-                ""
-            };
-            eprintln!("testvm: the machine stopped before the command ended{why}; QEMU: {qemu}");
+        Outcome::NoStatus(emulator) => {
+            let why = console::last_words(&console::read(&vm.emulator_log())?);
+            eprintln!(
+                "testvm: the machine stopped before the command ended{why}; the emulator: {emulator}"
+            );
             (BAD_RUN, true)
         }
         Outcome::TimedOut => {

@@ -1,28 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! One virtual machine: its QEMU, its file servers, its end.
+//! One virtual machine: what it is made of, its run, its end.
 
 use std::{
     fmt, fs,
-    path::{Path, PathBuf},
-    process::{Child, ChildStdout, Command, ExitStatus, Stdio},
-    thread,
-    time::{Duration, Instant},
+    io::Read,
+    path::PathBuf,
+    process::ExitStatus,
+    thread::{self, JoinHandle},
+    time::Duration,
 };
 
-use anyhow::{bail, Context, Result};
+use anyhow::{Context, Result};
 
-use crate::accel::Accel;
-
-/// How long virtiofsd may take to listen.
-const VIRTIOFSD_START: Duration = Duration::from_secs(10);
-
-/// TCG's CPU. While the kernel identifies the boot CPU it forgets for a moment that there are five levels of page tables,
-/// and KASAN then takes the memory of an interrupt handler for a wild pointer's. Four levels are cheaper to walk, too.
-const TCG_CPU: &str = "max,-la57";
-
-/// How often a wait looks again.
-const TICK: Duration = Duration::from_millis(20);
+use crate::{
+    bochs, console,
+    ground::Ground,
+    process::Process,
+    qemu::{self, FileServer},
+};
 
 /// For how many seconds the kernel waits before it reports what is stuck. A machine at work may leave a CPU of the test VM
 /// waiting for longer than it usually does. What is lost is lost for good.
@@ -35,17 +31,17 @@ pub struct Vm {
     pub dir: PathBuf,
     /// The source tree; `/pvirq` in the machine.
     pub top: PathBuf,
-    /// The toolchain root file system, where the machine is to have it.
-    pub rootfs: Option<PathBuf>,
+    /// The toolchain's file system, where the machine is to have it: a directory for QEMU, a disk for Bochs.
+    pub toolchain: Option<PathBuf>,
     /// The kernel's image.
     pub kernel: PathBuf,
     /// The initramfs.
     pub initramfs: PathBuf,
     /// What runs the CPUs.
-    pub accel: Accel,
+    pub ground: Ground,
     /// Number of CPUs.
     pub cpus: u32,
-    /// CPU model, where it is not the accelerator's best.
+    /// CPU model, where it is not the ground's best.
     pub cpu: Option<String>,
     /// Memory, as QEMU takes it.
     pub memory: String,
@@ -62,7 +58,7 @@ pub struct Vm {
 pub enum Outcome {
     /// The command ended with this status, and the machine powered off.
     Exited(i32),
-    /// QEMU ended, and the command had left no status.
+    /// The emulator ended, and the command had left no status.
     NoStatus(ExitStatus),
     /// The machine outlived its limit and was stopped.
     TimedOut,
@@ -76,18 +72,30 @@ pub struct Run {
     pub lines: Vec<String>,
 }
 
+/// A machine that runs.
+pub struct Started {
+    /// The emulator.
+    pub process: Process,
+    /// What the command prints, unless it has the terminal.
+    pub output: Option<Box<dyn Read + Send>>,
+    /// What takes the results out of the machine, where the machine does not write them to the source tree itself.
+    pub receiver: Option<JoinHandle<Result<()>>>,
+    /// What must live as long as the machine.
+    pub servers: Vec<FileServer>,
+}
+
 impl fmt::Display for Vm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let flavour = if self.rootfs.is_some() {
+        let flavour = if self.toolchain.is_some() {
             ", with the toolchain"
         } else {
             ""
         };
-        write!(
-            f,
-            "{} CPUs on {}, {} memory{flavour}",
-            self.cpus, self.accel, self.memory
-        )
+        write!(f, "{} CPUs on {}", self.cpus, self.ground)?;
+        if let Some(cpu) = &self.cpu {
+            write!(f, " ({cpu})")?;
+        }
+        write!(f, ", {} memory{flavour}", self.memory)
     }
 }
 
@@ -97,9 +105,12 @@ impl Vm {
         self.dir.join("console.log")
     }
 
-    /// Where QEMU says why a CPU was reset.
-    pub fn qemu_log(&self) -> PathBuf {
-        self.dir.join("qemu.log")
+    /// Where the emulator says what it has to.
+    pub fn emulator_log(&self) -> PathBuf {
+        self.dir.join(match self.ground {
+            Ground::Qemu(_) => "qemu.log",
+            Ground::Bochs(_) => "bochs.log",
+        })
     }
 
     /// Boots the machine, waits for its end or its limit, and returns what it left. `relay` reads what the command
@@ -107,30 +118,37 @@ impl Vm {
     ///
     /// # Errors
     ///
-    /// QEMU or virtiofsd could not be started.
-    pub fn run(&self, relay: fn(ChildStdout) -> Vec<String>) -> Result<Run> {
+    /// The emulator, or what it needs, could not be started, or the results could not be taken out.
+    pub fn run(&self, relay: fn(Box<dyn Read + Send>) -> Vec<String>) -> Result<Run> {
         let status = self.dir.join("status");
         if status.exists() {
             fs::remove_file(&status)?;
         }
         fs::write(self.dir.join("command"), &self.command)?;
 
-        let mut servers = vec![FileServer::start(&self.dir, "pvirq", &self.top, false)?];
-        if let Some(rootfs) = &self.rootfs {
-            servers.push(FileServer::start(&self.dir, "rootfs", rootfs, true)?);
+        let Started {
+            mut process,
+            output,
+            receiver,
+            servers,
+        } = match &self.ground {
+            Ground::Qemu(accel) => qemu::start(self, *accel)?,
+            Ground::Bochs(bochs) => bochs::start(self, bochs)?,
+        };
+        let output = output.map(|output| thread::spawn(move || relay(output)));
+        let ended = process.wait(self.timeout)?;
+        // Closes the emulator's end of the pipe, so that the readers end.
+        drop(process);
+        if let Some(receiver) = receiver {
+            receiver
+                .join()
+                .expect("the receiver does not panic")
+                .context("cannot take the results out of the machine")?;
         }
-        let mut qemu = self.qemu(&servers)?;
-        let output = qemu
-            .0
-            .stdout
-            .take()
-            .map(|output| thread::spawn(move || relay(output)));
-        let ended = qemu.wait(self.timeout)?;
-        // Closes QEMU's end of the pipe, so that the reader ends.
-        drop(qemu);
         let lines = output
             .and_then(|reader| reader.join().ok())
             .unwrap_or_default();
+        drop(servers);
         let status = fs::read_to_string(status)
             .ok()
             .and_then(|text| text.trim().parse().ok());
@@ -138,183 +156,43 @@ impl Vm {
         Ok(Run {
             outcome: match (ended, status) {
                 (_, Some(status)) => Outcome::Exited(status),
-                (Some(qemu), None) => Outcome::NoStatus(qemu),
+                (Some(emulator), None) => Outcome::NoStatus(emulator),
                 (None, None) => Outcome::TimedOut,
             },
             lines,
         })
     }
 
-    fn qemu(&self, servers: &[FileServer]) -> Result<Process> {
-        let interactive = self.command.is_empty();
-        let mut qemu = Command::new("qemu-system-x86_64");
-
-        qemu.args([
-            "-nodefaults",
-            "-no-user-config",
-            "-display",
-            "none",
-            "-no-reboot",
-            "-machine",
-            "q35",
-        ]);
-        qemu.args(match self.accel {
-            Accel::Kvm => [
-                "-accel",
-                "kvm",
-                "-cpu",
-                self.cpu.as_deref().unwrap_or("host"),
-            ],
-            Accel::Auto | Accel::Tcg => [
-                "-accel",
-                "tcg,thread=multi",
-                "-cpu",
-                self.cpu.as_deref().unwrap_or(TCG_CPU),
-            ],
-        });
-        qemu.arg("-smp").arg(self.cpus.to_string());
-        // vhost-user file servers map the machine's memory.
-        qemu.arg("-m").arg(&self.memory);
-        qemu.arg("-object").arg(format!(
-            "memory-backend-memfd,id=ram,size={},share=on",
-            self.memory
-        ));
-        qemu.args(["-machine", "memory-backend=ram"]);
-        qemu.arg("-kernel")
-            .arg(&self.kernel)
-            .arg("-initrd")
-            .arg(&self.initramfs);
-        qemu.arg("-append").arg(self.kernel_arguments());
-        qemu.arg("-serial")
-            .arg(format!("file:{}", self.console_log().display()));
-        qemu.args([
-            "-device",
-            "virtio-serial-pci",
-            "-device",
-            "virtconsole,chardev=terminal",
-        ]);
-        qemu.args(["-device", "virtio-rng-pci"]);
-        qemu.args(["-d", "cpu_reset", "-D"]).arg(self.qemu_log());
-        for server in servers {
-            server.attach(&mut qemu);
+    /// The kernel's messages of a run that has ended as `outcome` says.
+    ///
+    /// # Errors
+    ///
+    /// A log cannot be read.
+    pub fn kernel_log(&self, outcome: Outcome) -> Result<String> {
+        let mut log = console::read(&self.console_log())?;
+        if matches!(self.ground, Ground::Bochs(_)) && !matches!(outcome, Outcome::Exited(_)) {
+            // The last words, which no process has sent any more.
+            log += &console::read(&self.dir.join(bochs::SERIAL_LOG))?;
         }
-        if interactive {
-            qemu.args(["-chardev", "stdio,id=terminal,signal=off"]);
-        } else {
-            qemu.args(["-chardev", "stdio,id=terminal,signal=on"]);
-            qemu.stdin(Stdio::null()).stdout(Stdio::piped());
-        }
-        Ok(Process(
-            qemu.spawn().context("cannot start qemu-system-x86_64")?,
-        ))
+        Ok(log)
     }
 
-    fn kernel_arguments(&self) -> String {
+    /// The kernel's arguments on any ground.
+    pub fn kernel_arguments(&self, of_ground: &str) -> String {
         let name = self.dir.file_name().unwrap_or_default().to_string_lossy();
+        let ground = self.ground.name();
         let mut arguments = format!(
-            "console=ttyS0 panic=-1 oops=panic printk.devkmsg=on {PATIENCE} testvm.run={name}"
+            "console=ttyS0 panic=-1 oops=panic printk.devkmsg=on {PATIENCE} testvm.run={name} testvm.ground={ground}"
         );
-        if self.rootfs.is_some() {
+        if self.toolchain.is_some() {
             arguments += " testvm.toolchain";
         }
-        if self.accel == Accel::Tcg {
-            // Its TSC is the host's own. The kernel would check that by an emulated clock that runs late on a busy machine,
-            // call it unstable, and then KVM's guests have clocks that differ.
-            arguments += " testvm.steady tsc=reliable";
-        }
-        if !self.append.is_empty() {
-            arguments += " ";
-            arguments += &self.append;
+        for more in [of_ground, &self.append] {
+            if !more.is_empty() {
+                arguments += " ";
+                arguments += more;
+            }
         }
         arguments
-    }
-}
-
-/// A child that does not outlive its owner.
-struct Process(Child);
-
-impl Process {
-    /// Waits for the end; none if it did not come in time.
-    fn wait(&mut self, timeout: Duration) -> Result<Option<ExitStatus>> {
-        let start = Instant::now();
-        while start.elapsed() < timeout {
-            if let Some(status) = self.0.try_wait()? {
-                return Ok(Some(status));
-            }
-            thread::sleep(TICK);
-        }
-        Ok(None)
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // Either it has ended, or this ends it; there is nobody to tell of an error.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// A virtiofsd that serves one directory to the machine.
-struct FileServer {
-    tag: &'static str,
-    socket: PathBuf,
-    _process: Process,
-}
-
-impl FileServer {
-    fn start(dir: &Path, tag: &'static str, shared: &Path, readonly: bool) -> Result<Self> {
-        // Socket addresses are short, and the run's directory may be deep.
-        let socket = std::env::temp_dir().join(format!("{tag}.{}.sock", std::process::id()));
-        let log = dir.join(format!("virtiofsd-{tag}.log"));
-        let mut command = Command::new("/usr/libexec/virtiofsd");
-
-        command
-            .arg("--socket-path")
-            .arg(&socket)
-            .arg("--shared-dir")
-            .arg(shared);
-        command.args([
-            "--sandbox",
-            "none",
-            "--inode-file-handles=never",
-            "--rlimit-nofile=0",
-            "--cache",
-        ]);
-        command.arg(if readonly { "always" } else { "auto" });
-        if readonly {
-            command.arg("--readonly");
-        }
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(fs::File::create(&log)?);
-        let mut process = Process(command.spawn().context("cannot start virtiofsd")?);
-        let start = Instant::now();
-        while !socket.exists() {
-            if process.0.try_wait()?.is_some() || start.elapsed() > VIRTIOFSD_START {
-                bail!("virtiofsd did not start: see {}", log.display());
-            }
-            thread::sleep(TICK);
-        }
-        Ok(Self {
-            tag,
-            socket,
-            _process: process,
-        })
-    }
-
-    fn attach(&self, qemu: &mut Command) {
-        let tag = self.tag;
-        qemu.arg("-chardev")
-            .arg(format!("socket,id={tag},path={}", self.socket.display()));
-        qemu.arg("-device")
-            .arg(format!("vhost-user-fs-pci,chardev={tag},tag={tag}"));
-    }
-}
-
-impl Drop for FileServer {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.socket);
     }
 }
