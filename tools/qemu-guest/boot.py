@@ -16,7 +16,8 @@ import sys
 import time
 from pathlib import Path
 
-from environment import add_options, environment, ground, write_json
+from environment import add_options, environment, write_json
+from ground import ground, headline
 from guest import ARGUMENTS, FASTER
 
 PVIRQ_STATS = Path("/sys/kernel/debug/pvirq")
@@ -58,7 +59,7 @@ def qemu_command(args):
         "-machine", "q35", "-accel", f"kvm,device={args.device}", "-cpu", "host",
         "-smp", str(VCPUS), "-m", "256M",
         "-kernel", str(args.kernel), "-initrd", str(args.initrd),
-        "-append", " ".join(filter(None, [ARGUMENTS, FASTER.get(ground())])),
+        "-append", " ".join(filter(None, [ARGUMENTS, FASTER.get(ground()["ground"])])),
         "-serial", "stdio",
     ]
     return ["taskset", "-c", ",".join(map(str, sorted(set(args.placement))))] + command
@@ -94,6 +95,7 @@ def main():
     through_pvirq = args.device == "/dev/pvirq"
     if through_pvirq and not PVIRQ_STATS.is_dir():
         sys.exit(f"{PVIRQ_STATS} is missing: load pvirq.ko first")
+    print(headline(ground()))
     print(f"{' '.join(qemu_command(args)[:12])} …", flush=True)
     with RunCounter() as counter:
         before = pvirq_runs() if through_pvirq else 0

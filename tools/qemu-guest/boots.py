@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 from environment import add_options, append_json, environment
+from ground import ground, headline
 from guest import Guest, GuestError
 
 DEVICES = ("/dev/kvm", "/dev/pvirq")
@@ -68,6 +69,7 @@ def main():
                         help="on each device (default: %(default)s)")
     args = parser.parse_args()
 
+    print(headline(ground()), flush=True)
     boots = []
     for pair in range(args.boots):
         for device in random.sample(DEVICES, 2):

@@ -1,46 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0
-"""What the programs of this directory share: the machine they run on, its kernel for guests, and result files."""
+"""What the programs of this directory share: options, the guest's kernel, where vCPUs go, and result files."""
 
 import json
 import os
 import platform
-import re
 import subprocess
 from pathlib import Path
+
+from ground import ground
 
 GUEST_FILES = Path("build/qemu-guest")
 
 # Grounds on which vCPUs on different CPUs work as on hardware. TCG corrupts them, see Documentation/smp-guests.rst.
 PARALLEL_GROUNDS = ("bochs", "kvm-nested", "hardware")
-
-
-def ground():
-    """What the test VM runs on: bochs, tcg, kvm-nested, or hardware."""
-    named = re.search(r"\btestvm\.ground=(\S+)", Path("/proc/cmdline").read_text())
-    if named:
-        return named[1]
-    cpuinfo = Path("/proc/cpuinfo").read_text()
-    if re.search(r"^model name.*\bTCG\b", cpuinfo, re.MULTILINE):
-        return "tcg"
-    return "kvm-nested" if re.search(r"^flags.*\bhypervisor\b", cpuinfo, re.MULTILINE) else "hardware"
-
-
-def vendor():
-    """The CPU's vendor, as intel or amd."""
-    found = re.search(r"^vendor_id\s*: (\S+)", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    return {"GenuineIntel": "intel", "AuthenticAMD": "amd"}.get(found and found[1])
-
-
-def parameter(module, name):
-    """A module's parameter, or None."""
-    path = Path(f"/sys/module/{module}/parameters/{name}")
-    return path.read_text().strip() if path.exists() else None
-
-
-def apicv():
-    """Whether KVM uses the CPU's virtual APIC (APICv or AVIC); None if unknown."""
-    value = parameter("kvm_intel", "enable_apicv") or parameter("kvm_amd", "avic")
-    return {"Y": True, "1": True, "N": False, "0": False}.get(value)
 
 
 def qemu_version():
@@ -50,13 +22,12 @@ def qemu_version():
 
 def environment():
     """The environment of results, as JSON has it."""
-    return {"kernel": platform.release(), "qemu": qemu_version(), "ground": ground(), "vendor": vendor(),
-            "apicv": apicv()}
+    return {"kernel": platform.release(), "qemu": qemu_version()} | ground()
 
 
 def guest_kernel():
     """The guest's kernel. On Bochs the one that need not unpack itself."""
-    return GUEST_FILES / ("vmlinux" if ground() == "bochs" else "vmlinuz")
+    return GUEST_FILES / ("vmlinux" if ground()["ground"] == "bochs" else "vmlinuz")
 
 
 def placement(text):
@@ -67,7 +38,7 @@ def placement(text):
     if text != "auto":
         return [int(cpu) for cpu in text.split(",")]
     cpus = sorted(os.sched_getaffinity(0))
-    return cpus if ground() in PARALLEL_GROUNDS else cpus[-1:]
+    return cpus if ground()["ground"] in PARALLEL_GROUNDS else cpus[-1:]
 
 
 def add_options(parser, initrd):

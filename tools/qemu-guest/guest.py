@@ -15,7 +15,7 @@ import threading
 import time
 from pathlib import Path
 
-from environment import ground, vendor
+from ground import ground
 
 TRACEFS = Path("/sys/kernel/tracing")
 
@@ -55,7 +55,7 @@ class Guest:
             "-name", "guest,debug-threads=on",
             "-machine", "q35", "-accel", f"kvm,device={device}", "-cpu", "host",
             "-smp", str(vcpus), "-m", memory, "-kernel", str(kernel), "-initrd", str(initrd),
-            "-append", " ".join(filter(None, [ARGUMENTS, FASTER.get(ground()), STUCK, "guest.commands", append])),
+            "-append", " ".join(filter(None, [ARGUMENTS, FASTER.get(ground()["ground"]), STUCK, "guest.commands", append])),
             "-serial", "stdio", "-monitor", f"unix:{self._monitor},server=on,wait=off", *qemu,
         ]
         command = ["taskset", "-c", ",".join(map(str, sorted(set(placement))))] + command
@@ -227,6 +227,7 @@ class Exits:
     def __init__(self, guest):
         self._instance = TRACEFS / "instances" / f"guest.{guest.pid}"
         self._vcpus = {thread: number for number, thread in guest.threads().items()}
+        self._reasons = REASONS[ground()["vendor"]]
 
     def __enter__(self):
         self._instance.mkdir()
@@ -256,7 +257,7 @@ class Exits:
 
         for vcpu, (reason,), count in self._by_vcpu(self._exits):
             # The upper half of VMX's has flags.
-            add(vcpu, REASONS[vendor()].get(reason & 0xffff, "other"), count)
+            add(vcpu, self._reasons.get(reason & 0xffff, "other"), count)
         for vcpu, (write, msr), count in self._by_vcpu(self._msrs):
             if (write, msr) == (1, X2APIC_ICR):
                 add(vcpu, "icr", count)
@@ -273,9 +274,10 @@ X2APIC_ICR = 0x830
 # The exit codes of AMD's SVM and Intel's VMX that are told apart, by the names that `pvirq bench` uses.
 REASONS = {
     "amd": {0x60: "intr", 0x64: "window", 0x77: "pause", 0x78: "hlt", 0x7b: "io", 0x7c: "msr", 0x81: "hypercall",
-            0x400: "npf"},
-    "intel": {1: "intr", 7: "window", 12: "hlt", 18: "hypercall", 30: "io", 31: "msr", 32: "msr", 40: "pause",
-              48: "npf", 49: "npf"},
+            0x400: "npf", 0x401: "apic", 0x402: "apic"},
+    "intel": {1: "intr", 7: "window", 12: "hlt", 18: "hypercall", 30: "io", 31: "msr", 32: "msr", 84: "msr", 85: "msr",
+              40: "pause", 43: "apic", 44: "apic", 45: "apic", 56: "apic", 48: "npf", 49: "npf",
+              52: "preemption-timer"},
 }
 
 # KVM_HC_SEND_IPI and KVM_HC_SCHED_YIELD.

@@ -24,11 +24,12 @@ import sys
 from pathlib import Path
 
 from cost import HostTime, cost
-from environment import add_options, append_json, environment, ground, parameter
+from environment import add_options, append_json, environment
+from ground import counts_instructions, ground, headline, parameter
 from guest import Exits, Guest, GuestError, difference
 from summary import show, summary
 
-# Loads, and how often each does its operation: on TCG for about half a second, and elsewhere for about 50 ms.
+# Loads, and how often each does its operation: under TCG for about half a second, and elsewhere for about 50 ms.
 LOADS = {
     "futex": (200, 4000), "pipe": (150, 4000), "messaging": (3, 50), "membarrier": (200, 4000), "munmap": (300, 4000),
     "mprotect": (1000, 4000), "perf-pipe": (150, 4000), "perf-messaging": (1, 10), "ipi-self": (2000, 20000),
@@ -93,14 +94,17 @@ def run_load(guest, exits, host, load, operations):
     exits_per_operation = {}
     for (vcpu, reason), total in sorted(difference(exits_after, exits_before).items()):
         exits_per_operation.setdefault(str(vcpu), {})[reason] = total / operations
-    return {"operations_per_second": operations * 1e9 / nanoseconds, "cycles_per_operation": cycles / operations,
-            "exits_per_operation": exits_per_operation,
-            "ns_per_operation": cost(host_before, host_after, idle, operations)}
+    run = {"operations_per_second": operations * 1e9 / nanoseconds, "cycles_per_operation": cycles / operations,
+           "exits_per_operation": exits_per_operation,
+           "ns_per_operation": cost(host_before, host_after, idle, operations)}
+    if counts_instructions(ground()):
+        run["instructions_per_operation"] = run["cycles_per_operation"]
+    return run
 
 
 def count(load, args):
     """How often a load does its operation."""
-    return LOADS[load][ground() != "tcg"] * args.longer
+    return LOADS[load][ground()["ground"] != "qemu-tcg"] * args.longer
 
 
 def run_mode(guest, mode, rounds, args, results):
@@ -188,6 +192,7 @@ def main():
     if args.device == "/dev/kvm":
         args.modes = [mode for mode in args.modes if mode != "pvirq"]
 
+    print(headline(ground()), flush=True)
     results = measure(args)
     rows = {load: summary(by_mode) for load, by_mode in results.runs.items()}
     append_json(args.json, {

@@ -13,34 +13,12 @@ from cost import cost
 from summary import summary
 
 
-def on(files):
-    """Has the environment read these texts in the place of files."""
-    def read_text(path):
-        return files[str(path)]
-    return mock.patch.multiple(Path, read_text=read_text, exists=lambda path: str(path) in files)
-
-
 class Environment(unittest.TestCase):
-    def test_ground(self):
-        for ground, cmdline, cpuinfo in (
-                ("bochs", "quiet testvm.ground=bochs panic=-1", "flags\t\t: fpu vmx"),
-                ("tcg", "quiet", "model name\t: QEMU TCG CPU version 2.5+\nflags\t\t: fpu hypervisor svm"),
-                ("kvm-nested", "quiet", "model name\t: Xeon\nflags\t\t: fpu hypervisor vmx"),
-                ("hardware", "quiet", "model name\t: Xeon\nflags\t\t: fpu vmx")):
-            with on({"/proc/cmdline": cmdline, "/proc/cpuinfo": cpuinfo}):
-                self.assertEqual(environment.ground(), ground)
-
-    def test_apicv(self):
-        intel, amd = "/sys/module/kvm_intel/parameters/enable_apicv", "/sys/module/kvm_amd/parameters/avic"
-        for apicv, files in ((True, {intel: "Y\n"}), (False, {intel: "N\n"}), (False, {amd: "N\n"}), (None, {})):
-            with on(files):
-                self.assertIs(environment.apicv(), apicv)
-
     def test_placement(self):
         self.assertEqual(environment.placement("0,2"), [0, 2])
         with mock.patch("os.sched_getaffinity", return_value={0, 1, 2}):
-            for ground, placement in (("tcg", [2]), ("bochs", [0, 1, 2]), ("unheard-of", [2])):
-                with mock.patch.object(environment, "ground", return_value=ground):
+            for ground, placement in (("qemu-tcg", [2]), ("bochs", [0, 1, 2]), (None, [2])):
+                with mock.patch.object(environment, "ground", return_value={"ground": ground}):
                     self.assertEqual(environment.placement("auto"), placement)
 
     def test_results_are_appended(self):
