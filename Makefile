@@ -36,7 +36,7 @@ run: module tools guest ## Load pvirq in the test VM, print what IPIs cost, boot
 	$(testvm) --name qemu --toolchain --timeout 300 -- tools/testvm/scripts/qemu
 
 .PHONY: measure-guest
-measure-guest: guest-perf ## Measure what pvirq_guest.ko saves a Linux guest; PARTS chooses, ROUNDS is how often
+measure-guest: guest-perf ## Measure loads in a Linux guest by how its CPUs wait; PARTS chooses, ROUNDS is how often
 	$(testvm) --name measure-guest --toolchain --timeout 14400 -- tools/testvm/scripts/measure-guest $(PARTS) \
 		$(ROUNDS:%=-- --rounds %)
 
@@ -79,6 +79,7 @@ check: tools/Cargo.lock ## Formatting, lints and host tests
 	$(call kbuild,$(kernel),.,module-clippy) CLIPPY=1 KRUSTFLAGS=-Dwarnings modules
 	$(cargo) clippy $(cargo_flags) --workspace --all-targets -- -D warnings
 	$(cargo) test $(cargo_flags) --workspace
+	$(enter) env PYTHONDONTWRITEBYTECODE=1 python3 -m unittest discover --quiet --start-directory tools/qemu-guest
 	cd tools && ../$(enter) env RUSTFLAGS="--cfg loom" cargo test --quiet --locked --target-dir ../build/target-loom \
 		--release --lib --package pvirq-protocol
 
@@ -121,6 +122,7 @@ guest: module ## Make the Linux guest that QEMU boots
 	$(enter) gcc -std=gnu11 -O2 -Wall -Wextra -Werror -static tools/qemu-guest/kexec.c -o build/qemu-guest/kexec
 	$(enter) tools/qemu-guest/build build/qemu-guest/initramfs.cpio $(guest_files)
 	@cp $(kernel)/vmlinuz build/qemu-guest/vmlinuz
+	$(enter) tools/qemu-guest/extract-vmlinux build/qemu-guest/vmlinuz build/qemu-guest/vmlinux
 	$(enter) tools/qemu-guest/build build/qemu-guest/initramfs-kexec.cpio $(guest_files) \
 		$(addprefix build/qemu-guest/,kexec vmlinuz initramfs.cpio)
 

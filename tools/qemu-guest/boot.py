@@ -4,20 +4,21 @@
 
 Runs in the test VM. The guest is the test VM's own kernel with the initramfs that `build` makes. The count of KVM_RUN
 calls that pvirq passed on is compared with the count of KVM's own tracepoint kvm_userspace_exit, which every KVM_RUN
-passes: if QEMU had reached KVM by another way, the second would be larger.
+passes: if QEMU had reached KVM by another way, the second would be larger. QEMU's threads are on the CPUs of the
+placement, each where the scheduler puts it.
 """
 
 import argparse
-import json
 import os
-import platform
 import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+from environment import add_options, environment, write_json
 from ground import ground, headline
+from guest import ARGUMENTS, FASTER
 
 PVIRQ_STATS = Path("/sys/kernel/debug/pvirq")
 TRACEFS = Path("/sys/kernel/tracing")
@@ -57,12 +58,11 @@ def qemu_command(args):
         "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
         "-machine", "q35", "-accel", f"kvm,device={args.device}", "-cpu", "host",
         "-smp", str(VCPUS), "-m", "256M",
-        "-kernel", args.kernel, "-initrd", args.initrd, "-append", "console=ttyS0 quiet panic=-1 oops=panic",
+        "-kernel", str(args.kernel), "-initrd", str(args.initrd),
+        "-append", " ".join(filter(None, [ARGUMENTS, FASTER.get(ground()["ground"])])),
         "-serial", "stdio",
     ]
-    if args.cpus:
-        command = ["taskset", "-c", args.cpus] + command
-    return command
+    return ["taskset", "-c", ",".join(map(str, sorted(set(args.placement))))] + command
 
 
 def boot(args):
@@ -87,9 +87,7 @@ def interrupts(console):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="/dev/pvirq")
-    parser.add_argument("--kernel", required=True)
-    parser.add_argument("--initrd", required=True)
-    parser.add_argument("--cpus", default="1", help="CPUs of the test VM for QEMU, '' for any (default: %(default)s)")
+    add_options(parser, "initramfs.cpio")
     parser.add_argument("--limit", type=int, default=150, help="seconds for the boot (default: %(default)s)")
     parser.add_argument("--json", type=Path, required=True)
     args = parser.parse_args()
@@ -110,15 +108,11 @@ def main():
     complete = not through_pvirq or 0 < runs["pvirq"] == runs["kvm_userspace_exit"]
     result = {
         "schema": "pvirq-qemu/1",
-        "environment": {"kernel": platform.release(), **ground(), "qemu": version(), "vcpus": VCPUS,
-                        "placement": args.cpus},
+        "environment": environment() | {"vcpus": VCPUS, "placement": args.placement},
         "device": args.device, "booted": booted, "seconds": round(seconds, 1),
         "kvm_run": runs, "every_run_through_pvirq": complete if through_pvirq else None, "interrupts": ipis,
     }
-    args.json.parent.mkdir(parents=True, exist_ok=True)
-    partial = args.json.with_suffix(".partial")
-    partial.write_text(json.dumps(result, indent=1) + "\n")
-    partial.rename(args.json)
+    write_json(args.json, result)
 
     if not booted:
         print(console[-4000:])
@@ -135,11 +129,6 @@ def main():
         print("            every KVM_RUN went through pvirq")
     if int(kernel[2]) != VCPUS or sum(ipis.get("RES", [0])) == 0:
         sys.exit("the guest's CPUs did not talk to each other")
-
-
-def version():
-    line = subprocess.run(["qemu-system-x86_64", "--version"], capture_output=True, text=True, check=True).stdout
-    return line.split()[3]
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ import threading
 import time
 from pathlib import Path
 
+from ground import ground
+
 TRACEFS = Path("/sys/kernel/tracing")
 
 # What a kernel says when an interrupt has been lost, or worse. All of it fails whoever asks.
@@ -22,6 +24,12 @@ REPORT = re.compile(
     r"soft lockup|hard LOCKUP|rcu: INFO|rcu_[a-z_]+ (self-)?detected|detected stalls|csd: |csd_lock|"
     r"BUG:|WARNING:|Oops|general protection|hung_task|blocked for more than|Kernel panic|Unexpected reschedule")
 
+
+ARGUMENTS = "console=ttyS0 quiet panic=-1 oops=panic"
+
+# What shortens a boot and changes nothing of what is tested, by ground: on Bochs the checks of the built-in
+# certificates' signatures take some seconds.
+FASTER = {"bochs": "initcall_blacklist=load_system_certificate_list"}
 
 # An NMI from outside, to a guest that is stuck, is a panic that shows all CPUs and tasks.
 STUCK = "unknown_nmi_panic panic_print=0x41"
@@ -34,9 +42,10 @@ class GuestError(Exception):
 class Guest:
     """A running guest. A context manager: the guest is gone at its end."""
 
-    def __init__(self, device, kernel, initrd, vcpus=2, cpus="1", memory="256M", append="", qemu=()):
+    def __init__(self, device, kernel, initrd, placement, vcpus=2, memory="256M", append="", qemu=()):
         self.device = device
         self.vcpus = vcpus
+        self._placement = placement
         self.log = []
         self._directory = tempfile.TemporaryDirectory()
         self._monitor = f"{self._directory.name}/monitor"
@@ -46,11 +55,10 @@ class Guest:
             "-name", "guest,debug-threads=on",
             "-machine", "q35", "-accel", f"kvm,device={device}", "-cpu", "host",
             "-smp", str(vcpus), "-m", memory, "-kernel", str(kernel), "-initrd", str(initrd),
-            "-append", f"console=ttyS0 quiet panic=-1 oops=panic {STUCK} guest.commands {append}".strip(),
+            "-append", " ".join(filter(None, [ARGUMENTS, FASTER.get(ground()["ground"]), STUCK, "guest.commands", append])),
             "-serial", "stdio", "-monitor", f"unix:{self._monitor},server=on,wait=off", *qemu,
         ]
-        if cpus:
-            command = ["taskset", "-c", cpus] + command
+        command = ["taskset", "-c", ",".join(map(str, sorted(set(placement))))] + command
         self._qemu = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                       stderr=subprocess.STDOUT)
         threading.Thread(target=self._read, daemon=True).start()
@@ -97,7 +105,15 @@ class Guest:
             before.append(line)
 
     def boot(self, limit=300):
-        """Waits until the guest takes commands."""
+        """Puts the vCPUs where they belong, and waits until the guest takes commands."""
+        end = time.monotonic() + limit
+        while len(self.threads()) < self.vcpus:
+            if self._qemu.poll() is not None:
+                raise GuestError("QEMU has ended before the vCPUs began")
+            if time.monotonic() > end:
+                raise GuestError(f"QEMU has made no vCPUs within {limit} s")
+            time.sleep(0.01)
+        self.place()
         self.expect(r"^guest: ready", limit)
 
     def send(self, line):
@@ -126,15 +142,19 @@ class Guest:
         """The threads of the vCPUs, by their numbers."""
         found = {}
         for task in Path(f"/proc/{self.pid}/task").iterdir():
-            name = re.fullmatch(r"CPU (\d+)/KVM", (task / "comm").read_text().strip())
+            try:
+                name = re.fullmatch(r"CPU (\d+)/KVM", (task / "comm").read_text().strip())
+            except (FileNotFoundError, ProcessLookupError):
+                # One of QEMU's other threads, which has just ended.
+                continue
             if name:
                 found[int(name[1])] = int(task.name)
         return found
 
-    def place(self, cpus):
-        """Puts each vCPU's thread on the CPU of the test VM that the list has for it."""
+    def place(self):
+        """Puts each vCPU's thread on the CPU of the test VM that the placement has for it."""
         for number, thread in self.threads().items():
-            os.sched_setaffinity(thread, {cpus[number % len(cpus)]})
+            os.sched_setaffinity(thread, {self._placement[number % len(self._placement)]})
 
     def reports(self):
         """The lines of the guest's kernel that say that something is wrong, of its log since this was last called."""
@@ -207,11 +227,12 @@ class Exits:
     def __init__(self, guest):
         self._instance = TRACEFS / "instances" / f"guest.{guest.pid}"
         self._vcpus = {thread: number for number, thread in guest.threads().items()}
+        self._reasons = REASONS[ground()["vendor"]]
 
     def __enter__(self):
         self._instance.mkdir()
         events = self._instance / "events/kvm"
-        self._exits = Histogram(events / "kvm_exit", "common_pid,isa,exit_reason")
+        self._exits = Histogram(events / "kvm_exit", "common_pid,exit_reason")
         self._msrs = Histogram(events / "kvm_msr", "common_pid,write,ecx")
         self._hypercalls = Histogram(events / "kvm_hypercall", "common_pid,nr")
         return self
@@ -234,8 +255,9 @@ class Exits:
         def add(vcpu, name, count):
             counts[vcpu, name] = counts.get((vcpu, name), 0) + count
 
-        for vcpu, (isa, reason), count in self._by_vcpu(self._exits):
-            add(vcpu, reason_name(isa, reason), count)
+        for vcpu, (reason,), count in self._by_vcpu(self._exits):
+            # The upper half of VMX's has flags.
+            add(vcpu, self._reasons.get(reason & 0xffff, "other"), count)
         for vcpu, (write, msr), count in self._by_vcpu(self._msrs):
             if (write, msr) == (1, X2APIC_ICR):
                 add(vcpu, "icr", count)
@@ -249,25 +271,14 @@ class Exits:
 
 X2APIC_ICR = 0x830
 
-# The reasons that are told apart, by the names that `pvirq bench` uses (tools/pvirq/src/exits.rs): the exit codes of AMD's
-# SVM, and the basic exit reasons of Intel's VMX.
-SVM_REASONS = {0x7c: "msr", 0x78: "hlt", 0x7b: "io", 0x60: "intr", 0x64: "window", 0x77: "pause", 0x81: "hypercall",
-               0x400: "npf", 0x401: "apic", 0x402: "apic"}
-VMX_REASONS = {1: "intr", 7: "window", 12: "hlt", 18: "hypercall", 30: "io", 31: "msr", 32: "msr", 84: "msr", 85: "msr",
-               40: "pause", 43: "apic", 44: "apic", 45: "apic", 56: "apic", 48: "npf", 49: "npf", 52: "preemption-timer"}
-
-# The tracepoint's field `isa`.
-ISA_SVM = 2
-VMX_FAILED_ENTRY = 1 << 31
-
-
-def reason_name(isa, reason):
-    """The name of an exit reason of the tracepoint kvm_exit."""
-    if isa == ISA_SVM:
-        return SVM_REASONS.get(reason, "other")
-    # The upper half of VMX's reasons has flags, of which one says that there was no exit of a guest.
-    return "other" if reason & VMX_FAILED_ENTRY else VMX_REASONS.get(reason & 0xffff, "other")
-
+# The exit codes of AMD's SVM and Intel's VMX that are told apart, by the names that `pvirq bench` uses.
+REASONS = {
+    "amd": {0x60: "intr", 0x64: "window", 0x77: "pause", 0x78: "hlt", 0x7b: "io", 0x7c: "msr", 0x81: "hypercall",
+            0x400: "npf", 0x401: "apic", 0x402: "apic"},
+    "intel": {1: "intr", 7: "window", 12: "hlt", 18: "hypercall", 30: "io", 31: "msr", 32: "msr", 84: "msr", 85: "msr",
+              40: "pause", 43: "apic", 44: "apic", 45: "apic", 56: "apic", 48: "npf", 49: "npf",
+              52: "preemption-timer"},
+}
 
 # KVM_HC_SEND_IPI and KVM_HC_SCHED_YIELD.
 HYPERCALLS = {10: "pv-ipi", 11: "pv-yield"}

@@ -2,7 +2,9 @@
 /*
  * Loads that make the CPUs of a Linux guest interrupt each other: loads NAME COUNT
  *
- * Gets ready, says "@begin", waits for a line, does its operation COUNT times, and says "@end COUNT NANOSECONDS CYCLES".
+ * Gets ready, says "@begin", waits for a line, does its operation COUNT times, and says for each idle state of the
+ * kernel's cpuidle driver, if it has one, how long all CPUs were in it meanwhile, "@idle STATE MICROSECONDS", and then
+ * "@end COUNT NANOSECONDS CYCLES".
  * Each checks what it does, and fails if something was lost. The first thread is on CPU 0, or where it likes if that CPU is
  * away, and so for the others.
  *
@@ -74,9 +76,46 @@ static void stay_on(int cpu)
 	check(!sched_setaffinity(0, sizeof(set), &set) || errno == EINVAL, "sched_setaffinity");
 }
 
+/* How long all CPUs have been in each state of the kernel's cpuidle driver. */
+
+enum { STATES = 4, NAME = 16 };
+
+struct idle {
+	char name[NAME];
+	long long microseconds;
+};
+
+static bool read_line(int cpu, int state, const char *file, char *line, int size)
+{
+	char path[96];
+	FILE *stream;
+	bool ok;
+
+	snprintf(path, sizeof(path), "/sys/devices/system/cpu/cpu%d/cpuidle/state%d/%s", cpu, state, file);
+	stream = fopen(path, "r");
+	if (!stream)
+		return false;
+	ok = fgets(line, size, stream);
+	fclose(stream);
+	line[strcspn(line, "\n")] = 0;
+	return ok;
+}
+
+static void read_idle(struct idle idle[STATES])
+{
+	char number[32];
+
+	memset(idle, 0, STATES * sizeof(*idle));
+	for (int state = 0; state < STATES && read_line(0, state, "name", idle[state].name, NAME); state++)
+		for (int cpu = 0; cpu < sysconf(_SC_NPROCESSORS_CONF); cpu++)
+			if (read_line(cpu, state, "time", number, sizeof(number)))
+				idle[state].microseconds += atoll(number);
+}
+
 /* What is between is measured. */
 
 static uint64_t started, started_cycles;
+static struct idle idle_before[STATES];
 
 static void begin(void)
 {
@@ -85,6 +124,7 @@ static void begin(void)
 	printf("@begin\n");
 	fflush(stdout);
 	check(fgets(line, sizeof(line), stdin), "no line to begin");
+	read_idle(idle_before);
 	started = now();
 	started_cycles = __rdtsc();
 }
@@ -92,7 +132,11 @@ static void begin(void)
 static void end_after(uint64_t nanoseconds)
 {
 	unsigned long long cycles = __rdtsc() - started_cycles;
+	struct idle idle[STATES];
 
+	read_idle(idle);
+	for (int i = 0; i < STATES && idle[i].name[0]; i++)
+		printf("@idle %s %lld\n", idle[i].name, idle[i].microseconds - idle_before[i].microseconds);
 	printf("@end %ld %llu %llu\n", count, (unsigned long long)nanoseconds, cycles);
 	fflush(stdout);
 }

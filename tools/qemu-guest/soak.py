@@ -16,6 +16,7 @@ import signal
 import sys
 import time
 
+from environment import add_options
 from guest import Guest, GuestError, pinned
 
 # All but those that need perf or nobody beside them, and how often each does its operation.
@@ -139,7 +140,7 @@ class Soak:
 
 def soak(args):
     before = pinned()
-    with Guest(args.device, args.kernel, args.initrd, vcpus=args.vcpus, cpus=args.cpus, memory="512M",
+    with Guest(args.device, args.kernel, args.initrd, args.placement, vcpus=args.vcpus, memory="512M",
                append="watchdog_thresh=30 rcupdate.rcu_cpu_stall_timeout=60") as guest:
         guest.boot()
         try:
@@ -169,11 +170,9 @@ def soak_guest(args, guest):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kernel", required=True)
-    parser.add_argument("--initrd", required=True)
+    add_options(parser, "initramfs-perf.cpio")
     parser.add_argument("--device", default="/dev/pvirq", help="without the module on /dev/kvm (default: %(default)s)")
     parser.add_argument("--vcpus", type=int, default=2)
-    parser.add_argument("--cpus", default="1", help="CPUs of the test VM for QEMU (default: %(default)s)")
     parser.add_argument("--seconds", type=int, default=1800)
     parser.add_argument("--seed", type=int, default=random.randrange(2 ** 32), help="of what is random")
     args = parser.parse_args()

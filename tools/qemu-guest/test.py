@@ -3,7 +3,8 @@
 """Tests of pvirq_guest.ko in stock Linux guests under an unmodified QEMU, in KTAP.
 
 Runs in the test VM. Each guest's log is part of its tests: a soft lockup, an RCU stall, a warning or an Oops there
-fails, as the test VM's own log does. All vCPUs run on one CPU of the test VM, see Documentation/smp-guests.rst.
+fails, as the test VM's own log does. The vCPUs are on different CPUs of the test VM, but under TCG on one, see
+Documentation/smp-guests.rst.
 """
 
 import argparse
@@ -13,10 +14,14 @@ import sys
 import time
 import traceback
 
+from environment import GUEST_FILES, add_options
 from guest import Guest, GuestError, pinned
 
 MODULE = "/pvirq_guest.ko"
 COUNTERS = "/sys/kernel/debug/pvirq_guest"
+
+# Has a kernel and an initramfs to boot by kexec in it.
+KEXEC_INITRD = GUEST_FILES / "initramfs-kexec.cpio"
 
 # Interrupts for CPUs at work: an idle one that polls is sent none.
 SEND = "echo | /loads busy-ipi-single 200"
@@ -269,8 +274,7 @@ def plan(args):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kernel", required=True)
-    parser.add_argument("--initrd", required=True)
+    add_options(parser, "initramfs.cpio")
     parser.add_argument("--shorter", type=int, default=1, help="divide the numbers of rounds by this")
     parser.add_argument("--guest", type=int, action="append", choices=range(1, 6), help="run this guest's tests only; the last "
                         "one's (kexec) are run only so")
@@ -284,7 +288,8 @@ def main():
         # A machine at work may leave a vCPU waiting for longer than the kernel's usual patience. What has been lost is
         # lost for good.
         patience = "watchdog_thresh=30 rcupdate.rcu_cpu_stall_timeout=60"
-        with Guest(device, args.kernel, args.initrd, vcpus=vcpus, memory="384M",
+        initrd = KEXEC_INITRD if kexecs in tests else args.initrd
+        with Guest(device, args.kernel, initrd, args.placement, vcpus=vcpus, memory="384M",
                    append=f"{patience} {append}") as guest:
             gone = None
             try:
