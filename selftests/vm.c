@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -282,6 +283,26 @@ int fd_lowest_free(void)
 		die("dup");
 	close(fd);
 	return fd;
+}
+
+static struct rlimit descriptors;
+
+void descriptors_limit(int count)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &descriptors))
+		die("getrlimit");
+	limit = descriptors;
+	limit.rlim_cur = fd_lowest_free() + count;
+	if (setrlimit(RLIMIT_NOFILE, &limit))
+		die("setrlimit");
+}
+
+void descriptors_unlimit(void)
+{
+	if (setrlimit(RLIMIT_NOFILE, &descriptors))
+		die("setrlimit");
 }
 
 char thread_state(pid_t tid)
