@@ -353,6 +353,7 @@ TEST_F(map, unregistered_while_posting)
 	struct kvm_sregs sregs;
 	struct vcpu other;
 	uint32_t kicked = 0;
+	int round;
 
 	vcpu_open(&self->vm, &other, 1);
 	vcpu_reset(&other);
@@ -373,7 +374,7 @@ TEST_F(map, unregistered_while_posting)
 	pin(1);
 	runner_start(&runner, &self->vcpu);
 	contender_start(&contender);
-	for (int round = 0; round < repeats(60); round++) {
+	repeat(round, repeats(60)) {
 		struct mapping mapping;
 		pthread_t thread;
 

@@ -189,8 +189,9 @@ FIXTURE_TEARDOWN(kill)
 TEST_F(kill, at_a_random_moment)
 {
 	unsigned int seed = self->seed;
+	int i;
 
-	for (int i = 0; i < KILLS; i++) {
+	repeat(i, KILLS) {
 		unsigned int target = rand_r(&seed) % variant->steps;
 		int status;
 		pid_t child;

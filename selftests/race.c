@@ -190,10 +190,11 @@ TEST_F(race, creators_and_meddlers)
 {
 	pthread_t creators[THREADS], meddlers[THREADS];
 	int laps, descriptors = fd_count();
+	uint64_t begin = now();
 	struct left left = {};
 
 	/* On one CPU threads may take turns, and nobody be in another's way, but not every time. */
-	for (laps = 0; laps * LAP < ROUNDS || !self->hits; laps++) {
+	for (laps = 0; more_rounds(begin, laps, ROUNDS / LAP) || !self->hits; laps++) {
 		self->stop = false;
 		self->meddlers = 0;
 		start(meddlers, THREADS, meddle, self);

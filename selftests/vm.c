@@ -70,6 +70,11 @@ uint64_t now(void)
 	return time.tv_sec * 1000000000ULL + time.tv_nsec;
 }
 
+bool more_rounds(uint64_t begin, int done, int count)
+{
+	return done < count && (done < (count + 9) / 10 || now() - begin < PATIENCE * 1000000000ULL);
+}
+
 /* PVIRQ_DEVICE in the environment stands for another device in the overlay's role. */
 static const char *device_path(const char *path)
 {

@@ -95,6 +95,13 @@ GUEST_CODE_OF(guest_handler_out);
 		_holds;							\
 	})
 
+/*
+ * Repeats something `count` times, or fewer on a machine on which that takes longer than PATIENCE, but a tenth of that:
+ * no test ends at its time limit because all goes on slowly. `i` says how often it was in the end.
+ */
+#define repeat(i, count)						\
+	for (uint64_t _begin = ((i) = 0, now()); more_rounds(_begin, i, count); (i)++)
+
 struct vm {
 	int device;
 	int fd;
@@ -106,6 +113,9 @@ struct vcpu {
 	struct kvm_run *run;
 	size_t run_size;
 };
+
+/* Whether to do it once more, of `count` times, when it was done `done` times since `begin`; see repeat(). */
+bool more_rounds(uint64_t begin, int done, int count);
 
 /* How often to repeat something: `count` times, or fewer where kselftest's KSFT_MACHINE_SLOW is set. */
 int repeats(int count);
