@@ -3,6 +3,11 @@
 #
 # Everything is built in the toolchain root file system that tools/env makes, and runs in the test VM of tools/testvm.
 
+# Kbuild says so, too, but not before all else is made.
+ifneq ($(words $(subst :, ,$(CURDIR))),1)
+$(error make and Kbuild cannot work in a directory with spaces or colons in its name: $(CURDIR))
+endif
+
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:

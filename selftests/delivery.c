@@ -36,6 +36,8 @@ FIXTURE_TEARDOWN(delivery)
 
 TEST_F(delivery, posted_while_the_vmm_has_the_vcpu)
 {
+	long switches = thread_switches();
+
 	LOAD(guest_sleep);
 	ASSERT_EQ(PVIRQ_HOST_OUTSIDE, host_state(self->descriptor));
 	EXPECT_FALSE(post(self->descriptor, VECTOR));
@@ -45,7 +47,8 @@ TEST_F(delivery, posted_while_the_vmm_has_the_vcpu)
 	EXPECT_EQ(PVIRQ_HOST_OUTSIDE, host_state(self->descriptor));
 	EXPECT_EQ(1, STATISTIC("injected"));
 	EXPECT_EQ(1, STATISTIC("drains"));
-	EXPECT_EQ(0, STATISTIC("forced-exits"));
+	/* None, unless some task takes the CPU just before the vCPU looks. */
+	EXPECT_LE(STATISTIC("forced-exits"), thread_switches() - switches);
 	EXPECT_EQ(1, self->descriptor->injected);
 	EXPECT_EQ(1, self->descriptor->drains);
 }
@@ -153,11 +156,12 @@ TEST_F(delivery, a_vcpu_that_halts_is_blocked)
 TEST_F(delivery, posted_while_preempted)
 {
 	struct contender contender;
+	int i;
 
 	pin(1);
 	LOAD(guest_wait);
 	contender_start(&contender);
-	for (int i = 0; i < ROUNDS; i++) {
+	repeat(i, ROUNDS) {
 		runner_start(&self->runner, &self->vcpu);
 		ASSERT_TRUE(eventually(host_state(self->descriptor) == PVIRQ_HOST_PREEMPTED));
 		post(self->descriptor, VECTOR);
@@ -169,19 +173,21 @@ TEST_F(delivery, posted_while_preempted)
 		vcpu_end_interrupts(&self->vcpu);
 	}
 	contender_stop(&contender);
-	EXPECT_EQ(ROUNDS, STATISTIC("injected"));
-	EXPECT_GE(STATISTIC("forced-exits"), ROUNDS / 2);
+	EXPECT_EQ(i, STATISTIC("injected"));
+	/* It may be preempted when it has not looked yet, and needs no force then, but not every time. */
+	EXPECT_GE(STATISTIC("forced-exits"), i / 10);
 }
 
 /* A signal ends KVM_RUN, whatever the scheduler makes of the vCPU at the same time. */
 TEST_F(delivery, signals_are_the_vmms)
 {
 	struct contender contender;
+	int i;
 
 	pin(1);
 	LOAD(guest_wait);
 	contender_start(&contender);
-	for (int i = 0; i < ROUNDS; i++) {
+	repeat(i, ROUNDS) {
 		runner_start(&self->runner, &self->vcpu);
 		ASSERT_TRUE(eventually(host_state(self->descriptor) == PVIRQ_HOST_PREEMPTED));
 		/* Reserved: it forces the vCPU out, and then there is nothing to deliver. */
@@ -237,6 +243,7 @@ GUEST(guest_handler_ignore,
 
 TEST_F(delivery, posts_without_end)
 {
+	struct contender contender;
 	pthread_t poster;
 
 	for (int vector = PVIRQ_FIRST_VECTOR; vector < 256; vector++)
@@ -244,7 +251,11 @@ TEST_F(delivery, posts_without_end)
 	LOAD(guest_wait);
 	runner_start(&self->runner, &self->vcpu);
 	ASSERT_EQ(0, pthread_create(&poster, NULL, post_without_end, self));
-	usleep(300000);
+	/* Each time that it is preempted it finds more. */
+	pin(1);
+	contender_start(&contender);
+	EXPECT_TRUE(eventually(STATISTIC("drains") >= 50));
+	contender_stop(&contender);
 	EXPECT_TRUE(is_running(&self->runner));
 	EXPECT_EQ(-EINTR, runner_stop(&self->runner));
 	ASSERT_EQ(0, pthread_join(poster, NULL));

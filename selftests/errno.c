@@ -2,7 +2,6 @@
 /* Errors that no single ioctl is to blame for: unknown numbers, and descriptors that run out. */
 #include <fcntl.h>
 #include <sys/ioctl.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include "harness.h"
@@ -61,7 +60,6 @@ FIXTURE(limit)
 {
 	struct vm vm;
 	struct vcpu vcpu;
-	struct rlimit saved;
 };
 
 ON_BOTH_DEVICES(limit);
@@ -70,7 +68,6 @@ FIXTURE_SETUP(limit)
 {
 	vm_open(&self->vm, variant->device);
 	vcpu_open(&self->vm, &self->vcpu, 0);
-	ASSERT_EQ(0, getrlimit(RLIMIT_NOFILE, &self->saved));
 }
 
 FIXTURE_TEARDOWN(limit)
@@ -79,33 +76,22 @@ FIXTURE_TEARDOWN(limit)
 	vm_close(&self->vm);
 }
 
-static void descriptors_left(int count)
-{
-	struct rlimit limit;
-
-	if (getrlimit(RLIMIT_NOFILE, &limit))
-		die("getrlimit");
-	limit.rlim_cur = fd_lowest_free() + count;
-	if (setrlimit(RLIMIT_NOFILE, &limit))
-		die("setrlimit");
-}
-
 /* Expects EMFILE from a call without a descriptor left, and the lowest free one with one left. */
 #define EXPECT_LIMITED(call)						\
 	do {								\
 		int _lowest = fd_lowest_free(), _before = fd_count();	\
-		descriptors_left(0);					\
+		descriptors_limit(0);					\
 		errno = 0;						\
 		EXPECT_EQ(-1, (call));					\
 		EXPECT_EQ(EMFILE, errno);				\
-		EXPECT_EQ(0, setrlimit(RLIMIT_NOFILE, &self->saved));	\
+		descriptors_unlimit();					\
 		EXPECT_EQ(_before, fd_count());				\
 		EXPECT_EQ(_lowest, fd_lowest_free());			\
-		descriptors_left(1);					\
+		descriptors_limit(1);					\
 		errno = 0;						\
 		EXPECT_EQ(_lowest, (call))				\
 			TH_LOG("errno %d", errno);			\
-		EXPECT_EQ(0, setrlimit(RLIMIT_NOFILE, &self->saved));	\
+		descriptors_unlimit();					\
 		EXPECT_EQ(_before + 1, fd_count());			\
 	} while (0)
 

@@ -107,7 +107,8 @@ FIXTURE_TEARDOWN(hostile)
 		vcpu_close(&self->vcpus[i]);
 	vm_close(&self->vm);
 	EXPECT_FILES(self->references);
-	EXPECT_TRUE(eventually(pages_pinned() == self->pinned))
+	/* What others had pinned before may be gone. */
+	EXPECT_TRUE(eventually(pages_pinned() <= self->pinned))
 		TH_LOG("%ld pages are pinned, not %ld", pages_pinned(), self->pinned);
 }
 

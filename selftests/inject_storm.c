@@ -154,11 +154,12 @@ TEST_F(storm, rebound_to_a_vcpu)
 TEST_F(storm, every_signal_before_the_end_is_delivered)
 {
 	unsigned int seed = 2;
+	int round;
 
 	LOAD(guest_wait);
 	pin(1);
 	runner_start(&self->runner, &self->vcpu);
-	for (uint32_t round = 1; round <= repeats(1000); round++) {
+	repeat(round, repeats(1000)) {
 		ASSERT_EQ(0, BIND(TO_VCPU(self->source, 0, VECTOR)));
 		for (int i = rand_r(&seed) % 4; i >= 0; i--) {
 			__atomic_store_n(self->sent, *self->sent + 1, __ATOMIC_SEQ_CST);
@@ -166,7 +167,7 @@ TEST_F(storm, every_signal_before_the_end_is_delivered)
 		}
 		ASSERT_EQ(0, try_unbind(&self->vm, self->source));
 		ASSERT_EQ(0, eventfd_take(self->source));
-		ASSERT_TRUE(eventually(*self->seen == *self->sent)) TH_LOG("round %u", round);
+		ASSERT_TRUE(eventually(*self->seen == *self->sent)) TH_LOG("round %d", round);
 	}
 	EXPECT_EQ(-EINTR, runner_stop(&self->runner));
 }
@@ -196,7 +197,7 @@ TEST_F(storm, never_late)
 
 TEST_F(storm, bursts_are_delivered_together)
 {
-	int sources[BURST], bursts = repeats(200);
+	int sources[BURST], bursts;
 	uint64_t start, sending = 0;
 	long drains;
 
@@ -208,14 +209,14 @@ TEST_F(storm, bursts_are_delivered_together)
 	pin(1);
 	runner_start(&self->runner, &self->vcpu);
 	drains = STATISTIC("drains");
-	for (int burst = 0; burst < bursts; burst++) {
+	repeat(bursts, repeats(200)) {
 		start = now();
 		for (int i = 0; i < BURST; i++) {
 			__atomic_store_n(self->sent, *self->sent + 1, __ATOMIC_SEQ_CST);
 			eventfd_signal(sources[i]);
 		}
 		sending += now() - start;
-		ASSERT_TRUE(eventually(*self->seen == *self->sent)) TH_LOG("burst %d", burst);
+		ASSERT_TRUE(eventually(*self->seen == *self->sent)) TH_LOG("burst %d", bursts);
 	}
 	drains = STATISTIC("drains") - drains;
 	EXPECT_EQ(-EINTR, runner_stop(&self->runner));
@@ -236,7 +237,7 @@ TEST_F(storm, bursts_are_delivered_together)
 TEST_F(storm, who_sleeps_misses_nothing)
 {
 	const uint16_t entry[2] = { HANDLER, 0 };
-	int sources[BURST];
+	int sources[BURST], burst;
 
 	for (int i = 0; i < BURST; i++) {
 		vm_write(&self->vm, (FIRST + i) * sizeof(entry), entry, sizeof(entry));
@@ -246,7 +247,7 @@ TEST_F(storm, who_sleeps_misses_nothing)
 	LOAD(guest_sleep);
 	pin(1);
 	runner_start(&self->runner, &self->vcpu);
-	for (int burst = 0; burst < repeats(1000); burst++) {
+	repeat(burst, repeats(1000)) {
 		ASSERT_TRUE(eventually(host_state(descriptor(&self->vm, 0)) == PVIRQ_HOST_BLOCKED));
 		for (int i = 0; i < BURST; i++) {
 			__atomic_store_n(self->sent, *self->sent + 1, __ATOMIC_SEQ_CST);
@@ -262,9 +263,9 @@ TEST_F(storm, who_sleeps_misses_nothing)
 /* The VM ends in the middle of it. */
 TEST_F(storm, the_vm_ends)
 {
-	int references = file_references();
+	int references = file_references(), i;
 
-	for (int i = 0; i < repeats(50); i++) {
+	repeat(i, repeats(50)) {
 		struct vm vm;
 
 		vm_open(&vm, PVIRQ_DEVICE);

@@ -11,12 +11,19 @@
 
 #include "parity.h"
 
-/* An address of the kernel's. */
-#define KERNEL_ADDRESS	((void *)(ULONG_MAX - 0xffff))
+/*
+ * An address that no task can map: its last page. For one of 64 bits it is the kernel's; one of 32 bits has TASK_SIZE,
+ * 0xffffe000, below it, and may have its stack right below that.
+ */
+#define KERNEL_ADDRESS	((void *)-PAGE_SIZE)
 
-/* The buffer for arguments, and the page that may not be touched. */
+/* The bytes that arguments are filled with: 0, 0x33, … */
+#define POISON_STEP	0x33
+
+/* The buffer for arguments, the page that may not be touched, and what is free for probes. The same on both devices. */
 static unsigned char *buffer;
 static unsigned char *guard;
+static unsigned char *extra;
 
 static const char *const target_names[TARGETS] = { "system", "VM", "vCPU" };
 
@@ -27,6 +34,36 @@ static void *pages(size_t size)
 	if (memory == MAP_FAILED)
 		die("mmap");
 	return memory;
+}
+
+/* Whether a range of addresses can be mapped; then it is taken from here on, and cannot be accessed. */
+static bool reserve(uintptr_t address, size_t size)
+{
+	void *page = (void *)(address & -PAGE_SIZE);
+	void *memory = mmap(page, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+
+	if (memory == MAP_FAILED && errno == EEXIST)
+		die("something is mapped at %p", page);
+	return memory != MAP_FAILED;
+}
+
+/*
+ * Gets memory, and keeps everything away from the addresses that are to be bad ones: the guard, KERNEL_ADDRESS, and what
+ * is in a pointer that is filled with a pattern, an address of user space for 32 bits.
+ */
+static void get_memory(void)
+{
+	if (buffer)
+		return;
+	if (reserve((uintptr_t)KERNEL_ADDRESS, PAGE_SIZE))
+		die("%p is user space", KERNEL_ADDRESS);
+	for (uintptr_t poison = POISON_STEP; poison < 0xff; poison += POISON_STEP)
+		reserve(ULONG_MAX / 0xff * poison, ARGUMENT_SIZE);
+	extra = pages(PAGE_SIZE);
+	buffer = pages(ARGUMENT_SIZE + PAGE_SIZE);
+	guard = buffer + ARGUMENT_SIZE;
+	if (mprotect(guard, PAGE_SIZE, PROT_NONE))
+		die("mprotect");
 }
 
 static void buffer_protect(int protection)
@@ -48,6 +85,7 @@ static void scene_open(struct scene *scene, const struct probe *probe, const cha
 	if (sched_setaffinity(0, sizeof(cpus), &cpus))
 		die("sched_setaffinity");
 
+	get_memory();
 	vm_open(&scene->vm, device);
 	if (probe->irqchip)
 		vm_create_irqchip(&scene->vm);
@@ -58,19 +96,15 @@ static void scene_open(struct scene *scene, const struct probe *probe, const cha
 	scene->eventfd = eventfd(0, EFD_CLOEXEC);
 	if (scene->eventfd < 0)
 		die("eventfd");
-	scene->extra = pages(PAGE_SIZE);
-	buffer = pages(ARGUMENT_SIZE + PAGE_SIZE);
-	guard = buffer + ARGUMENT_SIZE;
-	if (mprotect(guard, PAGE_SIZE, PROT_NONE))
-		die("mprotect");
+	memset(buffer, 0, ARGUMENT_SIZE);
+	memset(extra, 0, PAGE_SIZE);
+	scene->extra = extra;
 	if (probe->prepare)
 		probe->prepare(scene);
 }
 
 static void scene_close(struct scene *scene)
 {
-	munmap(buffer, ARGUMENT_SIZE + PAGE_SIZE);
-	munmap(scene->extra, PAGE_SIZE);
 	vcpu_close(&scene->vcpu);
 	munmap(scene->vm.memory, GUEST_MEMORY);
 	/* And what the calls have opened. */
@@ -172,7 +206,7 @@ static void record_pointers(struct scene *scene, const struct probe *probe, stru
 	call(scene, probe, record, fd, probe->request, guard, "unmapped");
 	call(scene, probe, record, fd, probe->request, NULL, "NULL");
 	call(scene, probe, record, fd, probe->request, KERNEL_ADDRESS, "of the kernel's");
-	for (int poison = 0; poison <= 0xff; poison += 0x33) {
+	for (int poison = 0; poison <= 0xff; poison += POISON_STEP) {
 		char what[48];
 
 		memset(buffer, poison, ARGUMENT_SIZE);

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "posting.h"
@@ -208,6 +209,15 @@ long vcpu_statistic(struct vcpu *vcpu, const char *field)
 	if (!fdinfo(vcpu->fd, field, value, sizeof(value)))
 		die("fdinfo has no %s", field);
 	return atol(value);
+}
+
+long thread_switches(void)
+{
+	struct rusage usage;
+
+	if (getrusage(RUSAGE_THREAD, &usage))
+		die("getrusage");
+	return usage.ru_nvcsw + usage.ru_nivcsw;
 }
 
 long proc_value(const char *field)

@@ -127,6 +127,9 @@ void vcpu_end_interrupts(struct vcpu *vcpu);
 /* A number in the vCPU's fdinfo. */
 long vcpu_statistic(struct vcpu *vcpu, const char *field);
 
+/* How often the current thread has left its CPU, of its own accord or not. */
+long thread_switches(void);
+
 /* A number in this process's status: kB for memory. */
 long proc_value(const char *field);
 

@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -208,6 +209,8 @@ static pid_t spawn_vmm(struct vm *vm, struct vcpu *vcpu, const char *device)
 
 	if (child)
 		return child;
+	/* A test that fails leaves nobody behind who takes the next ones' time. */
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	/* The memory is shared, and what is counted there is seen in both processes. */
 	vm->device = device_open(device);
 	vm->fd = ioctl(vm->device, KVM_CREATE_VM, 0);

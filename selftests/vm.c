@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -67,6 +68,11 @@ uint64_t now(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &time);
 	return time.tv_sec * 1000000000ULL + time.tv_nsec;
+}
+
+bool more_rounds(uint64_t begin, int done, int count)
+{
+	return done < count && (done < (count + 9) / 10 || now() - begin < PATIENCE * 1000000000ULL);
 }
 
 /* PVIRQ_DEVICE in the environment stands for another device in the overlay's role. */
@@ -282,6 +288,26 @@ int fd_lowest_free(void)
 		die("dup");
 	close(fd);
 	return fd;
+}
+
+static struct rlimit descriptors;
+
+void descriptors_limit(int count)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &descriptors))
+		die("getrlimit");
+	limit = descriptors;
+	limit.rlim_cur = fd_lowest_free() + count;
+	if (setrlimit(RLIMIT_NOFILE, &limit))
+		die("setrlimit");
+}
+
+void descriptors_unlimit(void)
+{
+	if (setrlimit(RLIMIT_NOFILE, &descriptors))
+		die("setrlimit");
 }
 
 char thread_state(pid_t tid)

@@ -95,6 +95,13 @@ GUEST_CODE_OF(guest_handler_out);
 		_holds;							\
 	})
 
+/*
+ * Repeats something `count` times, or fewer on a machine on which that takes longer than PATIENCE, but a tenth of that:
+ * no test ends at its time limit because all goes on slowly. `i` says how often it was in the end.
+ */
+#define repeat(i, count)						\
+	for (uint64_t _begin = ((i) = 0, now()); more_rounds(_begin, i, count); (i)++)
+
 struct vm {
 	int device;
 	int fd;
@@ -106,6 +113,9 @@ struct vcpu {
 	struct kvm_run *run;
 	size_t run_size;
 };
+
+/* Whether to do it once more, of `count` times, when it was done `done` times since `begin`; see repeat(). */
+bool more_rounds(uint64_t begin, int done, int count);
 
 /* How often to repeat something: `count` times, or fewer where kselftest's KSFT_MACHINE_SLOW is set. */
 int repeats(int count);
@@ -180,6 +190,10 @@ int fd_count(void);
 /* The lowest file descriptor that is free. */
 int fd_lowest_free(void);
 
+/* Leaves so many numbers for new descriptors, whatever the limit is, until descriptors_unlimit(). */
+void descriptors_limit(int count);
+void descriptors_unlimit(void);
+
 /* The state of a thread as /proc shows it: 'R', 'S', 'T', …; 0 if it is gone. */
 char thread_state(pid_t tid);
 
@@ -192,12 +206,24 @@ int module_references(void);
 /* How often pvirq's and KVM's modules are in use: each file of a device, a VM or a vCPU counts. */
 int file_references(void);
 
-/* Expects that files are gone; what a process that has ended had open may take a moment. */
+/*
+ * Expects that no more files are open than `count`, the file_references() of before. Files of a process that has ended
+ * may take a moment to go: those of this test now, and those of the test before it when they were counted.
+ */
 #define EXPECT_FILES(count)						\
-	EXPECT_TRUE(eventually(file_references() == (count)))		\
+	EXPECT_TRUE(eventually(file_references() <= (count)))		\
 		TH_LOG("%d files are open, not %d", file_references(), count)
 
 /* A statistic that the module shows in debugfs. */
 long module_statistic(const char *name);
+
+/* Expects that the module has as many VMs and vCPUs, of all processes. */
+#define EXPECT_VMS(vms, vcpus)						\
+	do {								\
+		EXPECT_TRUE(eventually(module_statistic("vms") == (vms)))	\
+			TH_LOG("%ld VMs", module_statistic("vms"));	\
+		EXPECT_TRUE(eventually(module_statistic("vcpus") == (vcpus)))	\
+			TH_LOG("%ld vCPUs", module_statistic("vcpus"));	\
+	} while (0)
 
 #endif

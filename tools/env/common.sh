@@ -6,12 +6,13 @@
 # renamed in when complete, under a lock, so that an interruption leaves no half-made entry and two clones share one.
 set -euo pipefail
 
-top=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd)
+# What programs print is read, and sorted lists are compared: not in whatever language the user speaks.
+export LC_ALL=C
+
+# Where things really are: symbolic links are not there in the toolchain root file system.
+top=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd -P)
 cache=${PVIRQ_CACHE:-${HOME:?neither PVIRQ_CACHE nor HOME is set}/.cache/pvirq}
 suite=trixie
-
-mkdir -p -- "$cache"
-cache=$(cd -- "$cache" && pwd)
 
 # Says what is being done, with the time since this script began.
 say() {
@@ -25,6 +26,22 @@ die() {
 	[ $# -eq 0 ] || printf '       %s\n' "$@" >&2
 	exit 1
 }
+
+case $cache in
+/*) ;;
+*) die "PVIRQ_CACHE=$cache is not an absolute path" ;;
+esac
+mkdir -p -- "$cache" || die "cannot make the cache's directory $cache" "PVIRQ_CACHE in the environment names another."
+cache=$(cd -- "$cache" && pwd -P)
+for directory in "$top" "$cache"; do
+	case $directory in
+	*[[:space:]\"\'\`\\\$\#\%:\;\&\|\<\>\(\)\{\}\[\]\*\?\!]*)
+		die "make and Kbuild cannot work in a directory with such a name: $directory" \
+			"Use one without spaces, colons, and what else has a meaning to shells and make." \
+			"PVIRQ_CACHE in the environment names another cache."
+		;;
+	esac
+done
 
 # Runs a command as root. The only users are the installation of host packages and the making of the root file system.
 # It has mounts of its own, which end with it: what an interrupted mmdebstrap had mounted must not be there any more

@@ -2,8 +2,9 @@
 # shellcheck shell=bash
 # For the test VM's own tests: runs the VM, and reports in KTAP. To be sourced.
 
-here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
-top=$(cd -- "$here/../.." && pwd)
+export LC_ALL=C
+here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd -P)
+top=$(cd -- "$here/../.." && pwd -P)
 runs=$top/build/vm
 log=$(mktemp)
 trap 'rm -f -- "$log"' EXIT

@@ -131,9 +131,10 @@ fn configure(vm: &Vm, bochs: &Bochs) -> Result<String> {
         format!("ata0-slave: type=disk, path=\"{}\", mode=flat", tree.display()),
     ];
     if let Some(toolchain) = &vm.toolchain {
+        let disk = disk::link(vm, toolchain)?;
         lines.push(format!(
             "ata1-master: type=disk, path=\"{}\", mode=flat",
-            toolchain.display()
+            disk.display()
         ));
     }
     lines.extend([

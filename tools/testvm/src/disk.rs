@@ -6,6 +6,7 @@
 
 use std::{
     fs::{self, File},
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -99,14 +100,33 @@ pub fn tree(vm: &Vm) -> Result<PathBuf> {
     Ok(image)
 }
 
-/// Makes an image of files, each with its path there.
-fn image_of(image: &Path, files: &[(impl AsRef<str>, PathBuf)], options: &[&str]) -> Result<()> {
-    // A lock that an interrupted run has left is nobody's.
-    for old in [image.to_owned(), image.with_extension("iso.lock")] {
-        if old.exists() {
+/// Makes the disk `shared`, which other machines use as well, a run's own, and returns its path.
+///
+/// Bochs locks a disk by a file beside it, and the machine only reads this one.
+///
+/// # Errors
+///
+/// The link could not be made.
+pub fn link(vm: &Vm, shared: &Path) -> Result<PathBuf> {
+    let disk = vm.dir.join("toolchain.iso");
+    remove(&disk)?;
+    symlink(shared, &disk)?;
+    Ok(disk)
+}
+
+/// Removes an image that an earlier run has left, and its lock, which an interrupted run leaves behind.
+fn remove(image: &Path) -> Result<()> {
+    for old in [image, &image.with_extension("iso.lock")] {
+        if old.symlink_metadata().is_ok() {
             fs::remove_file(old)?;
         }
     }
+    Ok(())
+}
+
+/// Makes an image of files, each with its path there.
+fn image_of(image: &Path, files: &[(impl AsRef<str>, PathBuf)], options: &[&str]) -> Result<()> {
+    remove(image)?;
     let escape = |path: &str| path.replace('\\', "\\\\").replace('=', "\\=");
     let output = Command::new("xorriso")
         .args(["-as", "mkisofs", "-quiet", "-R", "-graft-points", "-o"])

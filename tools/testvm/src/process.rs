@@ -11,7 +11,7 @@ use std::{
 use anyhow::Result;
 
 /// How often a wait looks again.
-pub const TICK: Duration = Duration::from_millis(20);
+const TICK: Duration = Duration::from_millis(20);
 
 /// A child that does not outlive its owner.
 pub struct Process(pub Child);

@@ -4,22 +4,18 @@
 
 use std::{
     env, fs,
+    os::{fd::OwnedFd, unix::net::UnixListener},
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    thread,
-    time::{Duration, Instant},
 };
 
-use anyhow::{bail, Context, Result};
+use anyhow::{Context, Result};
 
 use crate::{
     accel::Accel,
-    process::{Process, TICK},
+    process::Process,
     vm::{Started, Vm},
 };
-
-/// How long virtiofsd may take to listen.
-const START: Duration = Duration::from_secs(10);
 
 /// TCG's CPU. While the kernel identifies the boot CPU it forgets for a moment that there are five levels of page tables,
 /// and KASAN then takes the memory of an interrupt handler for a wild pointer's. Four levels are cheaper to walk, too.
@@ -125,11 +121,10 @@ impl FileServer {
         let log = dir.join(format!("virtiofsd-{tag}.log"));
         let mut command = Command::new("/usr/libexec/virtiofsd");
 
-        command
-            .arg("--socket-path")
-            .arg(&socket)
-            .arg("--shared-dir")
-            .arg(shared);
+        // It is listened to before virtiofsd runs: QEMU need not wait for that, nor can it come too early.
+        let listener = UnixListener::bind(&socket)
+            .with_context(|| format!("cannot listen at {}", socket.display()))?;
+        command.args(["--fd", "0"]).arg("--shared-dir").arg(shared);
         command.args([
             "--sandbox",
             "none",
@@ -142,17 +137,10 @@ impl FileServer {
             command.arg("--readonly");
         }
         command
-            .stdin(Stdio::null())
+            .stdin(Stdio::from(OwnedFd::from(listener)))
             .stdout(Stdio::null())
             .stderr(fs::File::create(&log)?);
-        let mut process = Process(command.spawn().context("cannot start virtiofsd")?);
-        let start = Instant::now();
-        while !socket.exists() {
-            if process.0.try_wait()?.is_some() || start.elapsed() > START {
-                bail!("virtiofsd did not start: see {}", log.display());
-            }
-            thread::sleep(TICK);
-        }
+        let process = Process(command.spawn().context("cannot start virtiofsd")?);
         Ok(Self {
             tag,
             socket,

@@ -24,7 +24,7 @@ use pvirq::{
 use serde_json::Value;
 
 use crate::{
-    ktap::{Outcome, Test},
+    ktap::{Outcome, Test, Twice},
     Context,
 };
 
@@ -60,6 +60,18 @@ fn pvirq(context: &Context, arguments: &[&str]) -> Result<Output> {
         .args(arguments)
         .output()
         .with_context(|| format!("cannot run {}", context.command.display()))
+}
+
+/// Whether results in a file, of a benchmark that has failed, are bad by interrupts that came twice, and by nothing else.
+fn came_twice(json: &str) -> bool {
+    let report = fs::read(json).map_or(Value::Null, |text| {
+        serde_json::from_slice(&text).unwrap_or(Value::Null)
+    });
+    let count = |name: &str| -> Option<u64> {
+        let rows = report["rows"].as_array()?;
+        rows.iter().map(|row| row[name].as_u64()).sum()
+    };
+    count("lost") == Some(0) && count("duplicates").is_some_and(|count| count != 0)
 }
 
 /// Checks a command's status and what it says on standard output or standard error.
@@ -130,10 +142,17 @@ fn run_errors(context: &Context) -> Result<Outcome> {
 
 fn not_permitted(context: &Context) -> Result<Outcome> {
     const NOBODY: u32 = 65534;
+    let everybody = fs::Permissions::from_mode(0o755);
     if fs::metadata(KVM)?.permissions().mode() & 0o006 != 0 {
         return Ok(Outcome::Skip("everybody may use KVM here"));
     }
-    let output = Command::new(&context.command)
+    // Where it was built others may have no access at all.
+    let directory = tempfile::tempdir()?;
+    let command = directory.path().join("pvirq");
+    fs::copy(&context.command, &command)?;
+    fs::set_permissions(&command, everybody.clone())?;
+    fs::set_permissions(directory.path(), everybody)?;
+    let output = Command::new(&command)
         .args(["run", "--device"])
         .arg(&context.device)
         .uid(NOBODY)
@@ -182,6 +201,7 @@ fn bench_ipi(context: &Context) -> Result<Outcome> {
         "--json", json,
     ];
     let output = pvirq(context, &arguments)?;
+    ensure!(output.status.success() || !came_twice(json), Twice);
     check(&output, 0, "pv-ipi")?;
     check(&output, 0, " events: 0 lost, 0 came again.")?;
 
@@ -299,7 +319,9 @@ fn bench_poll(context: &Context) -> Result<Outcome> {
         "--json",
         json,
     ];
-    check(&pvirq(context, &arguments)?, 0, "pvirq-governor")?;
+    let output = pvirq(context, &arguments)?;
+    ensure!(output.status.success() || !came_twice(json), Twice);
+    check(&output, 0, "pvirq-governor")?;
 
     let report: Value = serde_json::from_slice(&fs::read(&path)?)?;
     let rows = report["rows"].as_array().context("no rows")?;
@@ -444,9 +466,10 @@ fn same_exits(context: &Context) -> Result<Outcome> {
         "--max-difference",
         "2",
     ];
-    // On a busy machine interrupts of its own come in between. What is too much each time is ours.
+    // On a busy machine interrupts of its own come in between, and a target is not at rest yet. What is too much each time,
+    // however often it is tried, is ours.
     let mut said = String::new();
-    for _ in 0..3 {
+    for _ in 0..10 {
         let output = pvirq(context, &arguments)?;
         if output.status.success() {
             return Ok(Outcome::Pass);
