@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /* Posted interrupts: where the host says that a vCPU is, and that whatever is posted arrives. */
+#include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdio.h>
 #include <sys/ioctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -176,6 +179,79 @@ TEST_F(delivery, posted_while_preempted)
 	EXPECT_EQ(i, STATISTIC("injected"));
 	/* It may be preempted when it has not looked yet, and needs no force then, but not every time. */
 	EXPECT_GE(STATISTIC("forced-exits"), i / 10);
+}
+
+/* Whether a vCPU whose thread shares its CPU is said to be preempted, now and then, in the next 100 ms. */
+static bool is_seen_preempted(struct runner *runner, struct vcpu *vcpu, volatile struct pvirq_descriptor *descriptor)
+{
+	uint64_t start = now();
+	bool seen = false;
+
+	runner_start(runner, vcpu);
+	while (now() - start < 100000000)
+		seen |= host_state(descriptor) == PVIRQ_HOST_PREEMPTED;
+	if (runner_stop(runner) != -EINTR)
+		die("the guest has done something");
+	return seen;
+}
+
+/* In 32-bit protected mode. */
+GUEST(guest_loop,
+	"1:	jmp	1b\n");
+
+/* Puts a vCPU into protected mode, with segments of all memory, at a privilege level. */
+static void set_privilege(struct vcpu *vcpu, unsigned int level)
+{
+	struct kvm_segment data = {
+		.limit = 0xffffffff, .selector = 0x10 | level, .type = 3, .present = 1, .dpl = level, .db = 1, .s = 1, .g = 1,
+	};
+	struct kvm_sregs sregs;
+
+	if (ioctl(vcpu->fd, KVM_GET_SREGS, &sregs))
+		die("KVM_GET_SREGS");
+	sregs.cr0 |= 1;
+	sregs.ds = data;
+	sregs.es = data;
+	sregs.ss = data;
+	sregs.cs = data;
+	sregs.cs.selector = 0x8 | level;
+	sregs.cs.type = 11;
+	if (ioctl(vcpu->fd, KVM_SET_SREGS, &sregs))
+		die("KVM_SET_SREGS");
+}
+
+/* A parameter of KVM's module for Intel's CPUs is set; not if the module is not there. */
+static bool has_intel_parameter(const char *name)
+{
+	char path[64], value = 'N';
+	int file;
+
+	snprintf(path, sizeof(path), "/sys/module/kvm_intel/parameters/%s", name);
+	file = open(path, O_RDONLY);
+	if (file >= 0 && read(file, &value, 1) != 1)
+		die("cannot read %s", path);
+	close(file);
+	return value != 'N' && value != '0';
+}
+
+/*
+ * KVM has vCPUs that spin yield to one that is preempted in user mode if it has an interrupt. With APICv it sees that, but
+ * does not see what is posted: such a vCPU is interrupted.
+ */
+TEST_F(delivery, preempted_in_user_mode)
+{
+	const bool interrupted = has_intel_parameter("enable_apicv") && has_intel_parameter("ple_gap");
+	struct contender contender;
+
+	pin(1);
+	contender_start(&contender);
+	for (int level = 0; level <= 3; level += 3) {
+		LOAD(guest_loop);
+		set_privilege(&self->vcpu, level);
+		EXPECT_EQ(level == 0 || !interrupted, is_seen_preempted(&self->runner, &self->vcpu, self->descriptor))
+			TH_LOG("privilege level %d", level);
+	}
+	contender_stop(&contender);
 }
 
 /* A signal ends KVM_RUN, whatever the scheduler makes of the vCPU at the same time. */

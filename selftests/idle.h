@@ -12,8 +12,11 @@
 #define ROUNDS	repeats(50)
 /* How many of them have to go as they are meant to, on however busy a machine. */
 #define SOME	((ROUNDS + 9) / 10)
-/* How often something may have to give way in a row. */
-#define ATTEMPTS	50
+/*
+ * For how long something may have to give way, in ns. Not how often: a task of the kernel's that wants the CPU gets it at the
+ * next tick, and until then a fast machine makes hundreds of calls.
+ */
+#define GIVE_WAY_NS	(1000ULL * MS)
 #define MS	1000000
 /* As long as can be, for tests that have to catch a vCPU at it. */
 #define LONG	PVIRQ_POLL_MAX_NS

@@ -14,7 +14,10 @@
 //! | `Blocked`   | the task sleeps, in a halt for example | it is awake and has a CPU                |
 //! | `Polling`   | the guest's idle call                  | the return to the guest                  |
 //!
-//! The scheduler says when the last two begin and end. If the task comes back and something is
+//! A vCPU that is preempted in its guest's user mode on a host with APICv stays `Running`, see
+//! [`VcpuFile::yield_needs_interrupt`].
+//!
+//! The scheduler says when `Preempted` and `Blocked` begin and end. If the task comes back and something is
 //! pending, KVM may be about to enter the guest, and the scheduler's context is none to inject
 //! in. So the task gets a signal that is none (`TIF_NOTIFY_SIGNAL`): KVM checks for signals last
 //! thing before it enters, and `KVM_RUN` returns `EINTR` to us. The VMM sees that only if there is
@@ -465,9 +468,15 @@ impl PreemptNotified for Vcpu {
         match why {
             Leaving::Preempted => {
                 let windows = self.poller.preempt();
+                // A sender that spins gets this vCPU a CPU by KVM's directed yield, which may need an interrupt
+                // that KVM knows of. A post would make both wait for the end of a time slice there. So the
+                // state stays `Running`, which it is in `KVM_RUN`.
+                let posts = !self.real.yield_needs_interrupt();
 
                 self.with_descriptor(|descriptor| {
-                    descriptor.set_host_state(HostState::Preempted);
+                    if posts {
+                        descriptor.set_host_state(HostState::Preempted);
+                    }
                     if let Some(windows) = windows {
                         self.publish_windows(descriptor, windows);
                     }

@@ -5,9 +5,7 @@
 #include <linux/fs.h>
 #include <linux/interrupt.h>
 #include <linux/kvm_host.h>
-
-#include "irq.h"
-#include "lapic.h"
+#include <linux/module.h>
 #include <linux/pid.h>
 #include <linux/preempt.h>
 #include <linux/rcuwait.h>
@@ -15,7 +13,13 @@
 #include <linux/sched/signal.h>
 #include <linux/sched/task.h>
 
+/* KVM's own. They fit, because a module is loaded by the kernel that it was built for only. */
+#include "irq.h"
+#include "lapic.h"
+#include "vmx/vmx.h"
+
 bool rust_helper_kvm_vcpu_is_wanted(const struct file *file);
+bool rust_helper_kvm_vcpu_yield_needs_interrupt(const struct file *file);
 void rust_helper_kvm_vcpu_force(const struct file *file, struct task_struct *task);
 void rust_helper_kvm_vcpu_force_last(const struct file *file);
 bool rust_helper_fatal_signal_pending(void);
@@ -24,26 +28,65 @@ bool rust_helper_in_ksoftirqd(void);
 void rust_helper_tasklet_schedule(struct tasklet_struct *tasklet);
 
 /*
+ * What kvm-intel knows of the vCPU of an open file; NULL if another vendor's module has made the vCPU.
+ *
+ * struct kvm_vcpu is embedded in a structure of the vendor's module, which is the owner of all of KVM's files (kvm_init()).
+ * If that is built in, there is no owner. Then it is the one for this CPU, as KVM takes no other. A vCPU whose local APIC KVM
+ * does not see (TDX) is in another structure.
+ */
+static const struct vcpu_vmx *vcpu_vmx(const struct file *file)
+{
+#if IS_ENABLED(CONFIG_KVM_INTEL)
+	const struct kvm_vcpu *vcpu = file->private_data;
+	const struct module *vendor = file->f_op->owner;
+	const bool intel = vendor ? !strcmp(vendor->name, "kvm_intel") : boot_cpu_has(X86_FEATURE_VMX);
+
+	if (intel && !is_td(vcpu->kvm))
+		return container_of_const(vcpu, struct vcpu_vmx, vcpu);
+#endif
+	return NULL;
+}
+
+/*
  * Whether the vCPU's local APIC has an interrupt that the vCPU could take now if it had interrupts on, by the registers as they
  * are: kvm_apic_has_interrupt() is KVM's own.
+ *
+ * With APICv an interrupt is posted to the vCPU's descriptor, from where KVM moves it to the register IRR when it enters the
+ * guest. The descriptor is read first: what is moved meanwhile is seen in at least one of the two, or by the next look. Without
+ * APICv the descriptor is empty. (AVIC has no such place: senders, be they CPUs or KVM, write to IRR.)
  */
-static bool lapic_has_interrupt(const struct kvm_vcpu *vcpu)
+static bool lapic_has_interrupt(const struct kvm_vcpu *vcpu, const struct vcpu_vmx *vmx)
 {
 	const struct kvm_lapic *apic = vcpu->arch.apic;
 
 	if (!apic || !apic->regs || apic->guest_apic_protected)
 		return false;
 	for (int i = 7; i >= 0; i--) {
-		u32 irr = READ_ONCE(*(const u32 *)(apic->regs + APIC_IRR + 0x10 * i));
+		u32 posted = vmx ? READ_ONCE(((const u32 *)vmx->vt.pi_desc.pir)[i]) : 0;
+		u32 pending = posted | READ_ONCE(*(const u32 *)(apic->regs + APIC_IRR + 0x10 * i));
 
-		if (irr) {
-			u32 vector = 32 * i + __fls(irr);
+		if (pending) {
+			u32 vector = 32 * i + __fls(pending);
 			u32 priority = READ_ONCE(*(const u32 *)(apic->regs + APIC_PROCPRI));
 
 			return (vector & 0xf0) > (priority & 0xf0);
 		}
 	}
 	return false;
+}
+
+/*
+ * Whether the timer of the vCPU's local APIC has expired without KVM's having seen it.
+ *
+ * Mostly it is an hrtimer, whose function makes KVM_REQ_UNBLOCK. But kvm-intel prefers VMX's preemption timer, which counts
+ * in the guest only, and goes over to an hrtimer when the vCPU halts. For a vCPU that is not in KVM_RUN there is nothing but
+ * the deadline, in terms of the host's TSC.
+ */
+static bool lapic_timer_has_expired(const struct kvm_vcpu *vcpu, const struct vcpu_vmx *vmx)
+{
+	const struct kvm_lapic *apic = vcpu->arch.apic;
+
+	return vmx && apic && READ_ONCE(apic->lapic_timer.hv_timer_in_use) && rdtsc() >= READ_ONCE(vmx->hv_deadline_tsc);
 }
 
 /* Whether the VM's PIC has an interrupt, and the vCPU's local APIC lets it through: kvm_apic_accept_pic_intr() is KVM's own. */
@@ -74,11 +117,28 @@ static bool pic_has_interrupt(const struct kvm_vcpu *vcpu)
 bool rust_helper_kvm_vcpu_is_wanted(const struct file *file)
 {
 	const struct kvm_vcpu *vcpu = file->private_data;
+	const struct vcpu_vmx *vmx = vcpu_vmx(file);
 	const u64 wanted = BIT_ULL(KVM_REQ_UNBLOCK & KVM_REQUEST_MASK) | BIT_ULL(KVM_REQ_NMI & KVM_REQUEST_MASK) |
 			   BIT_ULL(KVM_REQ_SMI & KVM_REQUEST_MASK);
 
-	return READ_ONCE(vcpu->requests) & wanted || lapic_has_interrupt(vcpu) || pic_has_interrupt(vcpu) ||
-	       (vcpu->arch.apic && READ_ONCE(vcpu->arch.apic->pending_events));
+	return READ_ONCE(vcpu->requests) & wanted || lapic_has_interrupt(vcpu, vmx) || lapic_timer_has_expired(vcpu, vmx) ||
+	       pic_has_interrupt(vcpu) || (vcpu->arch.apic && READ_ONCE(vcpu->arch.apic->pending_events));
+}
+
+/*
+ * Whether a vCPU that spins, waiting for the vCPU of an open file, gives its time to that only if KVM sees an interrupt pending
+ * there. In the scheduler's callback of the vCPU's thread that is being preempted, after KVM's own.
+ *
+ * These are the conditions of kvm_vcpu_on_spin(): the guest's spinning makes it exit (PLE), the vCPU has lost its CPU while it
+ * was in the guest's user mode, and KVM has a place to look for interrupts without taking the vCPU, which is so with APICv and
+ * AVIC only. KVM's callback has just written the first two, since what registers last is called first.
+ */
+bool rust_helper_kvm_vcpu_yield_needs_interrupt(const struct file *file)
+{
+	const struct kvm_vcpu *vcpu = file->private_data;
+
+	return vcpu->preempted && !vcpu->arch.preempted_in_kernel && vcpu->arch.apic && vcpu->arch.apic->apicv_active &&
+	       !kvm_pause_in_guest(vcpu->kvm);
 }
 
 /*

@@ -75,6 +75,8 @@ mod bindings {
         /// From `helpers.c`.
         #[link_name = "rust_helper_kvm_vcpu_is_wanted"]
         pub(crate) fn kvm_vcpu_is_wanted(file: *const file) -> bool;
+        #[link_name = "rust_helper_kvm_vcpu_yield_needs_interrupt"]
+        pub(crate) fn kvm_vcpu_yield_needs_interrupt(file: *const file) -> bool;
 
         /// From `helpers.c`.
         #[link_name = "rust_helper_kvm_vcpu_force"]

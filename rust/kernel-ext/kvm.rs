@@ -69,12 +69,22 @@ impl VcpuFile {
 
     /// Returns whether KVM has something for the vCPU: an interrupt, a timer, an NMI, an SMI, or INIT.
     ///
-    /// Any context. Interrupts that hardware posts to a vCPU (APICv, AVIC) are not seen, nor is a
-    /// timer of VMX's own (kvm-intel's `preemption_timer`).
+    /// Any context. Interrupts that are posted to the vCPU (APICv) and not yet moved to its local APIC count,
+    /// and so does a timer that only VMX would see expire (kvm-intel's `preemption_timer`).
     #[inline]
     pub fn is_wanted(&self) -> bool {
         // SAFETY: By the type invariants the file is a vCPU's, to which it holds a reference.
         unsafe { crate::bindings::kvm_vcpu_is_wanted(self.0.file().as_ptr()) }
+    }
+
+    /// Returns whether other vCPUs, when they spin, yield to this one only for an interrupt that KVM sees.
+    ///
+    /// To be asked while the scheduler preempts the vCPU's thread, in
+    /// [`sched_out`](crate::preempt::PreemptNotified::sched_out).
+    #[inline]
+    pub fn yield_needs_interrupt(&self) -> bool {
+        // SAFETY: By the type invariants the file is a vCPU's, to which it holds a reference.
+        unsafe { crate::bindings::kvm_vcpu_yield_needs_interrupt(self.0.file().as_ptr()) }
     }
 }
 
