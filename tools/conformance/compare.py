@@ -41,6 +41,12 @@ ENOUGH_OF_SUBSET = 40
 
 DEVICES = ("kvm", "pvirq")
 
+# Memory of the virtual machine by ground. Bochs has no more.
+MEMORY = {"qemu": "4G", "bochs": "2G"}
+
+# The file with the subset of a ground: other programs do something on an AMD CPU than on an Intel one.
+SUBSET = {"qemu": "subset", "bochs": "subset-intel"}
+
 
 def read_list(name):
     """Reads a file of lines; a line is a program and, maybe, more words about it."""
@@ -58,7 +64,7 @@ def differs(results):
 class Machine:
     """A virtual machine that runs a list of programs, as far as it gets."""
 
-    def __init__(self, testvm, tests, devices, arguments):
+    def __init__(self, testvm, memory, tests, devices, arguments):
         command = ["python3", INSIDE / "tools/conformance/guest.py"]
         command += ["--programs", INSIDE / "build/conformance/programs", "--logs", INSIDE / LOGS.relative_to(TOP)]
         command += ["--limit", str(LIMIT), "--devices", *devices]
@@ -67,7 +73,7 @@ class Machine:
         command += ["--tests", *(":".join((test, *arguments.get(test, "").split())) for test in tests)]
         self._process = subprocess.Popen(
             testvm.split()
-            + ["--toolchain", "--name", "conformance", "--memory", "4G", "--timeout", "86400", "--"]
+            + ["--toolchain", "--name", "conformance", "--memory", memory, "--timeout", "86400", "--"]
             + [str(word) for word in command],
             stdout=subprocess.PIPE,
             stdin=subprocess.DEVNULL,
@@ -112,7 +118,8 @@ class Comparison:
     """The results so far."""
 
     def __init__(self, arguments, options):
-        self._testvm = arguments.testvm
+        self._testvm = f"{arguments.testvm} --ground {arguments.ground}"
+        self._memory = MEMORY[arguments.ground]
         self._devices = DEVICES if not arguments.baseline else DEVICES[:1]
         self._options = options
         self.sound = True
@@ -146,7 +153,7 @@ class Comparison:
 
     def _boot(self, tests, devices, results, report):
         """Runs programs in one machine; returns the program and device that it died in, if so."""
-        machine = Machine(self._testvm, tests, devices, self._options)
+        machine = Machine(self._testvm, self._memory, tests, devices, self._options)
         current = None
         try:
             for event, test, device, *rest in machine.events():
@@ -220,7 +227,7 @@ def write_results(rows, excluded):
 def choose(arguments, programs):
     """Returns the programs to run, and those that are not run for a reason."""
     excluded = read_list("excluded")
-    subset = read_list("subset")
+    subset = read_list(SUBSET[arguments.ground])
     for name in (*excluded, *subset, *read_list("arguments")):
         if name not in programs:
             sys.exit(f"conformance: KVM has no selftest {name}: correct the lists in tools/conformance")
@@ -235,7 +242,8 @@ def main():
     parser = argparse.ArgumentParser(prog="tools/conformance/run", description=__doc__.splitlines()[0])
     parser.add_argument("--programs", type=Path, required=True, help=argparse.SUPPRESS)
     parser.add_argument("--testvm", required=True, help=argparse.SUPPRESS)
-    parser.add_argument("--subset", action="store_true", help="only the programs of the file 'subset'")
+    parser.add_argument("--ground", choices=MEMORY, default="qemu", help="what the virtual machine runs on")
+    parser.add_argument("--subset", action="store_true", help="only the programs of the ground's subset")
     parser.add_argument("--baseline", action="store_true", help="only /dev/kvm, to see what can run at all")
     parser.add_argument("tests", nargs="*", metavar="TEST", help="only these, excluded or not")
     arguments = parser.parse_args()

@@ -17,6 +17,7 @@ use crate::vm::Vm;
 
 /// What of `build` a machine gets: what is made to run in it.
 const BUILT: &[&str] = &[
+    "conformance/programs",
     "module",
     "module-debug",
     "qemu-guest",
