@@ -64,6 +64,26 @@ test: module tools selftests guest ## Run the tests of the test VM, the kselftes
 		"tool=$(testvm) --name tool --timeout 1800 --ktap -- tools/testvm/scripts/test-tool" \
 		"guest=$(testvm) --name guest --toolchain --timeout 2400 --ktap -- tools/testvm/scripts/test-guest --shorter 4"
 
+# Intel CPUs of Bochs's: one without APICv, as clouds rent them, and one with it. PARTS chooses what runs on them.
+intel_cpus := corei7_haswell_4770 corei7_skylake_x
+intel_kselftests := --ktap -- selftests/run
+intel_tool := --ktap -- tools/testvm/scripts/test-tool
+intel_guest := --toolchain --ktap -- tools/testvm/scripts/test-guest --shorter 8
+intel_part = "$1-$2=$(testvm) --ground bochs --cpu $2 --name $1-$2 --timeout 3600 $(intel_$1)"
+
+.PHONY: test-intel
+test-intel: module tools selftests guest ## Run the tests on Intel CPUs with and without APICv, on Bochs; PARTS chooses
+	tools/testvm/parts --jobs 2 \
+		$(foreach part,$(or $(PARTS),guest kselftests tool),$(foreach cpu,$(intel_cpus),$(call intel_part,$(part),$(cpu)))) \
+		$(if $(PARTS),,"testvm-bochs=tools/testvm/test bochs")
+
+.PHONY: test-all
+test-all: ## Everything that can be tested here, in hours
+	$(MAKE) check
+	$(MAKE) conformance
+	$(MAKE) conformance CONFORMANCE="--ground bochs --subset"
+	tools/testvm/parts "test=$(MAKE) test" "test-debug=$(MAKE) test-debug" "test-intel=$(MAKE) test-intel"
+
 # The checkers make everything slower by far, so tests repeat less: what they are to find, one time is enough for. And
 # kmemleak looks through all memory.
 debug_selftests = $(testvm) --memory 1G --timeout 3600 --ktap --name $1 -- \
