@@ -192,14 +192,37 @@ TEST_F(storm, never_late)
 	TH_LOG("%u signals, bound %u times, %u deliveries", *self->sent, rounds, deliveries);
 }
 
-/* A vCPU that is busy is not kicked for each signal of a burst, nor for each few of them, however long a kick takes. */
+/* Signals in the time of a kick that make a burst: DENSE of rust/protocol/moderation.rs. */
+#define DENSE	4
 #define BURST	64
 
+/* Returns how long a lone signal takes to be seen, in ns: a kick, and what follows it. The shortest of some. */
+static uint64_t lone_signal(FIXTURE_DATA(storm) *self, int source)
+{
+	uint64_t shortest = UINT64_MAX;
+
+	for (int i = 0; i < 10; i++) {
+		uint64_t start = now();
+
+		__atomic_store_n(self->sent, *self->sent + 1, __ATOMIC_SEQ_CST);
+		eventfd_signal(source);
+		if (!eventually(*self->seen == *self->sent))
+			return 0;
+		if (now() - start < shortest)
+			shortest = now() - start;
+	}
+	return shortest;
+}
+
+/*
+ * A vCPU that is busy is not kicked for each signal of a burst, nor for each few of them. Where a kick is so quick that few
+ * signals come meanwhile, as with APICv, they are no burst: then there is one for every few of them at the most.
+ */
 TEST_F(storm, bursts_are_delivered_together)
 {
 	int sources[BURST], bursts;
-	uint64_t start, sending = 0;
-	long drains;
+	uint64_t start, sending = 0, lone;
+	long drains, limit;
 
 	for (int i = 0; i < BURST; i++) {
 		sources[i] = eventfd_open();
@@ -208,6 +231,8 @@ TEST_F(storm, bursts_are_delivered_together)
 	LOAD(guest_wait);
 	pin(1);
 	runner_start(&self->runner, &self->vcpu);
+	lone = lone_signal(self, sources[0]);
+	ASSERT_NE(0, lone);
 	drains = STATISTIC("drains");
 	repeat(bursts, repeats(200)) {
 		start = now();
@@ -222,8 +247,12 @@ TEST_F(storm, bursts_are_delivered_together)
 	EXPECT_EQ(-EINTR, runner_stop(&self->runner));
 	EXPECT_LE(bursts, drains);
 	/* A burst that takes longer than a pause is taken in more parts: one for each. They end at 1 ms. */
-	EXPECT_GT(3 * bursts + sending / 250000, drains);
-	TH_LOG("%d bursts in %lu us, taken in %ld parts", bursts, sending / 1000, drains);
+	limit = 3 * bursts + sending / 250000;
+	/* What follows the kick takes about as long as the kick. */
+	if (lone < 2 * DENSE * sending / bursts / BURST)
+		limit += bursts * BURST / DENSE;
+	EXPECT_GT(limit, drains);
+	TH_LOG("%d bursts in %lu us, taken in %ld parts; a lone signal takes %lu ns", bursts, sending / 1000, drains, lone);
 	for (int i = 0; i < BURST; i++)
 		close(sources[i]);
 }
