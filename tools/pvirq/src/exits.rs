@@ -291,9 +291,9 @@ mod tests {
             (52, "preemption-timer"),
             (0, "other"),
             // From an enclave, and a guest that was not entered.
-            (1 << 27 | 1, "intr"),
-            (1 << 31 | 33, "other"),
-            (1 << 31 | 1, "other"),
+            ((1 << 27) | 1, "intr"),
+            ((1 << 31) | 33, "other"),
+            ((1 << 31) | 1, "other"),
         ];
         for (reason, name) in intel {
             assert_eq!(vmx(reason), name, "{reason}");
