@@ -309,7 +309,9 @@ def main():
         # lost for good.
         patience = "watchdog_thresh=30 rcupdate.rcu_cpu_stall_timeout=60"
         initrd = KEXEC_INITRD if kexecs in tests else args.initrd
-        with Guest(device, args.kernel, initrd, args.placement, vcpus=vcpus, memory="384M",
+        # The unpacked kernel is a ROM to QEMU, which a machine that wakes up has again as it was at first.
+        kernel = GUEST_FILES / "vmlinuz" if suspends in tests else args.kernel
+        with Guest(device, kernel, initrd, args.placement, vcpus=vcpus, memory="384M",
                    append=f"{patience} {append}") as guest:
             gone = None
             try:
