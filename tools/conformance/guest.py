@@ -96,6 +96,7 @@ def main():
     parser.add_argument("--tests", nargs="+", required=True, help="NAME, or NAME:ARGUMENT:...")
     arguments = parser.parse_args()
 
+    arguments.logs.mkdir(parents=True, exist_ok=True)
     if arguments.module:
         subprocess.run(["insmod", arguments.module], check=True)
     # Some programs need instructions that KVM emulates on demand.
@@ -117,6 +118,7 @@ def main():
             print(f"@result {test} {device} {status} {seconds:.1f}", flush=True)
             # On a busy host the same program takes longer now and then; that is not the device's fault.
             limit = max(limit, 3 * seconds)
+    arguments.logs.mkdir(parents=True, exist_ok=True)
     if arguments.module:
         created = int(VMS_CREATED.read_text())
         print(f"pvirq has made {created} VMs", flush=True)

@@ -151,6 +151,10 @@ class Guest:
                 found[int(name[1])] = int(task.name)
         return found
 
+    def shares_cpus(self):
+        """Whether there are fewer CPUs for the vCPUs than vCPUs."""
+        return len(set(self._placement)) < self.vcpus
+
     def place(self):
         """Puts each vCPU's thread on the CPU of the test VM that the placement has for it."""
         for number, thread in self.threads().items():
