@@ -38,7 +38,7 @@ FALSE_STARTS = 3
 
 # How many programs must be compared, lest a run with little in it pass for a good one.
 ENOUGH = 80
-ENOUGH_OF_SUBSET = 40
+ENOUGH_OF_SUBSET = {"qemu": 40, "bochs": 30}
 
 DEVICES = ("kvm", "pvirq")
 
@@ -293,7 +293,7 @@ def main():
         f"{len(rows)} compared: {same.count('pass')} pass on both, {same.count('skip')} skip on both, "
         f"{len(same) - same.count('pass') - same.count('skip')} fail on both, {len(rows) - len(same)} differ"
     )
-    enough = len(arguments.tests) or (ENOUGH_OF_SUBSET if arguments.subset else ENOUGH)
+    enough = len(arguments.tests) or (ENOUGH_OF_SUBSET[arguments.ground] if arguments.subset else ENOUGH)
     if len(rows) < enough:
         print(f"FAILED: fewer than {enough} were compared")
     if not comparison.sound:
