@@ -71,10 +71,18 @@ intel_tool := --ktap -- tools/testvm/scripts/test-tool
 intel_guest := --toolchain --ktap -- tools/testvm/scripts/test-guest --shorter 8
 intel_part = "$1-$2=$(testvm) --ground bochs --cpu $2 --name $1-$2 --timeout 3600 $(intel_$1)"
 
+intel_parts := guest kselftests tool
+# Before anything is built.
+ifneq ($(filter test-intel,$(MAKECMDGOALS)),)
+ifneq ($(filter-out $(intel_parts),$(PARTS)),)
+$(error test-intel has no part $(filter-out $(intel_parts),$(PARTS)), only $(intel_parts))
+endif
+endif
+
 .PHONY: test-intel
 test-intel: module tools selftests guest ## Run the tests on Intel CPUs with and without APICv, on Bochs; PARTS chooses
 	tools/testvm/parts --jobs 2 \
-		$(foreach part,$(or $(PARTS),guest kselftests tool),$(foreach cpu,$(intel_cpus),$(call intel_part,$(part),$(cpu)))) \
+		$(foreach part,$(or $(PARTS),$(intel_parts)),$(foreach cpu,$(intel_cpus),$(call intel_part,$(part),$(cpu)))) \
 		$(if $(PARTS),,"testvm-bochs=tools/testvm/test bochs")
 
 .PHONY: test-all

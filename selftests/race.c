@@ -193,7 +193,7 @@ TEST_F(race, creators_and_meddlers)
 	uint64_t begin = now();
 	struct left left = {};
 
-	/* On one CPU threads may take turns, and nobody be in another's way, but not every time. */
+	/* On one CPU threads may take turns without a collision, but not every time. */
 	for (laps = 0; more_rounds(begin, laps, ROUNDS / LAP) || !self->hits; laps++) {
 		self->stop = false;
 		self->meddlers = 0;

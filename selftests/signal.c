@@ -209,7 +209,7 @@ static pid_t spawn_vmm(struct vm *vm, struct vcpu *vcpu, const char *device)
 
 	if (child)
 		return child;
-	/* A test that fails leaves nobody behind who takes the next ones' time. */
+	/* A test that fails leaves no process behind that takes the next ones' time. */
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	/* The memory is shared, and what is counted there is seen in both processes. */
 	vm->device = device_open(device);

@@ -190,7 +190,7 @@ int fd_count(void);
 /* The lowest file descriptor that is free. */
 int fd_lowest_free(void);
 
-/* Leaves so many numbers for new descriptors, whatever the limit is, until descriptors_unlimit(). */
+/* Leaves so many numbers for new descriptors, under any limit, until descriptors_unlimit(). */
 void descriptors_limit(int count);
 void descriptors_unlimit(void);
 

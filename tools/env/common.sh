@@ -6,7 +6,7 @@
 # renamed in when complete, under a lock, so that an interruption leaves no half-made entry and two clones share one.
 set -euo pipefail
 
-# What programs print is read, and sorted lists are compared: not in whatever language the user speaks.
+# The output of programs is parsed, and sorted lists are compared, which must not depend on the user's locale.
 export LC_ALL=C
 
 # Where things really are: symbolic links are not there in the toolchain root file system.

@@ -65,6 +65,9 @@ pub fn start(vm: &Vm, bochs: &Bochs) -> Result<Started> {
         !vm.command.is_empty(),
         "there is no terminal on Bochs: give a command"
     );
+    if let Some(cpu) = &vm.cpu {
+        check_model(bochs, cpu)?;
+    }
     let configuration = vm.dir.join("bochsrc");
     fs::write(&configuration, configure(vm, bochs)?)?;
     for log in [vm.console_log(), vm.dir.join(SERIAL_LOG), vm.emulator_log()] {
@@ -97,6 +100,30 @@ pub fn start(vm: &Vm, bochs: &Bochs) -> Result<Started> {
         receiver: Some(thread::spawn(move || receiver.receive(stream))),
         servers: Vec::new(),
     })
+}
+
+/// Refuses a CPU model that Bochs does not have: its own message does not name the ones that it has.
+fn check_model(bochs: &Bochs, cpu: &str) -> Result<()> {
+    let help = Command::new(bochs.entry.join("bochs"))
+        .args(["-help", "cpu"])
+        .stdin(Stdio::null())
+        .output()
+        .context("cannot start bochs")?;
+    let text = [help.stdout, help.stderr].concat();
+    let text = String::from_utf8_lossy(&text);
+    // The names stand one on a line, after a heading and before an empty line.
+    let models: Vec<&str> = text
+        .lines()
+        .skip_while(|line| !line.starts_with("Supported CPU models"))
+        .skip(2)
+        .take_while(|line| !line.is_empty())
+        .collect();
+    ensure!(
+        models.contains(&cpu),
+        "Bochs has no CPU model {cpu}, but {}",
+        models.join(", ")
+    );
+    Ok(())
 }
 
 /// Makes the disks, and returns Bochs's configuration.
