@@ -64,9 +64,10 @@ test: module tools selftests guest ## Run the tests of the test VM, the kselftes
 		"tool=$(testvm) --name tool --timeout 1800 --ktap -- tools/testvm/scripts/test-tool" \
 		"guest=$(testvm) --name guest --toolchain --timeout 2400 --ktap -- tools/testvm/scripts/test-guest --shorter 4"
 
-# Intel CPUs of Bochs's: one without APICv, as clouds rent them, and one with it. PARTS chooses what runs on them.
+# Intel CPUs of Bochs's: one without APICv, as clouds rent them, and one with it. PARTS chooses what runs on them; with
+# SHORT=yes the kselftests repeat less, as on the debug kernel.
 intel_cpus := corei7_haswell_4770 corei7_skylake_x
-intel_kselftests := --ktap -- selftests/run
+intel_kselftests := --ktap -- $(SHORT:%=KSFT_MACHINE_SLOW=%) selftests/run
 intel_tool := --ktap -- tools/testvm/scripts/test-tool
 intel_guest := --toolchain --ktap -- tools/testvm/scripts/test-guest --shorter 8
 intel_part = "$1-$2=$(testvm) --ground bochs --cpu $2 --name $1-$2 --timeout 3600 $(intel_$1)"
