@@ -47,7 +47,7 @@ pub(crate) enum Outcome {
     ElidedOutside,
     /// Somebody has found it already.
     ElidedTaken,
-    /// It was posted, and had to be taken back and sent natively.
+    /// The target does not look, and it was sent natively.
     Kicked,
     /// The target has no descriptor, and it was sent natively.
     Unposted,

@@ -29,6 +29,7 @@ use pvirq_protocol::{
 };
 
 use crate::{
+    epoch::Epoch,
     msi::Messages,
     poller::Windows, //
 };
@@ -48,6 +49,7 @@ pub(crate) struct Descriptors {
     pages: UserPages,
     _charge: LockedPages,
     messages: Arc<Messages>,
+    epoch: Epoch,
 }
 
 impl Descriptors {
@@ -58,6 +60,7 @@ impl Descriptors {
         user: u64,
         messages: Arc<Messages>,
         windows: Windows,
+        epoch: Epoch,
     ) -> Result<Self, Status> {
         let no_memory = |_| Status::NoMemory;
         let address = usize::try_from(user).map_err(no_memory)?;
@@ -76,6 +79,7 @@ impl Descriptors {
             pages,
             _charge: charge,
             messages,
+            epoch,
         };
 
         // Whatever the guest has left there must not make a sender believe that somebody looks.
@@ -91,6 +95,11 @@ impl Descriptors {
     /// Returns where the guest says that they are, and where that is in the VMM.
     pub(crate) fn place(&self) -> (Array, u64) {
         (self.array, self.user)
+    }
+
+    /// Returns the number of this registration.
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.epoch
     }
 
     /// Returns the messages, of which each vCPU's thread uses the slot of its APIC ID.

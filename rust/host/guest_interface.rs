@@ -11,6 +11,7 @@ use pvirq_protocol::port::{
     Status,
     WriteRegister,
     ABSENT,
+    FEATURE_EPOCH,
     FEATURE_IDLE,
     FEATURE_POST,
     MAGIC,
@@ -42,9 +43,10 @@ impl Registers {
         match register {
             ReadRegister::Magic => MAGIC,
             ReadRegister::Version => VERSION.into(),
-            ReadRegister::Features => FEATURE_POST | FEATURE_IDLE,
+            ReadRegister::Features => FEATURE_POST | FEATURE_IDLE | FEATURE_EPOCH,
             ReadRegister::MaxDescriptors => vm.max_descriptors(),
             ReadRegister::Status => self.status.number(),
+            ReadRegister::Epoch => vm.epoch(),
         }
     }
 

@@ -90,7 +90,7 @@ impl TopHalf {
         let guard = rcu::read_lock();
         let descriptors = self.vm.descriptors.get(&guard)?;
 
-        Some(descriptors.get(target.id)?.post(vector))
+        Some(descriptors.get(target.id)?.post_once(vector))
     }
 
     /// Posts, and if that does not do and there is no sink, kicks. Returns what has become of it.

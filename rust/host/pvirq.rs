@@ -40,6 +40,7 @@ mod counter;
 mod descriptors;
 mod descriptors_file;
 mod device;
+mod epoch;
 mod extension;
 mod guest_interface;
 mod injector;
@@ -59,6 +60,7 @@ mod wrap;
 
 use bottom_half::BottomHalves;
 use device::Device;
+use epoch::Epochs;
 use injector::Injector;
 use kernel_ext::cdev::Registration;
 use kvm::Kvm;
@@ -112,6 +114,7 @@ struct Overlay {
     moderation_ns: u32,
     #[pin]
     injector: Injector,
+    epochs: Epochs,
     /// Held while a descriptor of a VM refers to KVM's file instead of ours, see [`vm`].
     #[pin]
     lending: Mutex<()>,
@@ -132,6 +135,7 @@ impl Overlay {
             bottom_halves: BottomHalves::new(module_parameters::bottom_half.value())?,
             moderation_ns: moderation::parameter(module_parameters::moderation_ns.value())?,
             injector <- Injector::new(),
+            epochs: Epochs::new(),
             lending <- new_mutex!(()),
             statistics <- Statistics::new(),
         })

@@ -32,6 +32,7 @@ use kernel::{
             Atomic,
             Relaxed, //
         },
+        rcu,
         Arc,
         Mutex,
         UniqueArc, //
@@ -199,12 +200,16 @@ impl Vm {
         }
         let file = self.file.lock().clone().ok_or(Status::NoMemory)?;
         let user = self.memory.lock().find(array.address, len)?;
+        if self.is_registered(array, user) {
+            return Ok(());
+        }
 
         // To pin pages can take the VMM's help, so it must not wait for us meanwhile.
         let messages = Messages::new(file, Descriptors::slots(array.count))
             .and_then(|messages| Ok(Arc::new(messages, GFP_KERNEL_ACCOUNT)?))
             .map_err(|_| Status::NoMemory)?;
-        let new = Descriptors::new(array, user, messages, self.polling.first())?;
+        let epoch = self.overlay.epochs.next();
+        let new = Descriptors::new(array, user, messages, self.polling.first(), epoch)?;
         let new = KBox::new(new, GFP_KERNEL_ACCOUNT).map_err(|_| Status::NoMemory)?;
 
         let memory = self.memory.lock();
@@ -215,6 +220,24 @@ impl Vm {
         drop(memory);
         Self::close(old);
         Ok(())
+    }
+
+    /// Returns whether these descriptors are registered, and `user` is where they are in the VMM.
+    fn is_registered(&self, array: Array, user: u64) -> bool {
+        let guard = rcu::read_lock();
+
+        self.descriptors
+            .get(&guard)
+            .is_some_and(|descriptors| descriptors.place() == (array, user))
+    }
+
+    /// Returns the number of the guest's registration, 0 if there is none.
+    pub(crate) fn epoch(&self) -> u32 {
+        let guard = rcu::read_lock();
+
+        self.descriptors
+            .get(&guard)
+            .map_or(0, |descriptors| descriptors.epoch().get())
     }
 
     /// Forgets the descriptors, and says whether there were any.
@@ -242,7 +265,7 @@ impl Vm {
         memory.set(region);
 
         let moved = {
-            let guard = kernel::sync::rcu::read_lock();
+            let guard = rcu::read_lock();
             self.descriptors.get(&guard).is_some_and(|descriptors| {
                 let (array, user) = descriptors.place();
                 let len = array.check(LONG_APIC_IDS);

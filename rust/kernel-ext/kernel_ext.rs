@@ -18,6 +18,7 @@ pub mod kvm;
 pub mod once;
 pub mod preempt;
 pub mod published;
+pub mod random;
 pub mod sched;
 pub mod softirq;
 pub mod thread_flags;

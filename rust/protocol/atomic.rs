@@ -9,21 +9,21 @@
 //! | here                       | in the kernel            | `core`                   | loom            |
 //! |----------------------------|--------------------------|--------------------------|-----------------|
 //! | `load`, `store`            | `READ_ONCE`/`WRITE_ONCE` | `Relaxed`                | `Relaxed`       |
-//! | `fetch_or`, `fetch_and`    | `atomic64_fetch_…`       | `AcqRel`                 | `AcqRel`        |
+//! | `test_and_set`, `…_clear`  | `lock bts`, `lock btr`   | `AcqRel`                 | `AcqRel`        |
 //! | `swap`                     | `atomic64_xchg`          | `AcqRel`                 | `AcqRel`        |
 //! | [`full_barrier_after_rmw`] | nothing                  | `fence(SeqCst)`, see it  | `fence(SeqCst)` |
 //! | [`full_barrier`]           | `smp_mb`                 | `fence(SeqCst)`          | `fence(SeqCst)` |
 //!
 //! LKMM orders a read-modify-write that returns a value fully, both ways. The protocol needs less:
 //! acquire and release from the operation itself, and a full barrier after the sender's first one,
-//! which it asks for by name. loom treats only fences as sequentially consistent, so a model that
+//! which it asks for by name. `lock bts` is what `test_and_set_bit()` is on x86 (`arch/x86/include/asm/bitops.h`). loom treats only fences as sequentially consistent, so a model that
 //! passes does not lean on anything else.
 //!
 //! # Pairing
 //!
 //! The sender's [`full_barrier_after_rmw`] (set the bit, barrier, read the states) pairs with the
 //! owner's [`full_barrier`] (write the state, barrier, read the bits). The release of each
-//! `fetch_or` pairs with the acquire of the `swap` or `fetch_and` that takes the bit away.
+//! `test_and_set` pairs with the acquire of the `swap` or `test_and_clear` that takes the bit away.
 
 pub(crate) use backend::*;
 
@@ -43,15 +43,13 @@ pub(crate) use const_unless_loom;
 
 #[cfg(MODULE)]
 mod backend {
-    use kernel::{
-        bindings,
-        sync::{
-            atomic::{
-                Atomic,
-                Full, //
-            },
-            barrier, //
-        }, //
+    use core::arch::asm;
+    use kernel::sync::{
+        atomic::{
+            Atomic,
+            Full, //
+        },
+        barrier, //
     };
 
     /// A word that is only read and written.
@@ -105,17 +103,31 @@ mod backend {
             self.0.xchg(value, Full)
         }
 
-        // `Atomic` has no bitwise operations yet. The casts between `u64` and `s64` keep all bits.
+        /// Sets a bit, of which `bit` is the number, below 64. Returns whether it was set before.
+        // `Atomic` has no operations on bits yet, and a read-modify-write that returns more than a bit would be a loop.
+        #[cfg(target_arch = "x86_64")]
         #[inline]
-        pub(crate) fn fetch_or(&self, bits: u64) -> u64 {
-            // SAFETY: The pointer is valid and aligned, and an `atomic64_t` is one `s64`.
-            unsafe { bindings::atomic64_fetch_or(bits as i64, self.0.as_ptr().cast()) as u64 }
+        pub(crate) fn test_and_set(&self, bit: u32) -> bool {
+            let before: u8;
+            // SAFETY: The pointer is valid and aligned, and the bit is in the word that it points to.
+            unsafe {
+                asm!("lock bts qword ptr [{word}], {bit}", "setc {before}", word = in(reg) self.0.as_ptr(),
+                    bit = in(reg) u64::from(bit % u64::BITS), before = out(reg_byte) before, options(nostack))
+            };
+            before != 0
         }
 
+        /// Clears a bit, of which `bit` is the number, below 64. Returns whether it was set before.
+        #[cfg(target_arch = "x86_64")]
         #[inline]
-        pub(crate) fn fetch_and(&self, bits: u64) -> u64 {
-            // SAFETY: As in `fetch_or`.
-            unsafe { bindings::atomic64_fetch_and(bits as i64, self.0.as_ptr().cast()) as u64 }
+        pub(crate) fn test_and_clear(&self, bit: u32) -> bool {
+            let before: u8;
+            // SAFETY: As in `test_and_set`.
+            unsafe {
+                asm!("lock btr qword ptr [{word}], {bit}", "setc {before}", word = in(reg) self.0.as_ptr(),
+                    bit = in(reg) u64::from(bit % u64::BITS), before = out(reg_byte) before, options(nostack))
+            };
+            before != 0
         }
     }
 
@@ -198,14 +210,20 @@ mod backend {
             self.0.swap(value, AcqRel)
         }
 
+        /// Sets a bit, of which `bit` is the number, below 64. Returns whether it was set before.
         #[inline]
-        pub(crate) fn fetch_or(&self, bits: u64) -> u64 {
-            self.0.fetch_or(bits, AcqRel)
+        pub(crate) fn test_and_set(&self, bit: u32) -> bool {
+            let mask = 1 << bit;
+
+            self.0.fetch_or(mask, AcqRel) & mask != 0
         }
 
+        /// Clears a bit, of which `bit` is the number, below 64. Returns whether it was set before.
         #[inline]
-        pub(crate) fn fetch_and(&self, bits: u64) -> u64 {
-            self.0.fetch_and(bits, AcqRel)
+        pub(crate) fn test_and_clear(&self, bit: u32) -> bool {
+            let mask = 1 << bit;
+
+            self.0.fetch_and(!mask, AcqRel) & mask != 0
         }
     }
 

@@ -26,8 +26,12 @@ use crate::{
         Bind,
         BottomHalf,
         BottomHalfKind,
+        EndReason,
         Map,
         Poll,
+        Posted,
+        Posting,
+        Registration,
         Source,
         Unbind, //
     },
@@ -95,6 +99,13 @@ fn macros() -> BTreeMap<String, u64> {
     for end in IdleEnd::ALL {
         add("IDLE_", &std::format!("{end:?}"), end.number().into());
     }
+    for reason in EndReason::ALL {
+        add(
+            "ENDED_",
+            &std::format!("{reason:?}"),
+            reason.number().into(),
+        );
+    }
     for status in Status::ALL {
         add(
             "STATUS_",
@@ -125,6 +136,7 @@ fn macros() -> BTreeMap<String, u64> {
         ("Absent", port::ABSENT.into()),
         ("FeaturePost", port::FEATURE_POST.into()),
         ("FeatureIdle", port::FEATURE_IDLE.into()),
+        ("FeatureEpoch", port::FEATURE_EPOCH.into()),
         ("CommandRegister", GuestCommand::REGISTER.into()),
         ("CommandUnregister", GuestCommand::UNREGISTER.into()),
         ("CommandIdle", GuestCommand::IDLE.into()),
@@ -138,6 +150,11 @@ fn macros() -> BTreeMap<String, u64> {
         ("GetSource", ioctl::GET_SOURCE.into()),
         ("GetBottomHalf", ioctl::GET_BOTTOM_HALF.into()),
         ("MapDescriptors", ioctl::MAP_DESCRIPTORS.into()),
+        ("SetPosting", ioctl::SET_POSTING.into()),
+        ("GetRegistration", ioctl::GET_REGISTRATION.into()),
+        ("EndRegistration", ioctl::END_REGISTRATION.into()),
+        ("GetPosted", ioctl::GET_POSTED.into()),
+        ("SetPosted", ioctl::SET_POSTED.into()),
         ("BindPost", Bind::POST.into()),
         ("BindSink", Bind::SINK.into()),
         ("PollMaxNs", Poll::MAX_NS.into()),
@@ -221,6 +238,32 @@ fn members() -> BTreeMap<(&'static str, &'static str), usize> {
         ("count", offset_of!(Map, count)),
     ]
     .map(|(name, offset)| (("pvirq_map", name), offset));
+    let posting = [
+        ("size", offset_of!(Posting, size)),
+        ("flags", offset_of!(Posting, flags)),
+        ("allowed", offset_of!(Posting, allowed)),
+        ("reserved", offset_of!(Posting, reserved)),
+    ]
+    .map(|(name, offset)| (("pvirq_posting", name), offset));
+    let registration = [
+        ("size", offset_of!(Registration, size)),
+        ("flags", offset_of!(Registration, flags)),
+        ("allowed", offset_of!(Registration, allowed)),
+        ("epoch", offset_of!(Registration, epoch)),
+        ("count", offset_of!(Registration, count)),
+        ("ended", offset_of!(Registration, ended)),
+        ("address", offset_of!(Registration, address)),
+        ("registrations", offset_of!(Registration, registrations)),
+    ]
+    .map(|(name, offset)| (("pvirq_registration", name), offset));
+    let posted = [
+        ("size", offset_of!(Posted, size)),
+        ("flags", offset_of!(Posted, flags)),
+        ("vcpu", offset_of!(Posted, vcpu)),
+        ("reserved", offset_of!(Posted, reserved)),
+        ("vectors", offset_of!(Posted, vectors)),
+    ]
+    .map(|(name, offset)| (("pvirq_posted", name), offset));
     let bottom_half = [
         ("size", offset_of!(BottomHalf, size)),
         ("flags", offset_of!(BottomHalf, flags)),
@@ -244,6 +287,9 @@ fn members() -> BTreeMap<(&'static str, &'static str), usize> {
         .chain(unbind)
         .chain(source)
         .chain(map)
+        .chain(posting)
+        .chain(registration)
+        .chain(posted)
         .chain(bottom_half)
         .collect()
 }
@@ -282,6 +328,9 @@ fn the_c_header_says_the_same() {
          _Static_assert(sizeof(struct pvirq_unbind) == {}, \"size\");\n\
          _Static_assert(sizeof(struct pvirq_source) == {}, \"size\");\n\
          _Static_assert(sizeof(struct pvirq_map) == {}, \"size\");\n\
+         _Static_assert(sizeof(struct pvirq_posting) == {}, \"size\");\n\
+         _Static_assert(sizeof(struct pvirq_registration) == {}, \"size\");\n\
+         _Static_assert(sizeof(struct pvirq_posted) == {}, \"size\");\n\
          _Static_assert(sizeof(struct pvirq_bottom_half) == {}, \"size\");\n",
         size_of::<Descriptor>(),
         align_of::<Descriptor>(),
@@ -290,6 +339,9 @@ fn the_c_header_says_the_same() {
         size_of::<Unbind>(),
         size_of::<Source>(),
         size_of::<Map>(),
+        size_of::<Posting>(),
+        size_of::<Registration>(),
+        size_of::<Posted>(),
         size_of::<BottomHalf>(),
     );
     for (name, value) in &macros {

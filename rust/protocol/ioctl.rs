@@ -85,6 +85,51 @@ pub const GET_BOTTOM_HALF: u32 = number(READ | WRITE, 0x06, size_of::<BottomHalf
 /// - `EMFILE`, `ENFILE`, `ENOMEM`.
 pub const MAP_DESCRIPTORS: u32 = number(READ | WRITE, 0x07, size_of::<Map>());
 
+/// Allows posting in a VM, as a new VM does, or forbids it. [`Posting`].
+///
+/// To forbid it ends the guest's registration, for the reason [`EndReason::Forbidden`]. A guest that registers
+/// meanwhile gets [`Status::Forbidden`](crate::port::Status::Forbidden).
+///
+/// - `EFAULT`: the argument is not readable.
+/// - `EINVAL`: its size, a flag or `allowed` is not known.
+/// - `EIO`: another process has made the VM.
+pub const SET_POSTING: u32 = number(WRITE, 0x08, size_of::<Posting>());
+
+/// Reads which registration a VM has, and how the one before it ended. [`Registration`], of which size and
+/// flags must be set.
+///
+/// - `EFAULT`: the argument is not readable, or not writable.
+/// - `EINVAL`: its size or a flag is not known.
+pub const GET_REGISTRATION: u32 = number(READ | WRITE, 0x09, size_of::<Registration>());
+
+/// Ends the guest's registration, for the reason [`EndReason::Vmm`]. What is pending is injected. The guest may
+/// register again. No argument.
+///
+/// - `EIO`: another process has made the VM.
+/// - `ENXIO`: the guest has registered no descriptors.
+pub const END_REGISTRATION: u32 = number(0, 0x0a, 0);
+
+/// Reads which interrupts of a vCPU are posted and not yet injected, in the guest's descriptor and in the host.
+/// [`Posted`], of which size, flags and vcpu must be set.
+///
+/// They stay posted. While the vCPU runs, or is interrupted, the answer is old when it comes. `KVM_GET_LAPIC` needs
+/// no such call before it: it moves what is posted into the local APIC.
+///
+/// - `EFAULT`, `EINVAL`: as for [`GET_REGISTRATION`].
+/// - `ENOENT`: there is no vCPU with this number.
+pub const GET_POSTED: u32 = number(READ | WRITE, 0x0b, size_of::<Posted>());
+
+/// Posts interrupts to a vCPU, besides those that are posted already: what [`GET_POSTED`] has read in a VM that is
+/// restored. [`Posted`]. They are injected before the vCPU enters its guest.
+///
+/// - `EFAULT`: the argument is not readable.
+/// - `EINVAL`: its size or a flag is not known, or a vector is reserved.
+/// - `EIO`: another process has made the VM.
+/// - `ENOENT`: there is no vCPU with this number.
+/// - `ENXIO`: the VM has no local APICs in the kernel.
+/// - `EINTR`, `ENOMEM`.
+pub const SET_POSTED: u32 = number(WRITE, 0x0c, size_of::<Posted>());
+
 const WRITE: u32 = 1;
 const READ: u32 = 2;
 
@@ -316,6 +361,131 @@ impl Map {
     /// Whether all members are known that are set by who asks.
     pub fn is_valid(&self) -> bool {
         self.size as usize == size_of::<Self>() && self.flags == 0
+    }
+}
+
+/// Whether a VM's guest may register descriptors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Posting {
+    /// The size of this.
+    pub size: u32,
+    /// None yet: 0.
+    pub flags: u32,
+    /// 1, or 0 to forbid it.
+    pub allowed: u32,
+    /// 0.
+    pub reserved: u32,
+}
+
+impl Posting {
+    /// Allows posting, or forbids it.
+    pub fn new(allowed: bool) -> Self {
+        Self {
+            size: size_of::<Self>() as u32,
+            flags: 0,
+            allowed: allowed.into(),
+            reserved: 0,
+        }
+    }
+
+    /// Whether all members are known.
+    pub fn is_valid(&self) -> bool {
+        self.size as usize == size_of::<Self>()
+            && self.flags == 0
+            && self.allowed <= 1
+            && self.reserved == 0
+    }
+}
+
+numbered! {
+    /// Why a registration has ended.
+    pub enum EndReason: u32 {
+        /// None has ended yet.
+        None = 0,
+        /// The guest has un-registered its descriptors.
+        Unregistered = 1,
+        /// The guest has registered others.
+        Replaced = 2,
+        /// The VMM has moved or removed the memory that they are in.
+        MemoryMoved = 3,
+        /// The VMM has begun to log writes to the memory that they are in.
+        DirtyLogging = 4,
+        /// The VMM has replaced a vCPU's state, as a reset or a restored snapshot does.
+        StateReplaced = 5,
+        /// The VMM has asked for it, by [`END_REGISTRATION`].
+        Vmm = 6,
+        /// The VMM has forbidden posting, by [`SET_POSTING`].
+        Forbidden = 7,
+    }
+}
+
+/// A VM's registration.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Registration {
+    /// The size of this.
+    pub size: u32,
+    /// None yet: 0.
+    pub flags: u32,
+    /// Whether posting is allowed: 1 or 0.
+    pub allowed: u32,
+    /// The registration's [epoch](crate::port::ReadRegister::Epoch), 0 if there is none.
+    pub epoch: u32,
+    /// The number of descriptors, 0 if there is no registration.
+    pub count: u32,
+    /// The [`EndReason`] of the last registration that has ended.
+    pub ended: u32,
+    /// The guest-physical address of the first descriptor, 0 if there is no registration.
+    pub address: u64,
+    /// How many registrations there have been.
+    pub registrations: u64,
+}
+
+impl Registration {
+    /// Asks for it.
+    pub fn new() -> Self {
+        Self {
+            size: size_of::<Self>() as u32,
+            ..Self::default()
+        }
+    }
+
+    /// Whether all members are known that are set by who asks.
+    pub fn is_valid(&self) -> bool {
+        self.size as usize == size_of::<Self>() && self.flags == 0
+    }
+}
+
+/// Interrupts that are posted to a vCPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Posted {
+    /// The size of this.
+    pub size: u32,
+    /// None yet: 0.
+    pub flags: u32,
+    /// The vCPU's number.
+    pub vcpu: u32,
+    /// 0.
+    pub reserved: u32,
+    /// Vector `v` is bit `v % 64` of word `v / 64`.
+    pub vectors: [u64; 4],
+}
+
+impl Posted {
+    /// Asks for those of `vcpu`, or holds none yet.
+    pub fn of(vcpu: u32) -> Self {
+        Self {
+            size: size_of::<Self>() as u32,
+            vcpu,
+            ..Self::default()
+        }
+    }
+
+    /// Whether all members are known that are set by who asks.
+    pub fn is_valid(&self) -> bool {
+        self.size as usize == size_of::<Self>() && self.flags == 0 && self.reserved == 0
     }
 }
 

@@ -48,6 +48,10 @@ pub const FEATURE_POST: u32 = 1 << 0;
 /// Feature: the idle call, see [`IdleEnd`](crate::IdleEnd).
 pub const FEATURE_IDLE: u32 = 1 << 1;
 
+/// Feature: the host tells which registration it has, see [`ReadRegister::Epoch`], and to register what is
+/// registered already changes nothing.
+pub const FEATURE_EPOCH: u32 = 1 << 2;
+
 /// The alignment of the array of descriptors. Its size is the descriptor's, so none crosses a page.
 pub const ARRAY_ALIGN: u64 = size_of::<Descriptor>() as u64;
 
@@ -64,6 +68,10 @@ numbered! {
         MaxDescriptors = 3,
         /// The [`Status`] of this vCPU's last command.
         Status = 4,
+        /// With [`FEATURE_EPOCH`], a number that no other registration has, on this host or another; 0 if there is
+        /// no registration. A guest that finds another than its own has been restored, or its host has
+        /// closed the registration.
+        Epoch = 5,
     }
 }
 
@@ -141,6 +149,12 @@ numbered! {
         NoMemory = 9,
         /// There is no registration.
         NotRegistered = 10,
+        /// Not now: the VMM logs which pages of this memory are written, as it does to migrate or to save the VM.
+        DirtyLogging = 11,
+        /// The VMM forbids posting in this VM.
+        Forbidden = 12,
+        /// The array is in memory that is private to the guest.
+        Private = 13,
     }
 }
 
@@ -158,6 +172,9 @@ impl fmt::Display for Status {
             Self::NoLapic => "the VM has no local APICs in the kernel",
             Self::NoMemory => "the host is out of memory",
             Self::NotRegistered => "no descriptors are registered",
+            Self::DirtyLogging => "not while the VMM logs writes to the descriptors' memory",
+            Self::Forbidden => "the VMM forbids posting",
+            Self::Private => "the descriptors are in memory that is private to the guest",
         })
     }
 }

@@ -13,11 +13,11 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "a kick that nobody sends is an interrupt that is lost"]
 pub enum Posted {
-    /// The vector was pending already. Whoever set it takes care of this one, too.
+    /// The vector was pending already, and the target will look by itself.
     Coalesced,
-    /// The target will look by itself, or another sender kicks it for this vector.
+    /// The target will look by itself, or has found the vector already.
     Elided,
-    /// Nothing is pending any more, and the caller has to send the interrupt the platform's way.
+    /// The target will not look, and the caller has to send the interrupt the platform's way.
     Kick,
 }
 
@@ -29,7 +29,7 @@ pub enum Looker {
     /// The host, which has the vCPU in this state.
     Host(HostState),
     /// Somebody has found it already: the vCPU, which did not look as its states said, or another
-    /// sender, who kicks it.
+    /// sender by [`post_once`](Descriptor::post_once), who kicks it.
     Another,
 }
 
@@ -61,7 +61,16 @@ impl Tally {
 }
 
 impl Descriptor {
-    /// Posts an interrupt to the vCPU that this descriptor is of.
+    /// Posts an interrupt to the vCPU that this descriptor is of, whose handler may run once more than needed.
+    ///
+    /// To a vCPU that will not look this is two loads and [`Posted::Kick`]: nothing is written to the
+    /// target's lines.
+    ///
+    /// Each sender finishes for itself: none relies on what another is yet to do, so that a sender which
+    /// stops for ever between two of its steps delays no interrupt but its own. In return, the bit of a post
+    /// that was overtaken by a change of the state stays set when it is kicked: the handler may run again when
+    /// the owner next looks. Handlers of interprocessor interrupts and of message-signalled interrupts allow
+    /// for that; for others there is [`post_once`](Self::post_once).
     ///
     /// Whatever the caller wrote before is visible to the handler that runs for this post, however
     /// it comes to run; in the case of [`Posted::Kick`], if the native way has that property.
@@ -74,28 +83,47 @@ impl Descriptor {
     /// found.
     #[inline]
     pub fn post_and_tell(&self, vector: Vector, tell: impl FnOnce(Looker)) -> Posted {
-        if self.set(vector) {
-            return Posted::Coalesced;
+        self.try_post(vector, tell).unwrap_or(Posted::Kick)
+    }
+
+    /// Posts an interrupt whose handler must not run more often than there are posts.
+    ///
+    /// A bit that the owner did not take is taken back before the kick. It may be another sender's by then: if
+    /// this sender stops for ever between the two, that sender's interrupt is lost with it. So it is for
+    /// senders that do not, or that are alone with their vector.
+    #[inline]
+    pub fn post_once(&self, vector: Vector) -> Posted {
+        match self.try_post(vector, |_| {}) {
+            Some(posted) => posted,
+            None if self.retract(vector) => Posted::Kick,
+            None => Posted::Elided,
         }
+    }
+
+    /// Posts to a vCPU that will look. Returns nothing if it does not any more when the bit is set, which the caller
+    /// has to finish.
+    #[inline]
+    fn try_post(&self, vector: Vector, tell: impl FnOnce(Looker)) -> Option<Posted> {
+        if self.looker().is_none() {
+            return Some(Posted::Kick);
+        }
+        let was_set = self.set(vector);
         // Pairs with the barrier of the owner, who writes its state and reads the bits: one of us
         // sees what the other wrote.
         full_barrier_after_rmw();
-        let looker = match self.looker() {
-            None if self.retract(vector) => return Posted::Kick,
-            None => Looker::Another,
-            Some(looker) => looker,
-        };
+        let looker = self.looker()?;
 
+        if was_set {
+            return Some(Posted::Coalesced);
+        }
         tell(looker);
-        Posted::Elided
+        Some(Posted::Elided)
     }
 
     /// Sets a vector's pending bit. Says whether it was set already.
     #[inline]
     pub(crate) fn set(&self, vector: Vector) -> bool {
-        let bit = vector.bit();
-
-        self.pending.words[vector.word()].fetch_or(bit) & bit != 0
+        self.pending.words[vector.word()].test_and_set(vector.bit())
     }
 
     /// Takes a vector's pending bit back. Says whether it was still there.
@@ -105,28 +133,26 @@ impl Descriptor {
     /// sender took it, and delivers.
     #[inline]
     pub(crate) fn retract(&self, vector: Vector) -> bool {
-        let bit = vector.bit();
-
-        self.pending.words[vector.word()].fetch_and(!bit) & bit != 0
+        self.pending.words[vector.word()].test_and_clear(vector.bit())
     }
 }
 
-/// Posts an interrupt to several vCPUs, and calls `kick` with the index of each that needs it.
+/// Posts an interrupt to several vCPUs by `post`, and calls `kick` with the index of each that needs it.
 ///
-/// The caller sends one native multicast to those. The targets are taken one after the other: each
-/// is a [`Descriptor::post`] of its own, so nothing has to be shown for a multicast beyond that. To
-/// set all bits first and to share one barrier would save nothing where a read-modify-write is
-/// that barrier, as on x86, and would leave each bit set and unannounced for longer.
+/// The caller sends one native multicast to those. The targets are taken one after the other, so nothing has to be
+/// shown for a multicast beyond what holds for one post. To set all bits first and to share one barrier would save
+/// nothing where a read-modify-write is that barrier, as on x86, and would leave each bit set and unannounced for
+/// longer.
 #[inline]
 pub fn post_all<'a, I>(
-    vector: Vector,
     targets: impl IntoIterator<Item = (I, &'a Descriptor)>,
+    post: impl Fn(&Descriptor) -> Posted,
     mut kick: impl FnMut(I),
 ) -> Tally {
     let mut tally = Tally::default();
 
     for (index, target) in targets {
-        let posted = target.post(vector);
+        let posted = post(target);
 
         tally.add(posted);
         if posted == Posted::Kick {

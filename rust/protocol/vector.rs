@@ -50,10 +50,10 @@ impl Vector {
         self.0 as usize / 64
     }
 
-    /// Its bit in that word.
+    /// The number of its bit in that word, below 64.
     #[inline]
-    pub(crate) const fn bit(self) -> u64 {
-        1 << (self.0 % 64)
+    pub(crate) const fn bit(self) -> u32 {
+        self.0 as u32 % 64
     }
 }
 
@@ -106,7 +106,7 @@ impl Vectors {
 
     /// Whether a vector is in it.
     pub const fn contains(&self, vector: Vector) -> bool {
-        self.0[vector.word()] & vector.bit() != 0
+        self.0[vector.word()] & 1 << vector.bit() != 0
     }
 
     /// Removes reserved vectors, and says how many there were.

@@ -77,6 +77,7 @@ struct pvirq_descriptor {
 #define PVIRQ_REG_FEATURES	0x08	/* in */
 #define PVIRQ_REG_MAX_DESCRIPTORS	0x0c	/* in */
 #define PVIRQ_REG_STATUS	0x10	/* in */
+#define PVIRQ_REG_EPOCH		0x14	/* in; with PVIRQ_FEATURE_EPOCH */
 #define PVIRQ_REG_COMMAND	0x10	/* out */
 #define PVIRQ_REG_ADDRESS_LOW	0x14	/* out */
 #define PVIRQ_REG_ADDRESS_HIGH	0x18	/* out */
@@ -88,6 +89,7 @@ struct pvirq_descriptor {
 
 #define PVIRQ_FEATURE_POST	(1 << 0)
 #define PVIRQ_FEATURE_IDLE	(1 << 1)
+#define PVIRQ_FEATURE_EPOCH	(1 << 2)
 
 /* PVIRQ_REG_COMMAND, lower half. The upper one is zero where not said. */
 #define PVIRQ_COMMAND_REGISTER	1	/* upper half: the guest's version */
@@ -106,6 +108,9 @@ struct pvirq_descriptor {
 #define PVIRQ_STATUS_NO_LAPIC	8
 #define PVIRQ_STATUS_NO_MEMORY	9
 #define PVIRQ_STATUS_NOT_REGISTERED	10
+#define PVIRQ_STATUS_DIRTY_LOGGING	11	/* not now */
+#define PVIRQ_STATUS_FORBIDDEN	12
+#define PVIRQ_STATUS_PRIVATE	13
 
 /*
  * What a VMM can ask of pvirq on the file of a VM, beyond KVM's API. Each
@@ -204,6 +209,48 @@ struct pvirq_map {
 	__u32 count;			/* returned */
 };
 
+/* Whether the guest may register descriptors. */
+struct pvirq_posting {
+	__u32 size;
+	__u32 flags;			/* 0 */
+	__u32 allowed;			/* 1, or 0 to forbid it */
+	__u32 reserved;			/* 0 */
+};
+
+/* Values of ended: why the last registration that has ended did so. */
+#define PVIRQ_ENDED_NONE		0	/* none has */
+#define PVIRQ_ENDED_UNREGISTERED	1	/* by the guest */
+#define PVIRQ_ENDED_REPLACED	2	/* by the guest */
+#define PVIRQ_ENDED_MEMORY_MOVED	3
+#define PVIRQ_ENDED_DIRTY_LOGGING	4
+#define PVIRQ_ENDED_STATE_REPLACED	5	/* of a vCPU: reset or restored */
+#define PVIRQ_ENDED_VMM		6	/* PVIRQ_END_REGISTRATION */
+#define PVIRQ_ENDED_FORBIDDEN	7	/* PVIRQ_SET_POSTING */
+
+/* The guest's registration. The first two are for the caller to set. */
+struct pvirq_registration {
+	__u32 size;
+	__u32 flags;			/* 0 */
+	__u32 allowed;
+	__u32 epoch;			/* 0 if there is none */
+	__u32 count;
+	__u32 ended;			/* PVIRQ_ENDED_* */
+	__aligned_u64 address;
+	__aligned_u64 registrations;	/* that there have been */
+};
+
+/*
+ * What is posted to a vCPU and not yet injected: vector v is bit v % 64 of
+ * word v / 64.
+ */
+struct pvirq_posted {
+	__u32 size;
+	__u32 flags;			/* 0 */
+	__u32 vcpu;
+	__u32 reserved;			/* 0 */
+	__aligned_u64 vectors[4];
+};
+
 #define PVIRQ_GET_VERSION	_IO(PVIRQ_IOCTL_MAGIC, 0x00)
 #define PVIRQ_SET_POLL		_IOW(PVIRQ_IOCTL_MAGIC, 0x01, struct pvirq_poll)
 #define PVIRQ_GET_POLL		_IOWR(PVIRQ_IOCTL_MAGIC, 0x02, struct pvirq_poll)
@@ -212,5 +259,10 @@ struct pvirq_map {
 #define PVIRQ_GET_SOURCE	_IOWR(PVIRQ_IOCTL_MAGIC, 0x05, struct pvirq_source)
 #define PVIRQ_GET_BOTTOM_HALF	_IOWR(PVIRQ_IOCTL_MAGIC, 0x06, struct pvirq_bottom_half)
 #define PVIRQ_MAP_DESCRIPTORS	_IOWR(PVIRQ_IOCTL_MAGIC, 0x07, struct pvirq_map)
+#define PVIRQ_SET_POSTING	_IOW(PVIRQ_IOCTL_MAGIC, 0x08, struct pvirq_posting)
+#define PVIRQ_GET_REGISTRATION	_IOWR(PVIRQ_IOCTL_MAGIC, 0x09, struct pvirq_registration)
+#define PVIRQ_END_REGISTRATION	_IO(PVIRQ_IOCTL_MAGIC, 0x0a)
+#define PVIRQ_GET_POSTED	_IOWR(PVIRQ_IOCTL_MAGIC, 0x0b, struct pvirq_posted)
+#define PVIRQ_SET_POSTED	_IOW(PVIRQ_IOCTL_MAGIC, 0x0c, struct pvirq_posted)
 
 #endif /* _UAPI_LINUX_PVIRQ_H */

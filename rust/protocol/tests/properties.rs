@@ -216,7 +216,11 @@ proptest! {
         }).collect();
 
         let mut kicked = Vec::new();
-        let tally = post_all(vector, descriptors.iter().enumerate(), |index| kicked.push(index));
+        let tally = post_all(
+            descriptors.iter().enumerate(),
+            |target| target.post(vector),
+            |index| kicked.push(index),
+        );
 
         let expected: Vec<usize> = (0..targets.len())
             .filter(|&index| !targets[index].0.will_look() && !targets[index].1)

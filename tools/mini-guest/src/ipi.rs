@@ -345,7 +345,7 @@ impl Way {
     /// Interrupts one vCPU. Says whether the hypervisor took it.
     pub fn raise(self, shared: &Shared, vector: Vector, target: u32, sends: &mut Sends) -> bool {
         if let Way::Post(_) = self {
-            let posted = shared.descriptors[target as usize].post(vector);
+            let posted = shared.descriptors[target as usize].post_once(vector);
             sends.posts.add(posted);
             if posted != Posted::Kick {
                 return true;
@@ -382,7 +382,11 @@ impl Way {
             Way::Post(hypercall) => {
                 let mut kicked = 0;
                 let descriptors = (0..targets).zip(&shared.descriptors[1..]);
-                let tally = post_all(vector, descriptors, |index| kicked |= 1 << index);
+                let tally = post_all(
+                    descriptors,
+                    |target| target.post_once(vector),
+                    |index| kicked |= 1 << index,
+                );
 
                 sends.posts.coalesced += tally.coalesced;
                 sends.posts.elided += tally.elided;

@@ -110,6 +110,19 @@ impl MappedDescriptors {
         self.get(vcpu)
             .map_or(Posted::Kick, |descriptor| descriptor.post(vector))
     }
+
+    /// Posts an interrupt whose handler must not run more often than there are posts, see [`Descriptor::post_once`].
+    ///
+    /// ```no_run
+    /// # use pvirq_protocol::{Posted, Vector};
+    /// # fn example(descriptors: &pvirq::mapped::MappedDescriptors, vector: Vector) {
+    /// assert!(matches!(descriptors.post_once(u32::MAX, vector), Posted::Kick));
+    /// # }
+    /// ```
+    pub fn post_once(&self, vcpu: u32, vector: Vector) -> Posted {
+        self.get(vcpu)
+            .map_or(Posted::Kick, |descriptor| descriptor.post_once(vector))
+    }
 }
 
 impl Drop for MappedDescriptors {

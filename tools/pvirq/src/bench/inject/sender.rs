@@ -102,7 +102,7 @@ impl Signal<'_> {
     fn signal(&self, vcpu: u32, number: u32, source: &EventFd) -> Result<bool, Error> {
         if let Some(descriptors) = self.descriptors {
             let vector = vector(self.case.vector(number))?;
-            if descriptors.post(vcpu, vector) != Posted::Kick {
+            if descriptors.post_once(vcpu, vector) != Posted::Kick {
                 return Ok(false);
             }
         }

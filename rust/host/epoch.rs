@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Numbers for registrations, see [`ReadRegister::Epoch`](pvirq_protocol::port::ReadRegister::Epoch).
+
+use kernel::{
+    prelude::*,
+    sync::atomic::{
+        Atomic,
+        Relaxed, //
+    }, //
+};
+use kernel_ext::random::random_u32;
+use pvirq_protocol::port::ABSENT;
+
+/// The number of a registration. No other on this host has it, until there have been 2³² of them; on other hosts it is
+/// as unlikely as any.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Epoch(u32);
+
+impl Epoch {
+    pub(crate) const fn get(self) -> u32 {
+        self.0
+    }
+}
+
+/// Gives out numbers.
+pub(crate) struct Epochs(Atomic<u32>);
+
+impl Epochs {
+    pub(crate) fn new() -> Self {
+        Self(Atomic::new(random_u32()))
+    }
+
+    pub(crate) fn next(&self) -> Epoch {
+        loop {
+            let number = self.0.fetch_add(1, Relaxed);
+            // These say that there is no registration, or no host.
+            if number != 0 && number != ABSENT {
+                return Epoch(number);
+            }
+        }
+    }
+}
