@@ -45,8 +45,6 @@ pub(crate) enum Outcome {
     ElidedPreempted,
     /// The target's VMM has it.
     ElidedOutside,
-    /// Somebody has found it already.
-    ElidedTaken,
     /// The target does not look, and it was sent natively.
     Kicked,
     /// The target has no descriptor, and it was sent natively.
@@ -54,13 +52,12 @@ pub(crate) enum Outcome {
 }
 
 impl Outcome {
-    const ALL: [(Self, &'static str); 8] = [
+    const ALL: [(Self, &'static str); 7] = [
         (Self::Coalesced, "coalesced"),
         (Self::ElidedPollingGuest, "elided_polling_guest"),
         (Self::ElidedPollingHost, "elided_polling_host"),
         (Self::ElidedPreempted, "elided_preempted"),
         (Self::ElidedOutside, "elided_outside"),
-        (Self::ElidedTaken, "elided_taken"),
         (Self::Kicked, "kicked"),
         (Self::Unposted, "unposted"),
     ];
@@ -70,15 +67,12 @@ impl Outcome {
         match (posted, looker) {
             (Posted::Coalesced, _) => Self::Coalesced,
             (Posted::Kick, _) => Self::Kicked,
-            (Posted::Elided, Some(Looker::Guest)) => Self::ElidedPollingGuest,
+            (Posted::Elided, Some(Looker::Guest) | None) => Self::ElidedPollingGuest,
             (Posted::Elided, Some(Looker::Host(state))) => match state {
                 HostState::Polling => Self::ElidedPollingHost,
                 HostState::Preempted => Self::ElidedPreempted,
-                HostState::Outside => Self::ElidedOutside,
-                // In these nobody looks.
-                HostState::Running | HostState::Blocked => Self::ElidedTaken,
+                HostState::Outside | HostState::Running | HostState::Blocked => Self::ElidedOutside,
             },
-            (Posted::Elided, Some(Looker::Another) | None) => Self::ElidedTaken,
         }
     }
 }

@@ -8,6 +8,7 @@
 use crate::{
     atomic::full_barrier,
     descriptor::Descriptor,
+    idle::IdleEnd,
     state::{
         GuestState,
         HostState, //
@@ -38,6 +39,28 @@ impl Descriptor {
         // Pairs with the barrier in `post`.
         full_barrier();
         self.drain()
+    }
+
+    /// Polls by `poll`, which returns what has ended it, of which `found` says whether it may be a post. Returns
+    /// that, and what was pending, for the caller to handle in this order.
+    ///
+    /// Interrupts must be off from when `poll` returns until the caller has handled the vectors.
+    #[inline]
+    pub fn poll<T>(
+        &self,
+        poll: impl FnOnce() -> T,
+        found: impl FnOnce(&T) -> bool,
+    ) -> (T, [Vectors; 2]) {
+        self.enter_polling();
+        let end = poll();
+        // Senders are told that the vCPU looks for as long as what is there has not been taken.
+        let early = match found(&end) {
+            true => self.drain(),
+            false => Vectors::default(),
+        };
+        let late = self.leave_polling();
+
+        (end, [early, late])
     }
 }
 
@@ -73,9 +96,15 @@ impl Descriptor {
 
     /// Stops using the descriptor, and takes what is pending. Any thread may call this.
     ///
-    /// The caller makes sure that the vCPU's thread writes no state after that. Posts that come
-    /// later are kicks. A guest that polls its own descriptor goes on to look there.
+    /// Nothing that is left there promises anything of the host: it says that the vCPU will not look, that nobody
+    /// is to poll, and that an idle call that no host answers is over. The caller makes sure that the vCPU's
+    /// thread writes no state after that. Posts that come later are kicks. A guest that polls its own descriptor
+    /// goes on to look there.
+    ///
+    /// A guest calls this for its own descriptors when there is no host any more that would.
     pub fn close(&self) -> Vectors {
+        self.set_poll_windows(0, 0);
+        self.set_idle_end(IdleEnd::Expired);
         self.leave(HostState::Running)
     }
 

@@ -13,9 +13,9 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "a kick that nobody sends is an interrupt that is lost"]
 pub enum Posted {
-    /// The vector was pending already, and the target will look by itself.
+    /// The vector was pending already, and the target will look by itself, or has found it.
     Coalesced,
-    /// The target will look by itself, or has found the vector already.
+    /// The target will look by itself, or has found the vector.
     Elided,
     /// The target will not look, and the caller has to send the interrupt the platform's way.
     Kick,
@@ -28,9 +28,6 @@ pub enum Looker {
     Guest,
     /// The host, which has the vCPU in this state.
     Host(HostState),
-    /// Somebody has found it already: the vCPU, which did not look as its states said, or another
-    /// sender by [`post_once`](Descriptor::post_once), who kicks it.
-    Another,
 }
 
 /// How many of a sender's posts ended in which way.
@@ -60,6 +57,16 @@ impl Tally {
     }
 }
 
+/// How far a post has come.
+enum Tried {
+    /// The target does not look, and nothing was written.
+    Nobody,
+    /// The bit is set, the target looks, and the bit was set before or not.
+    Found(Looker, bool),
+    /// The bit is set, which it was before or not, but the target does not look any more.
+    TooLate(bool),
+}
+
 impl Descriptor {
     /// Posts an interrupt to the vCPU that this descriptor is of, whose handler may run once more than needed.
     ///
@@ -83,7 +90,14 @@ impl Descriptor {
     /// found.
     #[inline]
     pub fn post_and_tell(&self, vector: Vector, tell: impl FnOnce(Looker)) -> Posted {
-        self.try_post(vector, tell).unwrap_or(Posted::Kick)
+        match self.try_post(vector) {
+            Tried::Found(looker, false) => {
+                tell(looker);
+                Posted::Elided
+            }
+            Tried::Found(_, true) => Posted::Coalesced,
+            Tried::Nobody | Tried::TooLate(_) => Posted::Kick,
+        }
     }
 
     /// Posts an interrupt whose handler must not run more often than there are posts.
@@ -93,31 +107,31 @@ impl Descriptor {
     /// senders that do not, or that are alone with their vector.
     #[inline]
     pub fn post_once(&self, vector: Vector) -> Posted {
-        match self.try_post(vector, |_| {}) {
-            Some(posted) => posted,
-            None if self.retract(vector) => Posted::Kick,
-            None => Posted::Elided,
+        let was_set = match self.try_post(vector) {
+            Tried::Nobody => return Posted::Kick,
+            Tried::TooLate(_) if self.retract(vector) => return Posted::Kick,
+            Tried::Found(_, was_set) | Tried::TooLate(was_set) => was_set,
+        };
+
+        match was_set {
+            true => Posted::Coalesced,
+            false => Posted::Elided,
         }
     }
 
-    /// Posts to a vCPU that will look. Returns nothing if it does not any more when the bit is set, which the caller
-    /// has to finish.
     #[inline]
-    fn try_post(&self, vector: Vector, tell: impl FnOnce(Looker)) -> Option<Posted> {
+    fn try_post(&self, vector: Vector) -> Tried {
         if self.looker().is_none() {
-            return Some(Posted::Kick);
+            return Tried::Nobody;
         }
         let was_set = self.set(vector);
         // Pairs with the barrier of the owner, who writes its state and reads the bits: one of us
         // sees what the other wrote.
         full_barrier_after_rmw();
-        let looker = self.looker()?;
-
-        if was_set {
-            return Some(Posted::Coalesced);
+        match self.looker() {
+            Some(looker) => Tried::Found(looker, was_set),
+            None => Tried::TooLate(was_set),
         }
-        tell(looker);
-        Some(Posted::Elided)
     }
 
     /// Sets a vector's pending bit. Says whether it was set already.
