@@ -3,8 +3,8 @@
 //! Posted interrupts in shared memory.
 //!
 //! A vCPU's [`Descriptor`] holds one pending bit per vector. Whoever wants to interrupt that vCPU
-//! [posts](Descriptor::post): it sets the bit, and has nothing more to do if the vCPU will look by
-//! itself. Otherwise it takes the bit back and sends the interrupt the platform's own way, so that
+//! [posts](Descriptor::post): if the vCPU will look by itself, it sets the bit, and has nothing more to do.
+//! Otherwise it sends the interrupt the platform's own way, so that
 //! posting can save VM exits and never adds one. See `Documentation/protocol.rst` for the proof.
 //!
 //! Host, guests and tools share this crate, and so does the kernel: nothing in it allocates,
