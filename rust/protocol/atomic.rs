@@ -16,7 +16,8 @@
 //!
 //! LKMM orders a read-modify-write that returns a value fully, both ways. The protocol needs less:
 //! acquire and release from the operation itself, and a full barrier after the sender's first one,
-//! which it asks for by name. `lock bts` is what `test_and_set_bit()` is on x86 (`arch/x86/include/asm/bitops.h`). loom treats only fences as sequentially consistent, so a model that
+//! which it asks for by name. `lock bts` is what `test_and_set_bit()` is on x86
+//! (`arch/x86/include/asm/bitops.h`). loom treats only fences as sequentially consistent, so a model that
 //! passes does not lean on anything else.
 //!
 //! # Pairing
@@ -43,7 +44,10 @@ pub(crate) use const_unless_loom;
 
 #[cfg(MODULE)]
 mod backend {
+    #[cfg(target_arch = "x86_64")]
     use core::arch::asm;
+    #[cfg(not(target_arch = "x86_64"))]
+    use kernel::bindings;
     use kernel::sync::{
         atomic::{
             Atomic,
@@ -104,7 +108,8 @@ mod backend {
         }
 
         /// Sets a bit, of which `bit` is the number, below 64. Returns whether it was set before.
-        // `Atomic` has no operations on bits yet, and a read-modify-write that returns more than a bit would be a loop.
+        // `Atomic` has no operations on bits yet. On x86 a read-modify-write that returns more than a bit is a loop;
+        // on arm64 with LSE it is one instruction.
         #[cfg(target_arch = "x86_64")]
         #[inline]
         pub(crate) fn test_and_set(&self, bit: u32) -> bool {
@@ -128,6 +133,30 @@ mod backend {
                     bit = in(reg) u64::from(bit % u64::BITS), before = out(reg_byte) before, options(nostack))
             };
             before != 0
+        }
+
+        /// Sets a bit, of which `bit` is the number, below 64. Returns whether it was set before.
+        #[cfg(not(target_arch = "x86_64"))]
+        #[inline]
+        pub(crate) fn test_and_set(&self, bit: u32) -> bool {
+            let mask: u64 = 1 << bit;
+            // SAFETY: The pointer is valid and aligned, and an `atomic64_t` is one `s64`. The casts keep all bits.
+            let before =
+                unsafe { bindings::atomic64_fetch_or(mask as i64, self.0.as_ptr().cast()) };
+
+            before as u64 & mask != 0
+        }
+
+        /// Clears a bit, of which `bit` is the number, below 64. Returns whether it was set before.
+        #[cfg(not(target_arch = "x86_64"))]
+        #[inline]
+        pub(crate) fn test_and_clear(&self, bit: u32) -> bool {
+            let mask: u64 = 1 << bit;
+            // SAFETY: As in `test_and_set`.
+            let before =
+                unsafe { bindings::atomic64_fetch_and(!mask as i64, self.0.as_ptr().cast()) };
+
+            before as u64 & mask != 0
         }
     }
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """What the programs of this directory share: options, the guest's kernel, where vCPUs go, and result files."""
 
+import argparse
 import json
 import os
 import platform
@@ -41,10 +42,20 @@ def placement(text):
     return cpus if ground()["ground"] in PARALLEL_GROUNDS else cpus[-1:]
 
 
+def existing(text):
+    """The type of an option that names a file, which is missed here and not in each of many boots."""
+    path = Path(text)
+    if not path.is_file():
+        raise argparse.ArgumentTypeError(f"there is no {path}; `make guest guest-perf` makes what is in {GUEST_FILES}")
+    return path
+
+
 def add_options(parser, initrd):
     """The options that all programs have."""
-    parser.add_argument("--kernel", type=Path, default=guest_kernel(), help="of the guest (default: %(default)s)")
-    parser.add_argument("--initrd", type=Path, default=GUEST_FILES / initrd, help="of the guest (default: %(default)s)")
+    # Defaults that are text are checked as what is given is.
+    parser.add_argument("--kernel", type=existing, default=str(guest_kernel()), help="of the guest (default: %(default)s)")
+    parser.add_argument("--initrd", type=existing, default=str(GUEST_FILES / initrd),
+                        help="of the guest (default: %(default)s)")
     parser.add_argument("--placement", type=placement, default="auto", help="the CPU of each vCPU, as 0,1; `auto` is all"
                         " CPUs in turn, under TCG one (default: %(default)s)")
 

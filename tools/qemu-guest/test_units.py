@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """Tests of what the programs of this directory work out, on any machine: python3 -m unittest discover tools/qemu-guest"""
 
+import argparse
 import json
 import tempfile
 import unittest
@@ -27,6 +28,11 @@ class Environment(unittest.TestCase):
             environment.append_json(path, 1)
             environment.append_json(path, 2)
             self.assertEqual(json.loads(path.read_text()), [1, 2])
+
+    def test_a_file_that_is_missing_is_refused(self):
+        self.assertEqual(environment.existing(__file__), Path(__file__))
+        with self.assertRaisesRegex(argparse.ArgumentTypeError, "make guest guest-perf"):
+            environment.existing("/there/is/none")
 
 
 class Cost(unittest.TestCase):
