@@ -243,6 +243,10 @@ impl<T: IpiSender> Takeover<T> {
     }
 }
 
+/// `ISA_IRQ_VECTOR(PIC_CASCADE_IR)`. Its handler does not tell the local APIC that it has ended, and what has a lower
+/// priority would wait for that forever.
+const CASCADE_VECTOR: u32 = ((bindings::FIRST_EXTERNAL_VECTOR + 16) & !15) + 2;
+
 /// Returns whether a vector is one of those that the kernel gives to devices. Others are its own, or the CPU's.
 pub const fn is_of_devices(vector: u8) -> bool {
     let vector = vector as u32;
@@ -250,6 +254,7 @@ pub const fn is_of_devices(vector: u8) -> bool {
     vector >= bindings::FIRST_EXTERNAL_VECTOR
         && vector < bindings::FIRST_SYSTEM_VECTOR
         && vector != bindings::IA32_SYSCALL_VECTOR
+        && vector != CASCADE_VECTOR
 }
 
 /// Sends a vector to a CPU that is online, the current one perhaps, as if there was no [`Takeover`]. Returns whether it is
