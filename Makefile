@@ -146,7 +146,7 @@ selftests: ## Build the kselftests
 	$(enter) $(MAKE) --no-print-directory -C selftests -j$(jobs) LINUX=$(kernel)/linux install
 
 guest_files := $(guest_module) build/qemu-guest/ipi-bench/ipi_bench.ko build/qemu-guest/loads \
-	$(addprefix build/qemu-guest/test-modules/,spoil.ko smp_stack.ko)
+	$(addprefix build/qemu-guest/test-modules/,spoil.ko smp_stack.ko softirq_load.ko)
 
 .PHONY: guest
 guest: module ## Make the Linux guest that QEMU boots
