@@ -145,12 +145,14 @@ tools: ## Build the pvirq command
 selftests: ## Build the kselftests
 	$(enter) $(MAKE) --no-print-directory -C selftests -j$(jobs) LINUX=$(kernel)/linux install
 
-guest_files := $(guest_module) build/qemu-guest/ipi-bench/ipi_bench.ko build/qemu-guest/loads
+guest_files := $(guest_module) build/qemu-guest/ipi-bench/ipi_bench.ko build/qemu-guest/loads \
+	$(addprefix build/qemu-guest/test-modules/,spoil.ko smp_stack.ko softirq_load.ko)
 
 .PHONY: guest
 guest: module ## Make the Linux guest that QEMU boots
 	@mkdir -p build/qemu-guest
 	$(call kbuild,$(kernel),tools/qemu-guest/ipi-bench,qemu-guest/ipi-bench) modules
+	$(call kbuild,$(kernel),tools/qemu-guest/test-modules,qemu-guest/test-modules) modules
 	$(enter) gcc -std=gnu11 -O2 -Wall -Wextra -Werror -Wno-unused-parameter -static -pthread tools/qemu-guest/loads.c \
 		-o build/qemu-guest/loads
 	$(enter) gcc -std=gnu11 -O2 -Wall -Wextra -Werror -static tools/qemu-guest/kexec.c -o build/qemu-guest/kexec

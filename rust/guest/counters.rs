@@ -4,25 +4,18 @@
 //!
 //! # Concurrency
 //!
-//! A CPU counts by itself, but its interrupts' handlers count what they send as well, so that each
-//! addition is one operation. Idle steps are counted by its idle task alone. Whoever reads gets each
-//! number from just now, and no more than that.
+//! A CPU counts by itself, with preemption off. Its interrupts' handlers count what they send as well, so that each
+//! addition is one instruction ([`LocalCounter`]). Whoever reads gets each number from just now, and no more than that.
 
 use kernel::{
     debugfs::Scope,
     fmt,
     prelude::*,
-    sync::{
-        atomic::{
-            Atomic,
-            Relaxed, //
-        },
-        Arc, //
-    }, //
+    sync::Arc, //
 };
 use kernel_ext_cpu::{
     ipi::Ipi,
-    once::Once, //
+    local_counter::LocalCounter, //
 };
 use pvirq_protocol::{
     HostState,
@@ -61,6 +54,16 @@ impl Outcome {
         (Self::Kicked, "kicked"),
         (Self::Unposted, "unposted"),
     ];
+
+    /// Returns whether the interrupt is lost if the host does not do what it has promised. What is pending already may
+    /// be left to it, too.
+    #[inline]
+    pub(crate) fn relies_on_host(self) -> bool {
+        matches!(
+            self,
+            Self::Coalesced | Self::ElidedPollingHost | Self::ElidedPreempted | Self::ElidedOutside
+        )
+    }
 
     /// What has become of a post, of which `looker` is who finds it if it was elided.
     pub(crate) fn of(posted: Posted, looker: Option<Looker>) -> Self {
@@ -118,21 +121,21 @@ const IPIS: [(Ipi, &str); 3] = [
     (Ipi::CallFunctionSingle, "call_function_single"),
 ];
 
-type Outcomes = [Atomic<u64>; Outcome::ALL.len()];
+type Outcomes = [LocalCounter; Outcome::ALL.len()];
 
 /// The counters of a CPU.
 pub(crate) struct Counters {
     sent: [Outcomes; IPIS.len()],
-    idle: [Atomic<u64>; IdleEvent::ALL.len()],
-    yields: Atomic<u64>,
+    idle: [LocalCounter; IdleEvent::ALL.len()],
+    yields: LocalCounter,
 }
 
 impl Counters {
     pub(crate) fn new() -> Self {
         Self {
-            sent: core::array::from_fn(|_| core::array::from_fn(|_| Atomic::new(0))),
-            idle: core::array::from_fn(|_| Atomic::new(0)),
-            yields: Atomic::new(0),
+            sent: core::array::from_fn(|_| core::array::from_fn(|_| LocalCounter::new())),
+            idle: core::array::from_fn(|_| LocalCounter::new()),
+            yields: LocalCounter::new(),
         }
     }
 
@@ -140,20 +143,20 @@ impl Counters {
     #[inline]
     pub(crate) fn count(&self, ipi: Ipi, outcome: Outcome) {
         if let Some(counter) = self.outcomes(ipi).and_then(|all| all.get(outcome as usize)) {
-            counter.add(1, Relaxed);
+            counter.increment();
         }
     }
 
     /// Counts a hypercall by which the CPU has made room for a target.
     pub(crate) fn count_yield(&self) {
-        self.yields.add(1, Relaxed);
+        self.yields.increment();
     }
 
     /// Counts a step that the CPU has taken when it was idle. RCU may not watch.
     #[inline]
     pub(crate) fn count_idle(&self, event: IdleEvent) {
         if let Some(counter) = self.idle.get(event as usize) {
-            counter.write_once(counter.read_once().wrapping_add(1));
+            counter.increment();
         }
     }
 
@@ -163,13 +166,13 @@ impl Counters {
 }
 
 /// Shows the counters for as long as the result lives: a file `sent` with a line for each CPU and
-/// kind of interrupt, and files `idle` and `yields` with a line for each
-/// CPU.
+/// kind of interrupt, files `idle` and `yields` with a line for each CPU, and a file `host`.
 pub(crate) fn debugfs(guest: Arc<Guest>) -> impl PinInit<Scope<Arc<Guest>>> {
     Scope::dir(guest, c"pvirq_guest", |guest, dir| {
         dir.read_callback_file(c"sent", guest, &|guest, f| show_sent(guest, f));
         dir.read_callback_file(c"idle", guest, &|guest, f| show_idle(guest, f));
         dir.read_callback_file(c"yields", guest, &|guest, f| show_yields(guest, f));
+        dir.read_callback_file(c"host", guest, &|guest, f| show_host(guest, f));
     })
 }
 
@@ -181,12 +184,12 @@ fn show_sent(guest: &Arc<Guest>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     writeln!(f)?;
     for (number, cpu) in guest.cpus.iter() {
         for (ipi, name) in IPIS {
-            let Some(outcomes) = cpu.counters.outcomes(ipi) else {
+            let Some(outcomes) = cpu.counters().outcomes(ipi) else {
                 continue;
             };
             write!(f, "{number} {name}")?;
             for counter in outcomes {
-                write!(f, " {}", counter.load(Relaxed))?;
+                write!(f, " {}", counter.get())?;
             }
             writeln!(f)?;
         }
@@ -202,8 +205,8 @@ fn show_idle(guest: &Arc<Guest>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     writeln!(f)?;
     for (number, cpu) in guest.cpus.iter() {
         write!(f, "{number}")?;
-        for counter in &cpu.counters.idle {
-            write!(f, " {}", counter.load(Relaxed))?;
+        for counter in &cpu.counters().idle {
+            write!(f, " {}", counter.get())?;
         }
         writeln!(f)?;
     }
@@ -213,7 +216,25 @@ fn show_idle(guest: &Arc<Guest>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 fn show_yields(guest: &Arc<Guest>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     writeln!(f, "cpu yields")?;
     for (number, cpu) in guest.cpus.iter() {
-        writeln!(f, "{number} {}", cpu.counters.yields.load(Relaxed))?;
+        writeln!(f, "{number} {}", cpu.counters().yields.get())?;
     }
     Ok(())
+}
+
+fn show_host(guest: &Arc<Guest>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let counts = guest.registration.counts();
+    let array = guest.descriptors.array();
+
+    writeln!(f, "registered {}", u32::from(counts.registered))?;
+    writeln!(f, "epoch {:#x}", counts.epoch)?;
+    writeln!(f, "registrations {}", counts.registrations)?;
+    writeln!(f, "losses {}", counts.losses)?;
+    writeln!(f, "checks {}", counts.checks)?;
+    writeln!(f, "resent {}", counts.resent)?;
+    writeln!(f, "address {:#x}", array.address)?;
+    writeln!(f, "descriptors {}", array.count)?;
+    match counts.refusal {
+        None => writeln!(f, "refusal none"),
+        Some(refusal) => writeln!(f, "refusal {refusal}"),
+    }
 }

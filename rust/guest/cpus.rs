@@ -20,59 +20,106 @@ use crate::{
 /// No CPU has this APIC ID.
 const NONE: u32 = u32::MAX;
 
-/// One CPU. No two share a cache line.
+/// What is on cache lines of its own.
 #[repr(align(64))]
+struct Lines<T>(T);
+
+/// How many APIC IDs are on a cache line.
+const IDS_PER_LINE: usize = 16;
+
+/// What one CPU writes, in the course of its work.
 pub(crate) struct Cpu {
-    apic_id: Atomic<u32>,
-    pub(crate) idle: idle::State,
-    pub(crate) counters: Counters,
+    idle: Lines<idle::State>,
+    counters: Lines<Counters>,
 }
 
 impl Cpu {
-    /// Returns the APIC ID of the CPU if it can be posted to.
+    /// What the CPU does when it is idle.
     #[inline]
-    pub(crate) fn apic_id(&self) -> Option<u32> {
-        Some(self.apic_id.read_once()).filter(|id| *id != NONE)
+    pub(crate) fn idle(&self) -> &idle::State {
+        &self.idle.0
     }
 
-    /// Says whether, and by which APIC ID, the CPU can be posted to from now on.
-    pub(crate) fn set_apic_id(&self, id: Option<u32>) {
-        self.apic_id.write_once(id.unwrap_or(NONE));
+    /// What the CPU has counted.
+    #[inline]
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.counters.0
+    }
+
+    /// Returns the last registration that the CPU has made itself known to, see [`crate::registration`].
+    #[inline]
+    pub(crate) fn greeted(&self) -> &Atomic<u32> {
+        self.idle().greeted()
     }
 }
 
 /// All CPUs that there can be.
-pub(crate) struct Cpus(KVec<Cpu>);
+///
+/// What senders read of their targets is on lines that are written only when CPUs come and go, and what a CPU
+/// writes when it is idle on another than its counters.
+pub(crate) struct Cpus {
+    apic_ids: KVec<Lines<[Atomic<u32>; IDS_PER_LINE]>>,
+    all: KVec<Cpu>,
+}
 
 impl Cpus {
     pub(crate) fn new() -> Result<Self> {
-        let mut cpus = KVec::with_capacity(nr_cpu_ids() as usize, GFP_KERNEL)?;
-        for _ in 0..nr_cpu_ids() {
-            let cpu = Cpu {
-                apic_id: Atomic::new(NONE),
-                idle: idle::State::new(),
-                counters: Counters::new(),
-            };
-            cpus.push(cpu, GFP_KERNEL)?;
+        let count = nr_cpu_ids() as usize;
+        let lines = count.div_ceil(IDS_PER_LINE);
+        let mut apic_ids = KVec::with_capacity(lines, GFP_KERNEL)?;
+        for _ in 0..lines {
+            let line = core::array::from_fn(|_| Atomic::new(NONE));
+            apic_ids.push(Lines(line), GFP_KERNEL)?;
         }
-        Ok(Self(cpus))
+        let mut all = KVec::with_capacity(count, GFP_KERNEL)?;
+        for _ in 0..count {
+            let cpu = Cpu {
+                idle: Lines(idle::State::new()),
+                counters: Lines(Counters::new()),
+            };
+            all.push(cpu, GFP_KERNEL)?;
+        }
+        Ok(Self { apic_ids, all })
     }
 
     #[inline]
     pub(crate) fn get(&self, cpu: CpuId) -> Option<&Cpu> {
-        self.0.get(cpu.as_u32() as usize)
+        self.all.get(cpu.as_u32() as usize)
     }
 
-    /// Returns each CPU that can be posted to, with its ID.
-    pub(crate) fn known(&self) -> impl Iterator<Item = (CpuId, &Cpu)> {
-        (0..)
-            .zip(self.0.iter())
-            .filter(|(_, cpu)| cpu.apic_id().is_some())
-            .filter_map(|(id, cpu)| Some((CpuId::from_u32(id)?, cpu)))
+    #[inline]
+    fn id(&self, cpu: CpuId) -> Option<&Atomic<u32>> {
+        let number = cpu.as_u32() as usize;
+
+        self.apic_ids
+            .get(number / IDS_PER_LINE)?
+            .0
+            .get(number % IDS_PER_LINE)
+    }
+
+    /// Returns the APIC ID of a CPU if it can be posted to.
+    #[inline]
+    pub(crate) fn apic_id(&self, cpu: CpuId) -> Option<u32> {
+        Some(self.id(cpu)?.read_once()).filter(|id| *id != NONE)
+    }
+
+    /// Says whether, and by which APIC ID, a CPU can be posted to from now on.
+    pub(crate) fn set_apic_id(&self, cpu: CpuId, id: Option<u32>) {
+        if let Some(slot) = self.id(cpu) {
+            slot.write_once(id.unwrap_or(NONE));
+        }
+    }
+
+    /// Returns how many CPUs can be posted to.
+    pub(crate) fn known(&self) -> usize {
+        (0..self.all.len() as u32)
+            .filter_map(CpuId::from_u32)
+            .filter(|cpu| self.apic_id(*cpu).is_some())
+            .count()
     }
 
     /// Returns all of them, with their IDs.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, &Cpu)> {
-        self.0.iter().enumerate()
+        self.all.iter().enumerate()
     }
 }

@@ -4,32 +4,30 @@
 
 use kernel::prelude::*;
 use kernel_ext_cpu::{
-    memory,
+    memory::PageArray,
     topology::{
         apic_id,
         possible_cpus, //
     }, //
 };
 use pvirq_protocol::{
-    port::Array,
+    port::{
+        Array,
+        ARRAY_ALIGN, //
+    },
     Descriptor, //
 };
 
-/// A descriptor as an array of them has to be aligned.
-#[repr(C, align(256))]
-struct Aligned(Descriptor);
+// Pages are aligned to more.
+const _: () = assert!(size_of::<Descriptor>() as u64 % ARRAY_ALIGN == 0);
 
-const _: () = assert!(align_of::<Aligned>() as u64 == pvirq_protocol::port::ARRAY_ALIGN);
-const _: () = assert!(size_of::<Aligned>() == size_of::<Descriptor>());
-
-/// An array with a descriptor for each APIC ID.
-#[derive(Default)]
-pub(crate) struct Descriptors(KVec<Aligned>);
+/// An array with a descriptor for each APIC ID. The host shares its pages, so nothing else is in them.
+pub(crate) struct Descriptors(PageArray<Descriptor>);
 
 impl Descriptors {
     /// Makes descriptors for the vCPUs that there can be, `max` at most.
     ///
-    /// CPUs that are plugged in later have APIC IDs that nobody knows yet. There is room for as many
+    /// CPUs that are plugged in later have APIC IDs that are not known yet. There is room for as many
     /// as may come, if they follow those that are known, and up to the next power of two; what is
     /// beyond has no descriptor.
     pub(crate) fn new(max: u32) -> Result<Self> {
@@ -47,28 +45,24 @@ impl Descriptors {
         }
         let count = count.clamp(1, max.max(1)) as usize;
 
-        let mut array = KVec::with_capacity(count, GFP_KERNEL)?;
-        for _ in 0..count {
-            array.push(Aligned(Descriptor::new()), GFP_KERNEL)?;
-        }
-        Ok(Self(array))
+        Ok(Self(PageArray::new(count, Descriptor::new)?))
     }
 
     /// Leaves the memory to the host forever.
-    pub(crate) fn leak(self) {
-        core::mem::forget(self);
+    pub(crate) fn keep(&mut self) {
+        self.0.keep();
     }
 
     /// Returns the descriptor of the vCPU with an APIC ID.
     #[inline]
     pub(crate) fn get(&self, apic_id: u32) -> Option<&Descriptor> {
-        Some(&self.0.get(apic_id as usize)?.0)
+        self.0.get(apic_id as usize)
     }
 
     /// Returns where they are, for the host.
     pub(crate) fn array(&self) -> Array {
         Array {
-            address: memory::physical_address(&self.0),
+            address: self.0.physical_address(),
             // As many as `new` has counted.
             count: self.0.len() as u32,
         }

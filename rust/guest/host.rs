@@ -7,12 +7,15 @@
 //! Each vCPU has registers of its own, so that commands need no lock. Those that take several
 //! accesses are made with interrupts off: neither another CPU nor an interrupt comes between.
 
+use core::fmt;
 use kernel::{
     interrupt::local_interrupt_disable,
-    prelude::*, //
+    prelude::*,
+    sync::atomic::Atomic, //
 };
 use kernel_ext_cpu::{
     cpuidle::Idle,
+    once::Once,
     port_io::Ports,
     topology, //
 };
@@ -22,6 +25,8 @@ use pvirq_protocol::port::{
     ReadRegister,
     Status,
     WriteRegister,
+    ABSENT,
+    FEATURE_EPOCH,
     FEATURE_IDLE,
     FEATURE_POST,
     LEN,
@@ -34,8 +39,49 @@ pub(crate) struct Host {
     ports: Ports,
     /// The version that we ask for.
     version: u16,
-    features: u32,
+    /// Those of the host that there was when the descriptors were registered last.
+    features: Atomic<u32>,
     max_descriptors: u32,
+}
+
+/// Why the descriptors are not registered.
+#[derive(Clone, Copy)]
+pub(crate) enum Refusal {
+    /// There is no host, perhaps not any more.
+    NoHost,
+    /// The host speaks this version.
+    Version(u32),
+    /// The host does not offer posting.
+    NoPosting,
+    /// The registration has ended at once.
+    Ended,
+    /// What the host says.
+    Status(Status),
+    /// The host says something that has no meaning.
+    Number(u32),
+}
+
+impl Refusal {
+    /// Returns whether the same host may take the same descriptors later.
+    pub(crate) fn is_for_now(self) -> bool {
+        matches!(
+            self,
+            Self::Ended | Self::Status(Status::DirtyLogging | Status::Forbidden | Status::NoMemory)
+        )
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoHost => f.write_str("there is no pvirq host"),
+            Self::Version(version) => write!(f, "the host speaks version {version}"),
+            Self::NoPosting => f.write_str("the host does not offer posting"),
+            Self::Ended => f.write_str("the registration has ended at once"),
+            Self::Status(status) => status.fmt(f),
+            Self::Number(number) => write!(f, "status {number}, which has no meaning"),
+        }
+    }
 }
 
 impl Host {
@@ -77,7 +123,7 @@ impl Host {
         Ok(Self {
             ports,
             version,
-            features,
+            features: Atomic::new(features),
             max_descriptors,
         })
     }
@@ -96,7 +142,17 @@ impl Host {
     /// Returns whether the host polls for idle vCPUs.
     #[inline]
     pub(crate) fn has_idle(&self) -> bool {
-        self.features & FEATURE_IDLE != 0
+        self.features.read_once() & FEATURE_IDLE != 0
+    }
+
+    /// Returns whether the host tells the epoch of a registration.
+    pub(crate) fn has_epochs(&self) -> bool {
+        self.features.read_once() & FEATURE_EPOCH != 0
+    }
+
+    /// Returns the epoch of the registration that the host has, 0 if it has none, and [`ABSENT`] if there is no host.
+    pub(crate) fn epoch(&self) -> u32 {
+        self.read(ReadRegister::Epoch)
     }
 
     /// Lets the host tell senders of the current CPU: it does so for those that it knows to care.
@@ -104,38 +160,43 @@ impl Host {
         let _magic = self.read(ReadRegister::Magic);
     }
 
-    /// Makes the host use `array` in place of any before. Any context but NMIs.
-    pub(crate) fn register(&self, array: Array) -> Result {
-        let status = {
-            let _irq = local_interrupt_disable();
+    /// Makes the host use `array` in place of any before, and returns the epoch of that, if it has epochs. The host may be
+    /// another than before. Any context but NMIs.
+    pub(crate) fn register(&self, array: Array) -> Result<Option<u32>, Refusal> {
+        let _irq = local_interrupt_disable();
 
-            // The address is cut in two.
-            self.write(WriteRegister::AddressLow, array.address as u32);
-            self.write(WriteRegister::AddressHigh, (array.address >> 32) as u32);
-            self.write(WriteRegister::Count, array.count);
-            self.command(Command::Register {
-                version: self.version,
-            })
-        };
-
-        match status {
-            Ok(Status::Ok) => Ok(()),
-            Ok(Status::WrongVersion) => Err(Self::wrong_version(
-                self.read(ReadRegister::Version),
-                self.version,
-            )),
-            Ok(status) => {
-                pr_err!(
-                    "the host does not take {} descriptors: {}\n",
-                    array.count,
-                    core::format_args!("{status}")
-                );
-                Err(ENODEV)
+        if self.read(ReadRegister::Magic) != MAGIC {
+            return Err(Refusal::NoHost);
+        }
+        let features = self.read(ReadRegister::Features);
+        if features & FEATURE_POST == 0 {
+            return Err(Refusal::NoPosting);
+        }
+        if features & FEATURE_EPOCH != 0 {
+            // What the host calls registered already stays as it is, and we have just changed it.
+            let _status = self.command(Command::Unregister);
+        }
+        // The address is cut in two.
+        self.write(WriteRegister::AddressLow, array.address as u32);
+        self.write(WriteRegister::AddressHigh, (array.address >> 32) as u32);
+        self.write(WriteRegister::Count, array.count);
+        match self.command(Command::Register {
+            version: self.version,
+        }) {
+            Ok(Status::Ok) => {}
+            Ok(Status::WrongVersion) => {
+                return Err(Refusal::Version(self.read(ReadRegister::Version)));
             }
-            Err(number) => {
-                pr_err!("the host gives status {number}, which has no meaning\n");
-                Err(ENODEV)
-            }
+            Ok(status) => return Err(Refusal::Status(status)),
+            Err(number) => return Err(Refusal::Number(number)),
+        }
+        self.features.write_once(features);
+        if features & FEATURE_EPOCH == 0 {
+            return Ok(None);
+        }
+        match self.epoch() {
+            0 | ABSENT => Err(Refusal::Ended),
+            epoch => Ok(Some(epoch)),
         }
     }
 
@@ -149,8 +210,9 @@ impl Host {
             self.command(Command::Unregister)
         };
 
-        // There are none if the VM has been reset, or its memory has moved.
+        // There are none if the VM has been reset, or its memory has moved. And there may be no host any more.
         matches!(status, Ok(Status::Ok | Status::NotRegistered))
+            || self.read(ReadRegister::Magic) != MAGIC
     }
 
     /// Lets the host poll on behalf of the current CPU, which is idle and has a descriptor.

@@ -40,7 +40,10 @@ use kernel_ext_cpu::{
         Refusal,
         Registration, //
     },
-    ipi::Ipi,
+    ipi::{
+        is_of_devices,
+        Ipi, //
+    },
     once::Once, //
 };
 use pvirq_protocol::{
@@ -70,6 +73,7 @@ pub(crate) struct State {
     period: Atomic<u64>,
     /// Whether the CPU is inside [`IdleDriver::enter`].
     inside: Atomic<bool>,
+    greeted: Atomic<u32>,
 }
 
 impl State {
@@ -78,6 +82,7 @@ impl State {
             step: Atomic::new(Step::PollGuest as u32),
             period: Atomic::new(0),
             inside: Atomic::new(false),
+            greeted: Atomic::new(0),
         }
     }
 
@@ -85,6 +90,12 @@ impl State {
     #[inline]
     pub(crate) fn is_idle(&self) -> bool {
         self.inside.read_once()
+    }
+
+    /// Returns the last registration that the CPU has made itself known to.
+    #[inline]
+    pub(crate) fn greeted(&self) -> &Atomic<u32> {
+        &self.greeted
     }
 
     /// Returns the step that is next in a period.
@@ -116,6 +127,10 @@ pub(crate) fn register(guest: Arc<Guest>) -> Result<Option<Registration<Guest>>>
             pr_info!("the kernel's command line says how CPUs idle: they do not poll for posts\n");
             Ok(None)
         }
+        Err(Refusal::Off) => {
+            pr_info!("the kernel has no cpuidle: idle CPUs do not poll for posts\n");
+            Ok(None)
+        }
         Err(Refusal::Taken(driver)) => {
             pr_info!("the cpuidle driver {driver} stays: idle CPUs do not poll for posts\n");
             Ok(None)
@@ -132,15 +147,16 @@ impl IdleDriver for Guest {
     fn enter(&self, idle: &Idle) {
         let found = self
             .cpus
-            .get(idle.cpu())
-            .and_then(|cpu| Some((cpu, self.descriptors.get(cpu.apic_id()?)?)));
+            .apic_id(idle.cpu())
+            .and_then(|id| Some((self.cpus.get(idle.cpu())?, self.descriptors.get(id)?)));
         let Some((cpu, descriptor)) = found else {
             return idle.halt();
         };
 
-        cpu.idle.inside.write_once(true);
+        self.greet_if_new(cpu.greeted());
+        cpu.idle().inside.write_once(true);
         self.take_step(idle, cpu, descriptor);
-        cpu.idle.inside.write_once(false);
+        cpu.idle().inside.write_once(false);
     }
 }
 
@@ -149,23 +165,23 @@ impl Guest {
     #[inline]
     fn take_step(&self, idle: &Idle, cpu: &Cpu, descriptor: &Descriptor) {
         let period = idle.period();
-        let mut step = cpu.idle.step(period);
+        let mut step = cpu.idle().step(period);
 
         if step == Step::PollGuest {
             match descriptor.guest_poll_ns() {
                 0 => step = Step::PollHost,
                 ns => {
                     let next = poll_guest(idle, cpu, descriptor, ns);
-                    return cpu.idle.set_step(period, next);
+                    return cpu.idle().set_step(period, next);
                 }
             }
         }
         if step == Step::PollHost && self.host.has_idle() && descriptor.host_poll_ns() != 0 {
             let next = poll_host(&self.host, idle, cpu, descriptor);
-            return cpu.idle.set_step(period, next);
+            return cpu.idle().set_step(period, next);
         }
-        cpu.counters.count_idle(IdleEvent::Halt);
-        cpu.idle.set_step(period, Step::PollGuest);
+        cpu.counters().count_idle(IdleEvent::Halt);
+        cpu.idle().set_step(period, Step::PollGuest);
         idle.halt();
     }
 }
@@ -199,7 +215,7 @@ fn poll_guest(idle: &Idle, cpu: &Cpu, descriptor: &Descriptor, ns: u32) -> Step 
     if next == Step::PollGuest {
         descriptor.count_idle_hit();
     }
-    cpu.counters.count_idle(event);
+    cpu.counters().count_idle(event);
     next
 }
 
@@ -215,7 +231,9 @@ fn handle(idle: &Idle, mut vectors: Vectors) {
             bindings::CALL_FUNCTION_VECTOR | bindings::CALL_FUNCTION_SINGLE_VECTOR => {
                 idle.run_queued_calls();
             }
-            _ => idle.interrupt_self(vector.get()),
+            _ if is_of_devices(vector.get()) => idle.interrupt_self(vector.get()),
+            // None can have posted the others, and they do more than to interrupt.
+            _ => {}
         }
     }
 }
@@ -223,10 +241,12 @@ fn handle(idle: &Idle, mut vectors: Vectors) {
 /// Lets the host poll, and returns what is next.
 #[inline]
 fn poll_host(host: &Host, idle: &Idle, cpu: &Cpu, descriptor: &Descriptor) -> Step {
+    // If no host answers, the CPU sleeps.
+    descriptor.set_idle_end(IdleEnd::Expired);
     host.idle(idle);
     let end = descriptor.idle_end();
 
-    cpu.counters.count_idle(match end {
+    cpu.counters().count_idle(match end {
         IdleEnd::Expired => IdleEvent::HostExpired,
         IdleEnd::Posted => IdleEvent::HostPosted,
         IdleEnd::Event => IdleEvent::HostEvent,

@@ -20,14 +20,14 @@
 //!
 //! # Concurrency
 //!
-//! There is no lock. Senders run with preemption off in any context but NMIs ([`kernel_ext_cpu::ipi`]),
+//! There is a lock for the registration ([`registration`]), which no sender takes. Senders run with preemption off in any context but NMIs ([`kernel_ext_cpu::ipi`]),
 //! with the scheduler's locks held, so nothing there may wait or wake anybody. All that they touch:
 //!
 //! - descriptors, by the protocol, whose proof is for any number of senders and any states;
 //! - each CPU's APIC ID ([`cpus`]), written by the hotplug callbacks on that CPU. Senders may use an
 //!   old one: a post to a CPU that is going away is found by whoever runs it next, or is kicked, as a
 //!   native interrupt would be pending in its local APIC;
-//! - counters of the CPU that they run on.
+//! - counters of the CPU that they run on, and its timer by an interrupt to itself ([`registration`]).
 //!
 //! When the system stops, the host forgets the descriptors ([`Ending`]) and nothing else changes: their
 //! states say Running from then on, and every post is kicked. In a panic, nothing is done. CPUs that
@@ -41,15 +41,10 @@ use kernel::{
     cpu::CpuId,
     debugfs,
     prelude::*,
-    sync::{
-        atomic::{
-            Atomic,
-            Relaxed, //
-        },
-        Arc, //
-    }, //
+    sync::Arc, //
 };
 use kernel_ext_cpu::{
+    cpu_timer::CpuTimers,
     cpuidle,
     hotplug::{
         self,
@@ -70,11 +65,17 @@ mod cpus;
 mod descriptors;
 mod host;
 mod idle;
+mod registration;
 mod sender;
 
 use cpus::Cpus;
 use descriptors::Descriptors;
 use host::Host;
+use registration::{
+    Promised,
+    Registration,
+    Regular, //
+};
 use sender::Sender;
 
 module! {
@@ -106,9 +107,7 @@ struct Guest {
     cpus: Cpus,
     /// Whether this kernel yields to preempted vCPUs for which a multicast waits.
     yields: bool,
-    /// Whether a CPU that comes has the descriptors registered again: not before all of those that
-    /// were online at the beginning are known, and not when the system stops.
-    settled: Atomic<bool>,
+    registration: Registration,
 }
 
 impl Guest {
@@ -120,60 +119,69 @@ impl Guest {
             return Err(ENODEV);
         }
         let descriptors = Descriptors::new(host.max_descriptors())?;
-        let cpus = Cpus::new()?;
-
-        host.register(descriptors.array())?;
-        Ok(Self {
-            host,
+        let guest = Self {
             descriptors,
-            cpus,
+            host,
+            cpus: Cpus::new()?,
             yields: kvm::has_sched_yield(),
-            settled: Atomic::new(false),
-        })
+            registration: Registration::new()?,
+        };
+
+        guest.begin_registration()?;
+        Ok(guest)
     }
 }
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        if !self.host.unregister() {
+        if !self.end_registration() {
             // Whoever writes there does so for good.
             pr_err!("the host does not give the descriptors back: their memory is lost\n");
-            core::mem::take(&mut self.descriptors).leak();
+            self.descriptors.keep();
         }
     }
 }
 
-/// Lets CPUs be posted to, and poll, while they are online.
+/// Lets CPUs be posted to, poll, and check the registration, while they are online.
 struct Presence {
     guest: Arc<Guest>,
     idler: Option<cpuidle::Registration<Guest>>,
+    checks: CpuTimers<Regular>,
+    promises: Arc<CpuTimers<Promised>>,
 }
 
 impl CpuHotplug for Presence {
     const NAME: &'static CStr = c"pvirq_guest:online";
 
+    /// Never fails: a CPU that cannot be posted to, or cannot poll, does without.
     fn online(&self, id: CpuId) -> Result {
         let guest = &*self.guest;
 
-        if let Some(cpu) = guest.cpus.get(id) {
-            guest.host.greet();
-            // A vCPU that has been created just now, or that its VMM has reset, has made the host
-            // forget all descriptors.
-            if guest.settled.load(Relaxed) {
-                guest.host.register(guest.descriptors.array())?;
+        guest.host.greet();
+        // A vCPU that has been created just now, or that its VMM has reset, may have made the host forget all descriptors.
+        guest.check_now();
+        if let Some(idler) = &self.idler {
+            if let Err(err) = idler.add(id) {
+                if guest.registration.may_log() {
+                    pr_warn!(
+                        "CPU {} does not poll for posts: error {}\n",
+                        id.as_u32(),
+                        err.to_errno()
+                    );
+                }
             }
-            if let Some(idler) = &self.idler {
-                idler.add(id)?;
-            }
-            cpu.set_apic_id(apic_id(id));
         }
+        self.checks.start();
+        self.checks.arm();
+        self.promises.start();
+        guest.cpus.set_apic_id(id, apic_id(id));
         Ok(())
     }
 
     fn offline(&self, id: CpuId) {
-        if let Some(cpu) = self.guest.cpus.get(id) {
-            cpu.set_apic_id(None);
-        }
+        self.guest.cpus.set_apic_id(id, None);
+        self.promises.stop();
+        self.checks.stop();
         if let Some(idler) = &self.idler {
             idler.remove(id);
         }
@@ -191,40 +199,24 @@ impl SystemCore for Ending {
     }
 
     fn resume(&self) {
-        let guest = &*self.0;
-
-        guest.host.greet();
-        guest.settled.store(true, Relaxed);
-        if guest.host.register(guest.descriptors.array()).is_err() {
-            pr_err!("from now on every interrupt is sent natively\n");
-        }
+        self.0.host.greet();
+        self.0.resume_registration();
     }
 
     fn shutdown(&self) {
-        // CPUs that come again do not register them.
-        self.0.settled.store(false, Relaxed);
-        if !self.0.host.unregister() {
+        if !self.0.end_registration() {
             pr_err!("the host does not give the descriptors back\n");
         }
     }
 }
 
-#[pin_data(PinnedDrop)]
+#[pin_data]
 struct Module {
-    takeover: Takeover<Sender>,
+    _takeover: Takeover<Sender>,
     _ending: system::Registration<Ending>,
     _presence: hotplug::Registration<Presence>,
     #[pin]
     _debugfs: debugfs::Scope<Arc<Guest>>,
-}
-
-#[pinned_drop]
-impl PinnedDrop for Module {
-    fn drop(self: Pin<&mut Self>) {
-        if !self.takeover.is_in_place() {
-            pr_warn!("somebody has taken the interrupts over after us, and loses them now\n");
-        }
-    }
 }
 
 impl kernel::InPlaceModule for Module {
@@ -235,17 +227,24 @@ impl kernel::InPlaceModule for Module {
                 Guest::new(port, module_parameters::version.value())?,
                 GFP_KERNEL,
             )?;
+            let interval = registration::interval();
+            let promises = Arc::new(
+                CpuTimers::new(Arc::new(Promised(guest.clone()), GFP_KERNEL)?, interval)?,
+                GFP_KERNEL,
+            )?;
             let presence = hotplug::Registration::register(Presence {
                 guest: guest.clone(),
                 idler: match module_parameters::idle.value() {
                     true => idle::register(guest.clone())?,
                     false => None,
                 },
+                checks: CpuTimers::new(Arc::new(Regular(guest.clone()), GFP_KERNEL)?, interval)?,
+                promises: promises.clone(),
             })?;
-            guest.settled.store(true, Relaxed);
+            guest.settle_registration();
 
             let count = guest.descriptors.array().count;
-            let cpus = guest.cpus.known().count();
+            let cpus = guest.cpus.known();
             let polling = match guest.host.has_idle() {
                 true => "polls for idle CPUs",
                 false => "does not poll for idle CPUs",
@@ -256,7 +255,7 @@ impl kernel::InPlaceModule for Module {
                 _debugfs <- counters::debugfs(guest.clone()),
                 _presence: presence,
                 _ending: system::Registration::register(Ending(guest.clone()))?,
-                takeover: Takeover::begin(Sender(guest))?,
+                _takeover: Takeover::begin(Sender { guest, promises })?,
             }))
         })
     }

@@ -4,9 +4,11 @@
 
 use kernel::{
     cpu::CpuId,
+    prelude::*,
     sync::Arc, //
 };
 use kernel_ext_cpu::{
+    cpu_timer::CpuTimers,
     ipi::{
         Ipi,
         IpiSender,
@@ -21,20 +23,28 @@ use pvirq_protocol::{
 
 use crate::{
     counters::Outcome,
+    registration::Promised,
     Guest, //
 };
 
 /// Posts interrupts in place of sending them.
-pub(crate) struct Sender(pub(crate) Arc<Guest>);
+pub(crate) struct Sender {
+    pub(crate) guest: Arc<Guest>,
+    /// For CPUs that have left an interrupt to the host.
+    pub(crate) promises: Arc<CpuTimers<Promised>>,
+}
 
 impl IpiSender for Sender {
     #[inline]
     fn send(&self, ipi: Ipi, target: CpuId) -> Sent {
-        let guest = &*self.0;
+        let guest = &*self.guest;
         let outcome = guest.post(ipi, target);
 
         if let Some(cpu) = guest.cpus.get(CpuId::current()) {
-            cpu.counters.count(ipi, outcome);
+            cpu.counters().count(ipi, outcome);
+        }
+        if outcome.relies_on_host() {
+            self.promises.arm_by_interrupt();
         }
         match outcome {
             Outcome::Kicked | Outcome::Unposted => Sent::Native,
@@ -47,18 +57,22 @@ impl IpiSender for Sender {
     fn multicast_waits_for(&self, target: CpuId) {
         // As the function that was there before does: without, the sender would spin for as long as
         // the host lets it while its target waits for the CPU, perhaps for the same one.
-        if self.0.yields && yield_to(target) {
-            if let Some(cpu) = self.0.cpus.get(CpuId::current()) {
-                cpu.counters.count_yield();
+        if self.guest.yields && yield_to(target) {
+            if let Some(cpu) = self.guest.cpus.get(CpuId::current()) {
+                cpu.counters().count_yield();
             }
         }
+    }
+
+    fn is_still_called(&self) {
+        pr_warn!("another module that takes interrupts over was loaded after this one: waiting until it is unloaded first\n");
     }
 }
 
 impl Guest {
     /// Returns whether a CPU idles by our driver.
     fn is_idle(&self, cpu: CpuId) -> bool {
-        self.cpus.get(cpu).is_some_and(|cpu| cpu.idle.is_idle())
+        self.cpus.get(cpu).is_some_and(|cpu| cpu.idle().is_idle())
     }
 
     /// Posts an interrupt. With the exception of [`Outcome::Kicked`] and [`Outcome::Unposted`], the
@@ -70,8 +84,8 @@ impl Guest {
         };
         let descriptor = self
             .cpus
-            .get(target)
-            .and_then(|cpu| self.descriptors.get(cpu.apic_id()?));
+            .apic_id(target)
+            .and_then(|id| self.descriptors.get(id));
         let Some(descriptor) = descriptor else {
             return Outcome::Unposted;
         };

@@ -5,6 +5,7 @@ The guest's init (with the kernel argument guest.commands) reads a command per l
 `@done STATUS` after each. Lines of the guest's kernel come on the same port.
 """
 
+import ctypes
 import os
 import queue
 import re
@@ -35,6 +36,16 @@ FASTER = {"bochs": "initcall_blacklist=load_system_certificate_list"}
 STUCK = "unknown_nmi_panic panic_print=0x41"
 
 
+PR_CAPBSET_DROP = 24
+CAP_IPC_LOCK = 14
+
+
+def drop_ipc_lock():
+    """Takes the capability from what this process executes that no limit of locked memory holds for."""
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_CAPBSET_DROP, CAP_IPC_LOCK, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "PR_CAPBSET_DROP")
+
+
 class GuestError(Exception):
     """The guest has not done what it was told."""
 
@@ -42,7 +53,8 @@ class GuestError(Exception):
 class Guest:
     """A running guest. A context manager: the guest is gone at its end."""
 
-    def __init__(self, device, kernel, initrd, placement, vcpus=2, memory="256M", append="", qemu=()):
+    def __init__(self, device, kernel, initrd, placement, vcpus=2, memory="256M", append="", qemu=(), limited=False):
+        """`limited` says that RLIMIT_MEMLOCK holds for QEMU although it is root's."""
         self.device = device
         self.vcpus = vcpus
         self._placement = placement
@@ -60,7 +72,7 @@ class Guest:
         ]
         command = ["taskset", "-c", ",".join(map(str, sorted(set(placement))))] + command
         self._qemu = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                      stderr=subprocess.STDOUT)
+                                      stderr=subprocess.STDOUT, preexec_fn=drop_ipc_lock if limited else None)
         threading.Thread(target=self._read, daemon=True).start()
 
     def __enter__(self):

@@ -9,6 +9,7 @@ Documentation/smp-guests.rst.
 
 import argparse
 import os
+import resource
 import signal
 import sys
 import time
@@ -19,12 +20,18 @@ from guest import Guest, GuestError, pinned
 
 MODULE = "/pvirq_guest.ko"
 COUNTERS = "/sys/kernel/debug/pvirq_guest"
+SPOIL = "/sys/kernel/debug/spoil"
+
+# The states in which the host says that it looks, see include/uapi/linux/pvirq.h.
+HOST_PREEMPTED, HOST_OUTSIDE, HOST_POLLING = 2, 3, 4
 
 # Has a kernel and an initramfs to boot by kexec in it.
 KEXEC_INITRD = GUEST_FILES / "initramfs-kexec.cpio"
 
 # Interrupts for CPUs at work: an idle one that polls is sent none.
 SEND = "echo | /loads busy-ipi-single 200"
+# Some that are sent natively, each of which may wait for a CPU that vCPUs share.
+SEND_FEW = "echo 5 >/sys/kernel/debug/ipi_bench/single && echo 5 >/sys/kernel/debug/ipi_bench/broadcast"
 # What a load in the background does again and again: as many interrupts as the CPUs can send.
 INTERRUPTS = "echo 200 >/sys/kernel/debug/ipi_bench/single && echo 200 >/sys/kernel/debug/ipi_bench/broadcast"
 ALL = INTERRUPTS + " && for load in membarrier futex munmap; do echo | /loads $load 50 >/dev/null || exit 1; done"
@@ -101,6 +108,12 @@ def wrong_port(guest):
     expect("Invalid argument" in output, f"not EINVAL: {output}")
 
 
+def idle_steps(guest):
+    """How the idle steps of all CPUs have ended."""
+    lines = [line.split() for line in guest.check(f"cat {COUNTERS}/idle")]
+    return {name: sum(int(fields[column]) for fields in lines[1:]) for column, name in enumerate(lines[0]) if column}
+
+
 def loads(guest):
     """Posts instead of IPIs, idle CPUs by our driver, and all back when the module goes."""
     guest.check(f"insmod {MODULE}")
@@ -117,9 +130,7 @@ def loads(guest):
         expect(posted >= 600, f"only {posted} posts")
         expect(elided(guest, sent) > 0, "no post was elided")
         expect(total(sent, "unposted") == 0, f"{total(sent, 'unposted')} interrupts were not posted")
-        steps = [line.split() for line in guest.check(f"cat {COUNTERS}/idle")]
-        halts = sum(int(fields[steps[0].index("halt")]) for fields in steps[1:])
-        expect(halts > 0, "no CPU has idled by our driver")
+        expect(idle_steps(guest)["halt"] > 0, "no CPU has idled by our driver")
     finally:
         guest.check("rmmod pvirq_guest")
     driver = guest.check("cat /sys/devices/system/cpu/cpuidle/current_driver")
@@ -257,6 +268,144 @@ def kexecs(guest):
     expect(total(counters(guest), "unposted") == 0, "not all CPUs are posted to")
 
 
+def host(guest):
+    """What the module knows of its host."""
+    return dict(line.split(" ", 1) for line in guest.check(f"cat {COUNTERS}/host"))
+
+
+def load_spoil(guest):
+    """Loads the module and what spoils its descriptors. Random vectors are not for the console."""
+    guest.check(f"echo 0 >/proc/sys/kernel/printk; insmod {MODULE}; lsmod | grep -q ipi_bench || insmod /ipi_bench.ko")
+    known = host(guest)
+    guest.check(f"insmod /spoil.ko address={known['address']} count={known['descriptors']}")
+
+
+def registered(guest, limit=60):
+    """Whether the host has the descriptors within `limit` seconds."""
+    deadline = time.monotonic() + limit
+    while host(guest)["registered"] != "1":
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def since_spoiled(guest, state, load, limit=120):
+    """How many seconds of the guest's a load takes from when all descriptors have been spoiled."""
+    before = host(guest)
+    output = guest.check(f"read start idle </proc/uptime; echo {state} >{SPOIL}/spoil; {load} || exit 1;"
+                         " read end idle </proc/uptime; echo @seconds $start $end", limit)
+    start, end = next(line.split()[1:] for line in output if line.startswith("@seconds"))
+    expect(registered(guest), "the host does not have the descriptors again")
+    after = host(guest)
+    expect(int(after["losses"]) > int(before["losses"]), "the module has not seen that the registration was gone")
+    expect(int(after["registrations"]) > int(before["registrations"]), "the descriptors have not been registered")
+    return float(end) - float(start)
+
+
+def heals(guest):
+    """A guest whose memory promises whatever a restored image may: it takes two seconds to be as before."""
+    before = pinned()
+    load_spoil(guest)
+    try:
+        for state in (HOST_PREEMPTED, HOST_OUTSIDE, HOST_POLLING):
+            for name, load in (
+                    # Senders that spin until their interrupt is handled.
+                    ("calls", "echo 1 >/sys/kernel/debug/ipi_bench/single && echo 1 >/sys/kernel/debug/ipi_bench/broadcast"),
+                    # Threads that sleep, with nothing to do for any CPU if a wake-up is lost.
+                    ("pipe", "echo | /loads pipe 5 >/dev/null")):
+                seconds = [since_spoiled(guest, state, load) for _ in range(2)]
+                print(f"# {name} after a wrong host state {state}: {', '.join(f'{second:.2f}' for second in seconds)} s")
+                # A machine at work has its pauses.
+                expect(min(seconds) <= 2, f"{name} took {seconds} s")
+        posts_again(guest, before)
+    finally:
+        guest.check("rmmod spoil; rmmod pvirq_guest")
+
+
+def sleeps_without_host(guest):
+    """When the registration has ended, an idle CPU halts, whatever its descriptor said."""
+    load_spoil(guest)
+    try:
+        for _ in range(3):
+            before = idle_steps(guest)
+            guest.check(f"echo >{SPOIL}/idle; sleep 0.5")
+            after = idle_steps(guest)
+            steps = {name: after[name] - before[name] for name in after}
+            calls = sum(count for name, count in steps.items() if name.startswith("host_"))
+            print(f"# idle steps: {steps}")
+            expect(calls <= steps["halt"] + 2 * guest.vcpus, f"{calls} idle calls and {steps['halt']} halts")
+            expect(registered(guest), "the host does not have the descriptors again")
+    finally:
+        guest.check("rmmod spoil; rmmod pvirq_guest")
+
+
+def memory_limit(guest, size):
+    """Sets how much memory QEMU's process may lock, which descriptors count for."""
+    _, most = resource.prlimit(guest.pid, resource.RLIMIT_MEMLOCK)
+    resource.prlimit(guest.pid, resource.RLIMIT_MEMLOCK, (most if size is None else size, most))
+
+
+def without_registration(guest):
+    """A host that does not take the descriptors fails nothing, and is given them when it does."""
+    before = pinned()
+    load_spoil(guest)
+    try:
+        memory_limit(guest, 0)
+        guest.check(f"dmesg -c >/dev/null; echo >{SPOIL}/end; sleep 3")
+        known = host(guest)
+        expect(known["registered"] == "0" and "memory" in known["refusal"], f"the host took the descriptors: {known}")
+        checks = int(known["checks"])
+        guest.check("cd /sys/devices/system/cpu; for i in 1 2 3; do echo 0 >cpu1/online && echo 1 >cpu1/online || exit 1; done")
+        guest.check(SEND_FEW)
+        guest.check("for load in futex pipe membarrier; do echo | /loads $load 5 >/dev/null || exit 1; done")
+        # One check for each CPU that came and about one a second: others wait for their turn.
+        expect(host(guest)["registered"] == "0", "the host took the descriptors")
+        expect(int(host(guest)["checks"]) > checks, "the module does not ask again")
+        memory_limit(guest, None)
+        expect(registered(guest), "the host does not have the descriptors again")
+        lines = [line for line in guest.check("dmesg | grep pvirq_guest:")]
+        expect(len(lines) == 2, f"not one line for the end and one for the beginning: {lines}")
+        posts_again(guest, before)
+
+        guest.check("rmmod spoil; rmmod pvirq_guest")
+        memory_limit(guest, 0)
+        guest.check(f"dmesg -c >/dev/null; insmod {MODULE}; dmesg | grep -q 'does not take the descriptors yet'")
+        guest.check(SEND_FEW)
+        expect(host(guest)["registered"] == "0", "the host took the descriptors")
+        memory_limit(guest, None)
+        expect(registered(guest), "the host does not have the descriptors")
+        posts_again(guest, before)
+    finally:
+        memory_limit(guest, None)
+        guest.check("rmmod spoil; rmmod pvirq_guest || true")
+
+
+def without_cpuidle(guest):
+    """Where the kernel's command line has no cpuidle, interrupts are posted."""
+    guest.check(f"insmod {MODULE}; lsmod | grep -q ipi_bench || insmod /ipi_bench.ko")
+    log = guest.check("dmesg | grep pvirq_guest")
+    expect(any("the kernel has no cpuidle" in line for line in log), "the log does not say that there is no cpuidle")
+    guest.check(SEND)
+    expect(sum(counters(guest).values()) >= 200, "interrupts are not posted")
+    guest.check("rmmod pvirq_guest")
+
+
+def stacked(guest):
+    """The module waits with its end until none that was loaded later calls it."""
+    guest.check(f"insmod {MODULE}; insmod /smp_stack.ko; lsmod | grep -q ipi_bench || insmod /ipi_bench.ko")
+    before = sum(counters(guest).values())
+    guest.check(SEND)
+    expect(sum(counters(guest).values()) - before >= 200, "interrupts are not passed on")
+    guest.check("rm -f /gone; dmesg -c >/dev/null; (rmmod pvirq_guest && touch /gone) & sleep 2;"
+                " dmesg | grep -q 'waiting until it is unloaded first'")
+    guest.check("[ ! -e /gone ] && lsmod | grep -q pvirq_guest")
+    guest.check(SEND)
+    guest.check("rmmod smp_stack; for i in $(seq 600); do [ ! -e /gone ] || break; sleep 0.1; done; [ -e /gone ]", 90)
+    guest.check("! lsmod | grep -q pvirq_guest")
+    guest.check(SEND_FEW)
+
+
 def reports_nothing(guest):
     reports = guest.reports()
     expect(not reports, "the guest's kernel reports:\n" + "\n".join(reports[:20]))
@@ -278,6 +427,10 @@ def panics(guest):
     expect(guest.wait(60) == 0, "the guest does not end after its panic")
 
 
+def name_of(test):
+    return test[0] if isinstance(test, tuple) else test.__name__
+
+
 def rounds(args, count):
     return max(1, count // args.shorter)
 
@@ -290,11 +443,12 @@ def plan(args):
             wrong_version, wrong_port, loads,
             ("loops", lambda guest: loops(guest, rounds(args, 40))),
             ("hotplug", lambda guest: hotplug(guest, rounds(args, 20))),
-            stopped, reports_nothing, reboots]),
+            stopped, heals, sleeps_without_host, stacked, reports_nothing, reboots]),
         ("/dev/pvirq", 4, "", [
-            multicasts, loads, ("hotplug", lambda guest: hotplug(guest, rounds(args, 20))), suspends,
+            multicasts, loads, heals, ("hotplug", lambda guest: hotplug(guest, rounds(args, 20))), suspends,
             reports_nothing]),
         ("/dev/pvirq", 2, "cpuidle_haltpoll.force=1", [other_driver, reports_nothing, panics]),
+        ("/dev/pvirq", 2, "cpuidle.off=1", [without_cpuidle, without_registration, reports_nothing]),
         # This one only if it is asked for, see Documentation/linux-guest.rst.
         ("/dev/pvirq", 2, "", [kexecs, reports_nothing]),
     ]
@@ -304,11 +458,15 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_options(parser, "initramfs.cpio")
     parser.add_argument("--shorter", type=int, default=1, help="divide the numbers of rounds by this")
-    parser.add_argument("--guest", type=int, action="append", choices=range(1, 6), help="run this guest's tests only; the last "
+    parser.add_argument("--guest", type=int, action="append", choices=range(1, 7), help="run this guest's tests only; the last "
                         "one's (kexec) are run only so")
+    parser.add_argument("--test", action="append", help="of these guests' tests, run those of this name only")
     args = parser.parse_args()
 
-    guests = [guest for number, guest in enumerate(plan(args), 1) if number in (args.guest or range(1, 5))]
+    guests = [(device, vcpus, append, [test for test in tests if not args.test or name_of(test) in args.test])
+              for number, (device, vcpus, append, tests) in enumerate(plan(args), 1)
+              if number in (args.guest or range(1, 6))]
+    guests = [guest for guest in guests if guest[-1]]
     print("TAP version 13")
     print(f"1..{sum(len(tests) for *_, tests in guests)}")
     number = failures = 0
@@ -320,14 +478,14 @@ def main():
         # The unpacked kernel is a ROM to QEMU, which a machine that wakes up has again as it was at first.
         kernel = GUEST_FILES / "vmlinuz" if suspends in tests else args.kernel
         with Guest(device, kernel, initrd, args.placement, vcpus=vcpus, memory="384M",
-                   append=f"{patience} {append}") as guest:
+                   append=f"{patience} {append}", limited=without_registration in tests) as guest:
             gone = None
             try:
                 guest.boot()
             except GuestError as error:
                 gone = error
             for test in tests:
-                name, run = test if isinstance(test, tuple) else (test.__name__, test)
+                name, run = name_of(test), test[1] if isinstance(test, tuple) else test
                 number += 1
                 start = time.monotonic()
                 try:

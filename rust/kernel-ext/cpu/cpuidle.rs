@@ -69,6 +69,8 @@ unsafe impl<T: IdleDriver> Sync for Registration<T> {}
 pub enum Refusal {
     /// The kernel's command line says how CPUs idle.
     Overridden,
+    /// The kernel's command line says that there is to be no cpuidle.
+    Off,
     /// There is a driver already, of this name.
     Taken(&'static CStr),
     /// Something has failed.
@@ -104,6 +106,7 @@ impl<T: IdleDriver> Registration<T> {
                 raw,
                 _driver: driver,
             }),
+            Err(ENODEV) => Err(Refusal::Off),
             Err(EBUSY) => Err(Refusal::Taken(current_driver().unwrap_or(c"another"))),
             Err(err) => Err(Refusal::Failed(err)),
         }

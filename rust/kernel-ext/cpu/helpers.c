@@ -7,11 +7,14 @@
 #include <linux/io.h>
 #include <linux/kvm_para.h>
 #include <linux/smp.h>
+#include <asm/apic.h>
 #include <asm/cpufeature.h>
 #include <asm/cpuid/api.h>
 
 u32 rust_helper_cpu_physical_id(unsigned int cpu);
 bool rust_helper_cpu_possible(unsigned int cpu);
+bool rust_helper_cpu_online(unsigned int cpu);
+void rust_helper_apic_send(unsigned int cpu, u8 vector);
 bool rust_helper_has_hypervisor(void);
 bool rust_helper_has_encrypted_memory(void);
 unsigned long rust_helper_virt_to_phys(const void *address);
@@ -26,6 +29,16 @@ u32 rust_helper_cpu_physical_id(unsigned int cpu)
 bool rust_helper_cpu_possible(unsigned int cpu)
 {
 	return cpu_possible(cpu);
+}
+
+bool rust_helper_cpu_online(unsigned int cpu)
+{
+	return cpu_online(cpu);
+}
+
+void rust_helper_apic_send(unsigned int cpu, u8 vector)
+{
+	apic->send_IPI(cpu, vector);
 }
 
 bool rust_helper_has_hypervisor(void)

@@ -20,11 +20,16 @@
 //! *Entry.* [`CURRENT`] is written before the functions (release), and reset after all have left.
 //! Whoever is called has loaded a function before it loads [`CURRENT`], and x86 keeps that order.
 //!
-//! *Exit.* Restoring the functions leaves CPUs that have loaded a pointer and not called it yet, or
-//! are inside. All of them have preemption off, so `synchronize_rcu()` waits for them, but for a CPU
+//! *Exit.* Another module may have put functions of its own in place of ours since, and calls ours
+//! then. So each function is restored only if it is ours, and until all three have been, the takeover
+//! goes on. That leaves CPUs that have loaded a pointer and not called it yet, or are inside. All of
+//! them have preemption off, so `synchronize_rcu()` waits for them, but for a CPU
 //! that is going offline: it sends its last interrupt (`cpuhp_report_idle_dead()`) when RCU does not
 //! watch it any more. So the functions are restored with CPU hotplug held off. A CPU that goes
 //! before is gone, and one that goes after finds the old functions.
+//!
+//! *Around the takeover.* [`send_native`] uses what [`CURRENT`] has without being called by the
+//! kernel. Its callers have interrupts off, and a second `synchronize_rcu()` waits for them.
 //!
 //! *Scratch masks.* There is one per CPU, used with interrupts off on that CPU only.
 
@@ -59,6 +64,10 @@ use kernel::{
             Release, //
         },
         rcu::synchronize_rcu, //
+    },
+    time::{
+        delay::fsleep,
+        Delta, //
     }, //
 };
 
@@ -116,6 +125,10 @@ pub trait IpiSender: Send + Sync + 'static {
     /// Called after a multicast of which at least `target` is [`Sent::Waiting`], in the same context.
     /// Whoever has sent that is probably going to wait for it.
     fn multicast_waits_for(&self, target: CpuId);
+
+    /// Called when a [`Takeover`] is to end, and another that has begun since has not: it waits for that from now on. In
+    /// process context.
+    fn is_still_called(&self);
 }
 
 type SendToCpu = unsafe extern "C" fn(c_int);
@@ -129,7 +142,7 @@ struct Functions {
     call_function_single: SendToCpu,
 }
 
-/// The current takeover's `Installed<T>`, if there is one.
+/// The current takeover's `Installed<T>`, if there is one. It begins with the functions that were there before.
 static CURRENT: Atomic<*mut c_void> = Atomic::new(null_mut());
 
 /// A takeover of this kernel's interprocessor interrupts. Dropping it gives them back.
@@ -141,9 +154,10 @@ pub struct Takeover<T: IpiSender> {
     installed: KBox<Installed<T>>,
 }
 
+#[repr(C)]
 struct Installed<T> {
-    sender: T,
     previous: Functions,
+    sender: T,
     scratch: KVec<Scratch>,
 }
 
@@ -171,8 +185,8 @@ impl<T: IpiSender> Takeover<T> {
         let previous = Functions::current().ok_or(ENODEV)?;
         let installed = KBox::new(
             Installed {
-                sender,
                 previous,
+                sender,
                 scratch,
             },
             GFP_KERNEL,
@@ -186,30 +200,99 @@ impl<T: IpiSender> Takeover<T> {
         Functions::of::<T>().install();
         Ok(Self { installed })
     }
-
-    /// Returns whether the interrupts are still ours. If somebody else has taken them over since,
-    /// they lose them when this ends.
-    pub fn is_in_place(&self) -> bool {
-        Functions::current().is_some_and(|functions| functions.are_same(&Functions::of::<T>()))
-    }
 }
 
+/// How long the end of a takeover waits before it looks again whether it may end.
+const RETRY: Delta = Delta::from_millis(100);
+
 impl<T: IpiSender> Drop for Takeover<T> {
+    /// Gives the interrupts back, as soon as no other has taken them over after this. May sleep.
     fn drop(&mut self) {
-        // SAFETY: This may sleep. Both calls belong together.
-        unsafe { bindings::cpus_read_lock() };
-        self.installed.previous.install();
-        // SAFETY: As above.
-        unsafe { bindings::cpus_read_unlock() };
+        let mut restored = [false; Functions::COUNT];
+        let mut said = false;
+
+        while !self.restore(&mut restored) {
+            if !said {
+                self.installed.sender.is_still_called();
+                said = true;
+            }
+            fsleep(RETRY);
+        }
 
         // Whoever has been called, or is going to be, has preemption off, see the module's
         // documentation.
         synchronize_rcu();
         CURRENT.store(null_mut(), Release);
+        // As has `send_native`.
+        synchronize_rcu();
     }
 }
 
+impl<T: IpiSender> Takeover<T> {
+    /// Makes the kernel use the functions that were there before in place of ours. Notes in `restored` for which of them it
+    /// does, and returns whether for all.
+    fn restore(&self, restored: &mut [bool; Functions::COUNT]) -> bool {
+        // SAFETY: This may sleep. Both calls belong together.
+        unsafe { bindings::cpus_read_lock() };
+        self.installed
+            .previous
+            .replace(&Functions::of::<T>(), restored);
+        // SAFETY: As above.
+        unsafe { bindings::cpus_read_unlock() };
+        restored.iter().all(|restored| *restored)
+    }
+}
+
+/// `ISA_IRQ_VECTOR(PIC_CASCADE_IR)`. Its handler does not tell the local APIC that it has ended, and what has a lower
+/// priority would wait for that forever.
+const CASCADE_VECTOR: u32 = ((bindings::FIRST_EXTERNAL_VECTOR + 16) & !15) + 2;
+
+/// Returns whether a vector is one of those that the kernel gives to devices. Others are its own, or the CPU's.
+pub const fn is_of_devices(vector: u8) -> bool {
+    let vector = vector as u32;
+
+    vector >= bindings::FIRST_EXTERNAL_VECTOR
+        && vector < bindings::FIRST_SYSTEM_VECTOR
+        && vector != bindings::IA32_SYSCALL_VECTOR
+        && vector != CASCADE_VECTOR
+}
+
+/// Sends a vector to a CPU that is online, the current one perhaps, as if there was no [`Takeover`]. Returns whether it is
+/// one that a CPU can be sent: those that CPUs send each other by `smp_ops`, and those that devices have.
+///
+/// Any context but NMIs, with interrupts off.
+pub fn send_native(vector: u8, target: CpuId, _irq: &LocalInterruptDisabled) -> bool {
+    let current = CURRENT.load(Relaxed);
+    let functions = match current.is_null() {
+        true => Functions::current(),
+        // SAFETY: What is installed begins with the functions, and stays as long as interrupts are off.
+        false => Some(unsafe { *current.cast::<Functions>() }),
+    };
+    let Some(functions) = functions else {
+        return false;
+    };
+    let number = target.as_u32();
+
+    // SAFETY: The kernel calls the functions as this does, with IDs of CPUs that are online. Their modules, if they are not
+    // the kernel's, wait until interrupts are on before they go. The APIC is sent vectors of devices alone, which interrupt
+    // and no more.
+    unsafe {
+        match u32::from(vector) {
+            bindings::RESCHEDULE_VECTOR => (functions.reschedule)(number as c_int),
+            // The handlers of both do the same.
+            bindings::CALL_FUNCTION_VECTOR | bindings::CALL_FUNCTION_SINGLE_VECTOR => {
+                (functions.call_function_single)(number as c_int);
+            }
+            _ if is_of_devices(vector) => crate::bindings::apic_send(number, vector),
+            _ => return false,
+        }
+    }
+    true
+}
+
 impl Functions {
+    const COUNT: usize = 3;
+
     /// Those that the kernel uses.
     fn current() -> Option<Self> {
         // SAFETY: The fields are initialised at boot. Nobody else writes them while modules are
@@ -232,17 +315,11 @@ impl Functions {
         }
     }
 
-    fn are_same(&self, other: &Self) -> bool {
-        self.reschedule as usize == other.reschedule as usize
-            && self.call_function as usize == other.call_function as usize
-            && self.call_function_single as usize == other.call_function_single as usize
-    }
-
-    /// Makes the kernel use these. CPUs may go on using those before.
-    fn install(&self) {
+    /// The fields of `smp_ops`, which CPUs read one by one.
+    fn fields() -> [&'static Atomic<usize>; Self::COUNT] {
         // SAFETY: The fields are as large as pointers, aligned, and live forever. CPUs read each of
         // them at once.
-        let fields = unsafe {
+        unsafe {
             [
                 Atomic::<usize>::from_ptr((&raw mut bindings::smp_ops.smp_send_reschedule).cast()),
                 Atomic::<usize>::from_ptr((&raw mut bindings::smp_ops.send_call_func_ipi).cast()),
@@ -250,15 +327,35 @@ impl Functions {
                     (&raw mut bindings::smp_ops.send_call_func_single_ipi).cast(),
                 ),
             ]
-        };
-        let values = [
+        }
+    }
+
+    /// These, in the order of the fields.
+    fn values(&self) -> [usize; Self::COUNT] {
+        [
             self.reschedule as usize,
             self.call_function as usize,
             self.call_function_single as usize,
-        ];
+        ]
+    }
 
-        for (field, value) in fields.into_iter().zip(values) {
+    /// Makes the kernel use these. CPUs may go on using those before.
+    fn install(&self) {
+        for (field, value) in Self::fields().into_iter().zip(self.values()) {
             field.store(value, Release);
+        }
+    }
+
+    /// Makes the kernel use each of these that is not `done` yet, where it uses that of `others`. Those are done then.
+    fn replace(&self, others: &Self, done: &mut [bool; Self::COUNT]) {
+        for (((field, new), old), done) in Self::fields()
+            .into_iter()
+            .zip(self.values())
+            .zip(others.values())
+            .zip(done)
+        {
+            // What is done may have been taken over since, by a module that does not know of `others`.
+            *done = *done || field.cmpxchg(old, new, Full).is_ok();
         }
     }
 }
@@ -358,29 +455,26 @@ impl<T: IpiSender> Installed<T> {
         // SAFETY: The caller gives a valid mask.
         for cpu in unsafe { members(mask) } {
             match self.sender.send(Ipi::CallFunction, cpu) {
-                Sent::Native => native.set(cpu),
-                Sent::Waiting => {
-                    any_sent = true;
-                    waiting = Some(cpu);
-                }
-                Sent::Done => any_sent = true,
+                // Mostly all are.
+                Sent::Native => continue,
+                Sent::Waiting => waiting = Some(cpu),
+                Sent::Done => {}
             }
+            if !any_sent {
+                // SAFETY: As above.
+                unsafe { Cpumask::from_raw(mask) }.copy(native);
+                any_sent = true;
+            }
+            native.clear(cpu);
         }
-        if native.empty() {
-            return Remaining::None(waiting);
+        if !any_sent {
+            return Remaining::All;
         }
-        if any_sent {
+        if !native.empty() {
             // SAFETY: A mask of some of the CPUs that the caller wants to be sent to.
             unsafe { (self.previous.call_function)(Cpumask::as_raw(native)) };
         }
-        // SAFETY: As above.
-        for cpu in unsafe { members(mask) } {
-            native.clear(cpu);
-        }
-        match any_sent {
-            true => Remaining::None(waiting),
-            false => Remaining::All,
-        }
+        Remaining::None(waiting)
     }
 }
 

@@ -7,10 +7,13 @@
 
 #![deny(missing_docs)]
 
+pub mod clock;
+pub mod cpu_timer;
 pub mod cpuidle;
 pub mod hotplug;
 pub mod ipi;
 pub mod kvm;
+pub mod local_counter;
 pub mod memory;
 // The same as the host's module has.
 #[path = "../once.rs"]
@@ -33,6 +36,12 @@ mod bindings {
 
         #[link_name = "rust_helper_cpu_possible"]
         pub(crate) fn cpu_possible(cpu: c_uint) -> bool;
+
+        #[link_name = "rust_helper_cpu_online"]
+        pub(crate) fn cpu_online(cpu: c_uint) -> bool;
+
+        #[link_name = "rust_helper_apic_send"]
+        pub(crate) fn apic_send(cpu: c_uint, vector: u8);
 
         #[link_name = "rust_helper_has_hypervisor"]
         pub(crate) fn has_hypervisor() -> bool;

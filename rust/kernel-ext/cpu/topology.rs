@@ -31,6 +31,12 @@ pub fn possible_cpus() -> impl Iterator<Item = CpuId> {
         .filter_map(CpuId::from_u32)
 }
 
+/// Returns whether a CPU is online. It stays so while the caller has interrupts off, as a CPU goes when all have stopped.
+pub fn is_online(cpu: CpuId) -> bool {
+    // SAFETY: It reads a bit of a mask that has one for each CPU ID.
+    unsafe { crate::bindings::cpu_online(cpu.as_u32()) }
+}
+
 /// Returns whether the CPUs say that they are those of a virtual machine.
 pub fn has_hypervisor() -> bool {
     // SAFETY: The boot CPU's features do not change any more.
