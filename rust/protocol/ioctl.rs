@@ -127,7 +127,7 @@ pub const GET_POSTED: u32 = number(READ | WRITE, 0x0b, size_of::<Posted>());
 /// - `EINVAL`: its size or a flag is not known, or a vector is reserved.
 /// - `EIO`: another process has made the VM.
 /// - `ENOENT`: there is no vCPU with this number.
-/// - `ENXIO`: the VM has no local APICs in the kernel.
+/// - `ENXIO`: the VM has no local APICs in the kernel, or messages do not reach the one with this number.
 /// - `EINTR`, `ENOMEM`.
 pub const SET_POSTED: u32 = number(WRITE, 0x0c, size_of::<Posted>());
 
