@@ -10,6 +10,7 @@ use kernel::{
     },
     ioctl::{
         _IO,
+        _IOR,
         _IOW, //
     },
     prelude::*,
@@ -36,6 +37,10 @@ pub(crate) const KVM_RUN: u32 = _IO(KVMIO, 0x80);
 pub(crate) const KVM_SET_SREGS: u32 = _IOW::<[u8; 312]>(KVMIO, 0x84);
 /// Its argument begins as that of [`KVM_SET_SREGS`].
 pub(crate) const KVM_SET_SREGS2: u32 = _IOW::<[u8; 320]>(KVMIO, 0xcd);
+pub(crate) const KVM_GET_LAPIC: u32 = _IOR::<[u8; 1024]>(KVMIO, 0x8e);
+pub(crate) const KVM_SET_LAPIC: u32 = _IOW::<[u8; 1024]>(KVMIO, 0x8f);
+pub(crate) const KVM_GET_MP_STATE: u32 = _IOR::<u32>(KVMIO, 0x98);
+pub(crate) const KVM_GET_VCPU_EVENTS: u32 = _IOR::<[u8; 64]>(KVMIO, 0x9f);
 pub(crate) const KVM_ENABLE_CAP: u32 = _IOW::<kvm_enable_cap>(KVMIO, 0xa3);
 pub(crate) const KVM_SIGNAL_MSI: u32 = _IOW::<[u8; 32]>(KVMIO, 0xa5);
 
