@@ -202,6 +202,7 @@ TEST_F(registration, split_irqchip_and_long_ids)
 {
 	struct kvm_enable_cap split = { .cap = KVM_CAP_SPLIT_IRQCHIP, .args = { 24 } };
 	struct kvm_enable_cap ids = { .cap = KVM_CAP_X2APIC_API, .args = { KVM_X2APIC_API_USE_32BIT_IDS } };
+	struct kvm_enable_cap quirk = { .cap = KVM_CAP_X2APIC_API, .args = { KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK } };
 	struct vcpu vcpu;
 	struct vm vm;
 
@@ -211,6 +212,10 @@ TEST_F(registration, split_irqchip_and_long_ids)
 	vcpu_open(&vm, &vcpu, 0);
 	vcpu_reset(&vcpu);
 	vm_add_memory(&vm, 1, MORE_MEMORY, 512 * sizeof(struct pvirq_descriptor), 0);
+	/* With the quirk, a message to the ID 255 goes to all. */
+	EXPECT_EQ(255, guest_read(&vm, &vcpu, PVIRQ_REG_MAX_DESCRIPTORS));
+	EXPECT_EQ(PVIRQ_STATUS_TOO_MANY, guest_register(&vm, &vcpu, MORE_MEMORY, 256));
+	ASSERT_EQ(0, ioctl(vm.fd, KVM_ENABLE_CAP, &quirk));
 	EXPECT_EQ(4096, guest_read(&vm, &vcpu, PVIRQ_REG_MAX_DESCRIPTORS));
 	EXPECT_EQ(PVIRQ_STATUS_OK, guest_register(&vm, &vcpu, MORE_MEMORY, 512));
 	vcpu_close(&vcpu);
