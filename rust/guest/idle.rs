@@ -189,19 +189,15 @@ impl Guest {
 /// Polls the CPU's own descriptor, and returns what is next.
 #[inline]
 fn poll_guest(idle: &Idle, cpu: &Cpu, descriptor: &Descriptor, ns: u32) -> Step {
-    descriptor.enter_polling();
     // The host takes the window away if others want the CPU.
     let taken_away = || descriptor.guest_poll_ns() == 0;
-    let end = idle.poll(ns.into(), || descriptor.has_pending() || taken_away());
-    // Senders are told that somebody looks for as long as what is there has not been taken.
-    let early = match end {
-        PollEnd::Found => descriptor.drain(),
-        PollEnd::Work | PollEnd::Expired => Vectors::default(),
-    };
-    let late = descriptor.leave_polling();
-    let found = !early.is_empty() || !late.is_empty();
+    let (end, vectors) = descriptor.poll(
+        || idle.poll(ns.into(), || descriptor.has_pending() || taken_away()),
+        |end| *end == PollEnd::Found,
+    );
+    let found = vectors.iter().any(|vectors| !vectors.is_empty());
 
-    for vectors in [early, late] {
+    for vectors in vectors {
         descriptor.count_drained(&vectors);
         handle(idle, vectors);
     }

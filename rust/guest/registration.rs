@@ -56,7 +56,6 @@ use kernel_ext_cpu::{
         possible_cpus, //
     }, //
 };
-use pvirq_protocol::IdleEnd;
 
 use crate::{
     host::Refusal,
@@ -320,8 +319,6 @@ impl Guest {
             let Some(descriptor) = apic_id(cpu).and_then(|id| self.descriptors.get(id)) else {
                 continue;
             };
-            descriptor.set_poll_windows(0, 0);
-            descriptor.set_idle_end(IdleEnd::Expired);
             let pending = descriptor.close();
             if !is_online(cpu) {
                 continue;
