@@ -138,7 +138,10 @@ FIXTURE_TEARDOWN(halt_poll)
 										\
 		LOAD(guest_count_halts);					\
 		runner_start(&self->runner, &self->vcpu);			\
-		ASSERT_TRUE(eventually(guest_counter(&self->vm) != _counter));	\
+		ASSERT_TRUE(eventually(guest_counter(&self->vm) != _counter ||	\
+				       !is_running(&self->runner)));		\
+		ASSERT_TRUE(is_running(&self->runner))				\
+			TH_LOG("KVM_RUN %d, exit %u", self->runner.result, self->vcpu.run->exit_reason);	\
 		usleep(1000);							\
 		signal_msi(&self->vm);						\
 		EXPECT_BYTE(0x77, runner_wait(&self->runner));			\
