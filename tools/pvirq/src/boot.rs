@@ -135,17 +135,27 @@ fn number_cpuid(cpuid: &mut CpuId, index: usize, vcpus: usize) {
     }
 }
 
-/// Sets a vCPU's registers.
-pub fn set_up_vcpu(
+/// Says what a vCPU's CPU is, which of them it is among others.
+pub fn set_cpuid(
     vcpu: &VcpuFd,
     mut cpuid: CpuId,
     index: usize,
     vcpus: usize,
-    entry: GuestAddress,
 ) -> Result<(), Error> {
     number_cpuid(&mut cpuid, index, vcpus);
     vcpu.set_cpuid2(&cpuid)
-        .map_err(Error::kvm("KVM_SET_CPUID2"))?;
+        .map_err(Error::kvm("KVM_SET_CPUID2"))
+}
+
+/// Sets a vCPU's registers.
+pub fn set_up_vcpu(
+    vcpu: &VcpuFd,
+    cpuid: CpuId,
+    index: usize,
+    vcpus: usize,
+    entry: GuestAddress,
+) -> Result<(), Error> {
+    set_cpuid(vcpu, cpuid, index, vcpus)?;
 
     let code = kvm_segment {
         limit: u32::MAX,
