@@ -14,8 +14,9 @@ use std::{
 use kvm_ioctls::VmFd;
 use pvirq_protocol::{
     ioctl::{
-        Bind, BottomHalf, BottomHalfKind, Map, Poll, Source, Unbind, BIND, GET_BOTTOM_HALF,
-        GET_POLL, GET_SOURCE, GET_VERSION, MAP_DESCRIPTORS, SET_POLL, UNBIND, VERSION,
+        Bind, BottomHalf, BottomHalfKind, Map, Poll, Posted, Source, Unbind, BIND,
+        GET_BOTTOM_HALF, GET_POLL, GET_POSTED, GET_SOURCE, GET_VERSION, MAP_DESCRIPTORS, SET_POLL,
+        SET_POSTED, UNBIND, VERSION,
     },
     Vector,
 };
@@ -294,6 +295,45 @@ impl<'a> Extension<'a> {
         // SAFETY: The argument is of the size that the number says.
         unsafe { self.call("PVIRQ_GET_POLL", GET_POLL, &mut poll) }?;
         Ok(poll)
+    }
+
+    /// Reads which interrupts are posted to a vCPU and not yet injected: vector `v` is bit `v % 64` of word `v / 64`.
+    ///
+    /// Those in the guest's descriptor are among them, and are in its memory as well. A VMM that saves the memory has
+    /// no need to [set](Extension::set_posted) these again.
+    ///
+    /// ```no_run
+    /// # use pvirq::{error::Error, extension::Extension};
+    /// # fn example(pvirq: Extension<'_>) -> Result<(), Error> {
+    /// println!("{:x?}", pvirq.posted(0)?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn posted(&self, vcpu: u32) -> Result<[u64; 4], Error> {
+        let mut posted = Posted::of(vcpu);
+
+        // SAFETY: The argument is of the size that the number says.
+        unsafe { self.call("PVIRQ_GET_POSTED", GET_POSTED, &mut posted) }?;
+        Ok(posted.vectors)
+    }
+
+    /// Posts interrupts to a vCPU, which are injected before it enters its guest.
+    ///
+    /// ```no_run
+    /// # use pvirq::{error::Error, extension::Extension};
+    /// # fn example(old: Extension<'_>, new: Extension<'_>) -> Result<(), Error> {
+    /// new.set_posted(0, old.posted(0)?)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn set_posted(&self, vcpu: u32, vectors: [u64; 4]) -> Result<(), Error> {
+        let mut posted = Posted {
+            vectors,
+            ..Posted::of(vcpu)
+        };
+
+        // SAFETY: The argument is of the size that the number says.
+        unsafe { self.call("PVIRQ_SET_POSTED", SET_POSTED, &mut posted) }
     }
 
     /// Makes a call.

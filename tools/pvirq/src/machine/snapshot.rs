@@ -2,7 +2,7 @@
 
 //! Saving a machine, and making another one of what was saved.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
@@ -77,6 +77,16 @@ impl Machine {
             }
         }
         failure.map_or(Ok(()), |(vcpu, stop)| Err(self.failure(vcpu, stop)))
+    }
+
+    /// Waits for a vCPU to park, for so long, after a [start](Self::start), and says whether one has.
+    pub fn next_parked(&self, deadline: Instant, wait: Duration) -> Result<bool, Error> {
+        match self.next_stop(Instant::now() + wait)? {
+            Some((_, Stop::Parked, _)) => Ok(true),
+            Some((vcpu, stop, _)) => Err(self.failure(vcpu, stop)),
+            None if Instant::now() > deadline => Err(self.hung(wait, self.vcpus())),
+            None => Ok(false),
+        }
     }
 
     /// Reads the states of all vCPUs, which are [paused](Self::pause).
