@@ -4,7 +4,7 @@
 #include <signal.h>
 #include <string.h>
 
-#include "idle.h"
+#include "idle_fixture.h"
 
 TEST_F(idle, is_announced)
 {
@@ -133,26 +133,64 @@ TEST_F(idle, ends_by_an_nmi)
 	WHILE_POLLING(ASSERT_EQ(0, ioctl(self->vcpu.fd, KVM_NMI)), PVIRQ_IDLE_EVENT, hits);
 }
 
-static void lapic_set(struct kvm_lapic_state *lapic, unsigned int reg, uint32_t value)
+#define MSR_TSC			0x10
+#define MSR_APIC_BASE		0x1b
+#define MSR_TSC_DEADLINE	0x6e0
+/* The local APIC's registers in x2APIC mode: KVM_SET_LAPIC would end the registration. */
+#define MSR_LVT_TIMER		0x832
+#define MSR_TIMER_INITIAL	0x838
+#define MSR_TIMER_DIVIDE	0x83e
+#define X2APIC_ENABLED		(1 << 10)
+#define TIMER_TSC_DEADLINE	(2 << 17)
+
+static uint64_t get_msr(struct vcpu *vcpu, uint32_t index)
 {
-	memcpy(lapic->regs + reg, &value, sizeof(value));
+	struct {
+		struct kvm_msrs header;
+		struct kvm_msr_entry entry;
+	} msrs = { .header.nmsrs = 1, .entry.index = index };
+
+	if (ioctl(vcpu->fd, KVM_GET_MSRS, &msrs) != 1)
+		die("KVM_GET_MSRS of %#x", index);
+	return msrs.entry.data;
+}
+
+static void set_msr(struct vcpu *vcpu, uint32_t index, uint64_t value)
+{
+	struct {
+		struct kvm_msrs header;
+		struct kvm_msr_entry entry;
+	} msrs = { .header.nmsrs = 1, .entry = { .index = index, .data = value } };
+
+	if (ioctl(vcpu->fd, KVM_SET_MSRS, &msrs) != 1)
+		die("KVM_SET_MSRS of %#x", index);
+}
+
+/* Gives a vCPU that has not run an x2APIC whose timer has our vector, and can have a TSC deadline. */
+static void enable_timer(struct vm *vm, struct vcpu *vcpu, uint32_t mode)
+{
+	struct {
+		struct kvm_cpuid2 header;
+		struct kvm_cpuid_entry2 entries[256];
+	} cpuid = { .header.nent = 256 };
+
+	if (ioctl(vm->device, KVM_GET_SUPPORTED_CPUID, &cpuid))
+		die("KVM_GET_SUPPORTED_CPUID");
+	for (unsigned int i = 0; i < cpuid.header.nent; i++)
+		if (cpuid.entries[i].function == 1)
+			cpuid.entries[i].ecx |= 1 << 24 | 1 << 21;
+	if (ioctl(vcpu->fd, KVM_SET_CPUID2, &cpuid))
+		die("KVM_SET_CPUID2");
+	set_msr(vcpu, MSR_APIC_BASE, get_msr(vcpu, MSR_APIC_BASE) | X2APIC_ENABLED);
+	/* The clock of the bus, 1 ns, undivided. */
+	set_msr(vcpu, MSR_TIMER_DIVIDE, 0xb);
+	set_msr(vcpu, MSR_LVT_TIMER, mode | VECTOR);
 }
 
 /* Starts the vCPU's timer, or stops it if the time is 0. */
 static void set_timer(struct vcpu *vcpu, uint32_t ns)
 {
-	struct kvm_lapic_state lapic;
-
-	if (ioctl(vcpu->fd, KVM_GET_LAPIC, &lapic))
-		die("KVM_GET_LAPIC");
-	lapic_set(&lapic, 0x320, VECTOR);
-	/* The clock of the bus, 1 ns, undivided. */
-	lapic_set(&lapic, 0x3e0, 0xb);
-	lapic_set(&lapic, 0x380, ns);
-	/* What is left of it, by which KVM goes. */
-	lapic_set(&lapic, 0x390, ns);
-	if (ioctl(vcpu->fd, KVM_SET_LAPIC, &lapic))
-		die("KVM_SET_LAPIC");
+	set_msr(vcpu, MSR_TIMER_INITIAL, ns);
 }
 
 /* Lets a timer of 5 ms end idle calls, again and again. On a busy machine it may be over before the vCPU polls, but not always. */
@@ -179,56 +217,8 @@ static void set_timer(struct vcpu *vcpu, uint32_t ns)
 /* kvm-intel's preemption_timer has no timer of the host's for it, if it lets the CPU do it at all. */
 TEST_F(idle, ends_by_the_timer)
 {
+	enable_timer(&self->vm, &self->vcpu, 0);
 	EXPECT_TIMER_ENDS(set_timer(&self->vcpu, 5 * MS), set_timer(&self->vcpu, 0));
-}
-
-#define MSR_TSC			0x10
-#define MSR_TSC_DEADLINE	0x6e0
-
-static uint64_t get_msr(struct vcpu *vcpu, uint32_t index)
-{
-	struct {
-		struct kvm_msrs header;
-		struct kvm_msr_entry entry;
-	} msrs = { .header.nmsrs = 1, .entry.index = index };
-
-	if (ioctl(vcpu->fd, KVM_GET_MSRS, &msrs) != 1)
-		die("KVM_GET_MSRS of %#x", index);
-	return msrs.entry.data;
-}
-
-static void set_msr(struct vcpu *vcpu, uint32_t index, uint64_t value)
-{
-	struct {
-		struct kvm_msrs header;
-		struct kvm_msr_entry entry;
-	} msrs = { .header.nmsrs = 1, .entry = { .index = index, .data = value } };
-
-	if (ioctl(vcpu->fd, KVM_SET_MSRS, &msrs) != 1)
-		die("KVM_SET_MSRS of %#x", index);
-}
-
-/* Gives a vCPU a TSC deadline timer. */
-static void enable_deadline(struct vm *vm, struct vcpu *vcpu)
-{
-	struct {
-		struct kvm_cpuid2 header;
-		struct kvm_cpuid_entry2 entries[256];
-	} cpuid = { .header.nent = 256 };
-	struct kvm_lapic_state lapic;
-
-	if (ioctl(vm->device, KVM_GET_SUPPORTED_CPUID, &cpuid))
-		die("KVM_GET_SUPPORTED_CPUID");
-	for (unsigned int i = 0; i < cpuid.header.nent; i++)
-		if (cpuid.entries[i].function == 1)
-			cpuid.entries[i].ecx |= 1 << 24;
-	if (ioctl(vcpu->fd, KVM_SET_CPUID2, &cpuid))
-		die("KVM_SET_CPUID2");
-	if (ioctl(vcpu->fd, KVM_GET_LAPIC, &lapic))
-		die("KVM_GET_LAPIC");
-	lapic_set(&lapic, 0x320, 2 << 17 | VECTOR);
-	if (ioctl(vcpu->fd, KVM_SET_LAPIC, &lapic))
-		die("KVM_SET_LAPIC");
 }
 
 static void set_deadline(struct vcpu *vcpu, uint64_t ns)
@@ -241,7 +231,7 @@ static void set_deadline(struct vcpu *vcpu, uint64_t ns)
 /* The guest's TSC is far ahead of the host's. */
 TEST_F(idle, ends_by_the_tsc_deadline)
 {
-	enable_deadline(&self->vm, &self->vcpu);
+	enable_timer(&self->vm, &self->vcpu, TIMER_TSC_DEADLINE);
 	set_msr(&self->vcpu, MSR_TSC, 1ULL << 50);
 	EXPECT_TIMER_ENDS(set_deadline(&self->vcpu, 5 * MS), set_msr(&self->vcpu, MSR_TSC_DEADLINE, 0));
 }

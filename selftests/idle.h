@@ -36,30 +36,6 @@ GUEST(guest_idle,
 	"	out	%al, %dx\n"
 	"	jmp	1b\n");
 
-FIXTURE(idle)
-{
-	struct vm vm;
-	struct vcpu vcpu;
-	volatile struct pvirq_descriptor *descriptor;
-	struct runner runner;
-	int rounds;
-};
-
-FIXTURE_SETUP(idle)
-{
-	posting_open(&self->vm, &self->vcpu);
-	vm_set_handler(&self->vm, NMI, guest_handler_out);
-	self->descriptor = descriptor(&self->vm, 0);
-	/* The vCPU is going to have CPU 0 for itself. */
-	pin(1);
-}
-
-FIXTURE_TEARDOWN(idle)
-{
-	vcpu_close(&self->vcpu);
-	vm_close(&self->vm);
-}
-
 #define REGISTER()	\
 	ASSERT_EQ(PVIRQ_STATUS_OK, guest_register(&self->vm, &self->vcpu, DESCRIPTORS, 1))
 

@@ -6,7 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "idle.h"
+#include "idle_fixture.h"
 
 #define IDLE_END	0xc04c
 _Static_assert(IDLE_END == DESCRIPTORS + offsetof(struct pvirq_descriptor, idle_end), "as COMMAND_PORT");

@@ -10,6 +10,9 @@
 
 #include "posting.h"
 
+/* arch/x86/include/asm/hyperv-tlfs.h */
+#define HV_X64_MSR_EOI	0x40000070
+
 GUEST(guest_accesses,
 	"0:	mov	$" STR(GUEST_DATA) ", %si\n"
 	"1:	mov	(%si), %dx\n"
@@ -33,6 +36,13 @@ GUEST(guest_wait,
 	"1:	incl	" STR(GUEST_DATA) "\n"
 	"	jmp	1b\n");
 GUEST(guest_sleep,
+	"	sti\n"
+	"1:	hlt\n"
+	"	jmp	1b\n");
+GUEST(guest_out_sleep,
+	"	mov	$" STR(GUEST_PORT) ", %dx\n"
+	"	mov	$0x55, %al\n"
+	"	out	%al, %dx\n"
 	"	sti\n"
 	"1:	hlt\n"
 	"	jmp	1b\n");
@@ -189,17 +199,78 @@ void contender_stop(struct contender *contender)
 	pthread_join(contender->thread, NULL);
 }
 
-void vcpu_end_interrupts(struct vcpu *vcpu)
+struct pvirq_registration registration_of(struct vm *vm)
+{
+	struct pvirq_registration registration = { .size = sizeof(registration) };
+
+	if (ioctl(vm->fd, PVIRQ_GET_REGISTRATION, &registration))
+		die("PVIRQ_GET_REGISTRATION");
+	return registration;
+}
+
+void vcpu_set_privilege(struct vcpu *vcpu, unsigned int level)
+{
+	struct kvm_segment data = {
+		.limit = 0xffffffff, .selector = 0x10 | level, .type = 3, .present = 1, .dpl = level, .db = 1, .s = 1, .g = 1,
+	};
+	struct kvm_sregs sregs;
+
+	if (ioctl(vcpu->fd, KVM_GET_SREGS, &sregs))
+		die("KVM_GET_SREGS");
+	sregs.cr0 |= 1;
+	sregs.ds = data;
+	sregs.es = data;
+	sregs.ss = data;
+	sregs.cs = data;
+	sregs.cs.selector = 0x8 | level;
+	sregs.cs.type = 11;
+	if (ioctl(vcpu->fd, KVM_SET_SREGS, &sregs))
+		die("KVM_SET_SREGS");
+}
+
+void vcpu_restart(struct vcpu *vcpu)
+{
+	struct kvm_sregs before, sregs;
+
+	if (ioctl(vcpu->fd, KVM_GET_SREGS, &before))
+		die("KVM_GET_SREGS");
+	sregs = before;
+	sregs.cr0 |= 1;
+	if (ioctl(vcpu->fd, KVM_SET_SREGS, &sregs))
+		die("KVM_SET_SREGS to protected mode");
+	if (ioctl(vcpu->fd, KVM_SET_SREGS, &before))
+		die("KVM_SET_SREGS to real mode");
+}
+
+/* Whether an interrupt is in service. */
+static bool is_in_service(struct vcpu *vcpu)
 {
 	struct kvm_lapic_state lapic;
+	uint32_t service = 0;
 
 	if (ioctl(vcpu->fd, KVM_GET_LAPIC, &lapic))
 		die("KVM_GET_LAPIC");
 	/* The in-service register: 32 bits in every 16 bytes. */
-	for (int i = 0x100; i < 0x180; i += 16)
-		memset(lapic.regs + i, 0, 4);
-	if (ioctl(vcpu->fd, KVM_SET_LAPIC, &lapic))
-		die("KVM_SET_LAPIC");
+	for (int i = 0x100; i < 0x180; i += 16) {
+		uint32_t word;
+
+		memcpy(&word, lapic.regs + i, sizeof(word));
+		service |= word;
+	}
+	return service;
+}
+
+/* By Hyper-V's MSR: KVM_SET_LAPIC would replace the state of the whole local APIC, and that ends the registration. */
+void vcpu_end_interrupts(struct vcpu *vcpu)
+{
+	struct {
+		struct kvm_msrs header;
+		struct kvm_msr_entry entry;
+	} eoi = { .header.nmsrs = 1, .entry.index = HV_X64_MSR_EOI };
+
+	while (is_in_service(vcpu))
+		if (ioctl(vcpu->fd, KVM_SET_MSRS, &eoi) != 1)
+			die("KVM_SET_MSRS of the end of an interrupt");
 }
 
 long vcpu_statistic(struct vcpu *vcpu, const char *field)

@@ -28,6 +28,8 @@ GUEST_CODE_OF(guest_accesses);
 GUEST_CODE_OF(guest_wait);
 /* Waits for interrupts in a halt. */
 GUEST_CODE_OF(guest_sleep);
+/* Writes 0x55 to the port, and then waits for interrupts in a halt. */
+GUEST_CODE_OF(guest_out_sleep);
 /* As a handler of HIGHER: writes 0x88 to the port. */
 GUEST_CODE_OF(guest_handler_higher);
 
@@ -46,12 +48,19 @@ void posting_open(struct vm *vm, struct vcpu *vcpu);
 		EXPECT_EQ(byte, *(uint8_t *)vcpu_io_data(&self->vcpu));		\
 	} while (0)
 
-/* Puts guest code before the fixture's vCPU; a reset would end the registration. */
+/* Puts guest code before the fixture's vCPU. */
 #define LOAD(code)								\
 	do {									\
 		struct kvm_regs _regs = { .rip = GUEST_CODE, .rsp = GUEST_STACK, .rflags = 2 };	\
 		vm_write(&self->vm, GUEST_CODE, code, code##_end - code);	\
 		ASSERT_EQ(0, ioctl(self->vcpu.fd, KVM_SET_REGS, &_regs));	\
+	} while (0)
+
+/* Lets the fixture's vCPU exit for I/O that KVM completes on the next entry, before a halt: the VMM has it, and it will look. */
+#define GO_OUTSIDE()								\
+	do {									\
+		LOAD(guest_out_sleep);						\
+		EXPECT_HANDLED(0x55);						\
 	} while (0)
 
 /* A statistic of the fixture's vCPU. */
@@ -68,6 +77,16 @@ uint32_t guest_command(struct vm *vm, struct vcpu *vcpu, uint32_t command);
 
 /* Registers descriptors, and returns the status. */
 uint32_t guest_register(struct vm *vm, struct vcpu *vcpu, uint64_t address, uint32_t count);
+
+/* What the host says of the registration. */
+struct pvirq_registration registration_of(struct vm *vm);
+#define is_registered(vm)	(registration_of(vm).epoch != 0)
+
+/* Puts a vCPU into protected mode, with segments of all memory, at a privilege level. */
+void vcpu_set_privilege(struct vcpu *vcpu, unsigned int level);
+
+/* Resets a vCPU that has run, as a VMM does: takes it out of protected mode. */
+void vcpu_restart(struct vcpu *vcpu);
 
 /* A descriptor in the VM's memory, as a sender in the guest would see it. */
 static inline volatile struct pvirq_descriptor *descriptor(struct vm *vm, unsigned int index)

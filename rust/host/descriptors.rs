@@ -25,13 +25,14 @@ use pvirq_protocol::{
         Status, //
     },
     Descriptor,
-    HostState, //
+    HostState,
+    IdleEnd, //
 };
 
 use crate::{
     epoch::Epoch,
     msi::Messages,
-    poller::Windows, //
+    polling::Windows, //
 };
 
 /// A descriptor in guest memory.
@@ -82,9 +83,10 @@ impl Descriptors {
             epoch,
         };
 
-        // Whatever the guest has left there must not make a sender believe that somebody looks.
+        // Whatever the guest has left there must not make a sender believe that a vCPU will look.
         for descriptor in this.all() {
             descriptor.0.set_host_state(HostState::Running);
+            descriptor.0.set_idle_end(IdleEnd::Expired);
             descriptor
                 .0
                 .set_poll_windows(windows.guest_ns, windows.host_ns);
@@ -138,12 +140,14 @@ impl Descriptors {
 
     /// Stops using the descriptors, and delivers what is pending in them.
     ///
-    /// Nobody else must use them any more: what is posted from now on is kicked, and the guest is
-    /// none the worse for it. A VMM that posts by itself finds others from now on, whose vCPUs do not
-    /// look.
+    /// No vCPU's thread must use them any more. What is posted from now on is kicked. An idle guest polls for no time,
+    /// makes no idle call, and if it is in one, finds afterwards that it should halt. A VMM that posts by itself finds
+    /// other descriptors from now on, whose vCPUs do not look.
     pub(crate) fn close(&self) {
         self.pages.window().close();
         for (apic_id, descriptor) in (0..).zip(self.all()) {
+            descriptor.0.set_poll_windows(0, 0);
+            descriptor.0.set_idle_end(IdleEnd::Expired);
             let mut vectors = descriptor.0.close();
 
             vectors.remove_reserved();

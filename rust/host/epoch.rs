@@ -2,12 +2,9 @@
 
 //! Numbers for registrations, see [`ReadRegister::Epoch`](pvirq_protocol::port::ReadRegister::Epoch).
 
-use kernel::{
-    prelude::*,
-    sync::atomic::{
-        Atomic,
-        Relaxed, //
-    }, //
+use kernel::sync::atomic::{
+    Atomic,
+    Relaxed, //
 };
 use kernel_ext::random::random_u32;
 use pvirq_protocol::port::ABSENT;

@@ -45,6 +45,8 @@ use crate::{
     }, //
 };
 
+mod posting;
+
 /// An argument as it is in user space.
 #[repr(transparent)]
 struct Wire<T>(T);
@@ -119,12 +121,13 @@ pub(crate) fn ioctl(vm: &Arc<Vm>, real: &File, request: Ioctl<'_>) -> Option<Res
         ioctl::GET_SOURCE => get_source(vm, request),
         ioctl::GET_BOTTOM_HALF => get_bottom_half(vm, request),
         ioctl::MAP_DESCRIPTORS => map_descriptors(vm, real, request),
-        _ => return None,
+        _ => return posting::ioctl(vm, real, request),
     })
 }
 
 fn set_poll(vm: &Vm, request: Ioctl<'_>) -> Result<isize> {
     vm.polling.set(&read(request)?)?;
+    vm.update_halt_poll();
     Ok(0)
 }
 

@@ -4,18 +4,21 @@
 //!
 //! On x86 they are ports. Only the run loop knows that.
 
-use pvirq_protocol::port::{
-    Array,
-    Command,
-    ReadRegister,
-    Status,
-    WriteRegister,
-    ABSENT,
-    FEATURE_EPOCH,
-    FEATURE_IDLE,
-    FEATURE_POST,
-    MAGIC,
-    VERSION, //
+use pvirq_protocol::{
+    ioctl::EndReason,
+    port::{
+        Array,
+        Command,
+        ReadRegister,
+        Status,
+        WriteRegister,
+        ABSENT,
+        FEATURE_EPOCH,
+        FEATURE_IDLE,
+        FEATURE_POST,
+        MAGIC,
+        VERSION, //
+    }, //
 };
 
 use crate::vm::Vm;
@@ -64,7 +67,7 @@ impl Registers {
         let result = match Command::decode(value) {
             Ok(Command::Idle) => return true,
             Ok(Command::Register { .. }) => vm.register(self.array),
-            Ok(Command::Unregister) if vm.unregister() => Ok(()),
+            Ok(Command::Unregister) if vm.end(EndReason::Unregistered) => Ok(()),
             Ok(Command::Unregister) => Err(Status::NotRegistered),
             Err(status) => Err(status),
         };

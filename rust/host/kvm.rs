@@ -14,17 +14,11 @@ use kernel::{
     },
     prelude::*,
     sync::aref::ARef,
-    transmute::{
-        AsBytes,
-        FromBytes, //
-    }, //
+    transmute::FromBytes, //
 };
-use kernel_ext::{
-    file::{
-        self,
-        FileExt, //
-    },
-    user_mapping::UserMapping, //
+use kernel_ext::file::{
+    self,
+    FileExt, //
 };
 
 /// `KVMIO` of `include/uapi/linux/kvm.h`, as are the numbers below.
@@ -93,34 +87,6 @@ pub(crate) struct kvm_enable_cap {
 
 // SAFETY: All fields are integers, and there is no padding between them.
 unsafe impl FromBytes for kvm_enable_cap {}
-
-// SAFETY: As above.
-unsafe impl AsBytes for kvm_enable_cap {}
-
-impl kvm_enable_cap {
-    pub(crate) fn new(cap: u32, arg: u64) -> Self {
-        Self {
-            cap,
-            flags: 0,
-            args: [arg, 0, 0, 0],
-            pad: [0; 64],
-        }
-    }
-
-    /// Enables the capability for a VM, whose file `vm` is KVM's. In the VMM's process, where this
-    /// takes some memory for a moment: KVM reads arguments from user space.
-    pub(crate) fn call(&self, vm: &File) -> Result {
-        let mapping = UserMapping::anonymous(size_of::<Self>())?;
-
-        mapping
-            .get(0, size_of::<Self>())
-            .ok_or(EFAULT)?
-            .writer()
-            .write(self)?;
-        vm.call(KVM_ENABLE_CAP, mapping.address(0))?;
-        Ok(())
-    }
-}
 
 /// The real `/dev/kvm`.
 ///

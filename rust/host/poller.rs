@@ -4,11 +4,11 @@
 //!
 //! A guest that can (`FEATURE_IDLE`) polls its descriptor for `guest_poll_ns`, then makes the idle
 //! call, in which the host polls for `host_poll_ns`, and then executes HLT. Both windows are the
-//! host's to choose, by a [`Policy`] that sees how long each idle period was. The host sees that of
+//! host's to choose, by a [`Policy`](pvirq_protocol::window::Policy) that sees how long each idle period was. The host sees that of
 //! those that end in the idle call or in a halt. Those that end in the guest's window the guest counts
 //! in its descriptor. If it does not, or lies, its window is not what it could be, which is its loss.
 //!
-//! Nobody polls while another task wants the CPU, and no longer than the VM's [`Budget`] allows. The
+//! Nobody polls while another task wants the CPU, and no longer than the VM's [`Budget`](pvirq_protocol::window::Budget) allows. The
 //! guest's window is on trust: a guest that polls for longer burns time that it is billed for as
 //! for any other. A guest whose interrupts all come within its window never leaves it, and so says
 //! nothing to the host. That it keeps others waiting shows when it is preempted: its window is 0
@@ -17,24 +17,22 @@
 //! Each halt is seen twice by the scheduler's callbacks, whether or not there is a window. So they read
 //! the scheduler's clock, and find out nothing that they do not use.
 //!
-//! KVM's own polling in a halt would come on top, and sees no posts. So it is switched off in a VM
-//! whose guest makes idle calls.
+//! What is known of a vCPU, and its windows, are of one registration: they begin anew with the first idle call of the
+//! next one.
+//!
+//! KVM's own polling in a halt would come on top, and sees no posts. So [it is switched off](crate::halt_poll) while the
+//! guest makes idle calls.
 //!
 //! # Concurrency
 //!
 //! A [`Poller`] is its vCPU's thread's, and the scheduler's callbacks in that thread: they interrupt
-//! it only where it gives up the CPU. The lock of [`Polling`] is a leaf, for process context.
+//! it only where it gives up the CPU.
 
 use kernel::{
-    new_spinlock,
-    prelude::*,
     processor::cpu_relax,
     seq_file::SeqFile,
     seq_print,
-    sync::{
-        atomic::Atomic,
-        SpinLock, //
-    }, //
+    sync::atomic::Atomic, //
 };
 use kernel_ext::{
     once::Once,
@@ -45,178 +43,27 @@ use kernel_ext::{
     },
     thread_flags, //
 };
-use pvirq_protocol::{
-    ioctl::Poll,
-    window::{
-        Budget,
-        HaltPoll,
-        History,
-        Policy,
-        PolicyName, //
-    },
-    IdleEnd, //
-};
+use pvirq_protocol::IdleEnd;
 
-use crate::counter::Counter;
+use crate::{
+    counter::Counter,
+    polling::{
+        Known,
+        Polling,
+        Windows, //
+    }, //
+};
 
 /// If more than one part in so many of a vCPU's time is stolen, polling is not worth it.
 const STOLEN_SHARE: u64 = 4;
-
-/// Checks what the module's parameters say, and returns it.
-pub(crate) fn parameters(guest_poll_ns: u32, host_poll_ns: u32, budget: u32) -> Result<Poll> {
-    for (name, value, max) in [
-        (c"guest_poll_ns", guest_poll_ns, Poll::MAX_NS),
-        (c"host_poll_ns", host_poll_ns, Poll::MAX_NS),
-        (c"poll_budget", budget, Budget::PERCENT_MAX),
-    ] {
-        if value > max {
-            pr_err!("{name}={value} is above {max}\n");
-            return Err(EINVAL);
-        }
-    }
-    Ok(Poll {
-        size: size_of::<Poll>() as u32,
-        flags: 0,
-        guest_poll_ns,
-        host_poll_ns,
-        budget,
-        policy: PolicyName::Adaptive.number(),
-    })
-}
-
-/// The polling of all vCPUs of a VM: the longest windows, and what decides about them.
-#[pin_data]
-pub(crate) struct Polling {
-    guest_ns: Atomic<u32>,
-    host_ns: Atomic<u32>,
-    policy: Atomic<u32>,
-    #[pin]
-    budget: SpinLock<Budget>,
-}
-
-impl Polling {
-    pub(crate) fn new(poll: &Poll) -> impl PinInit<Self> + use<> {
-        let Poll {
-            guest_poll_ns,
-            host_poll_ns,
-            budget,
-            policy,
-            ..
-        } = *poll;
-        pin_init!(Self {
-            guest_ns: Atomic::new(guest_poll_ns),
-            host_ns: Atomic::new(host_poll_ns),
-            policy: Atomic::new(policy),
-            budget <- new_spinlock!(Budget::new(budget)),
-        })
-    }
-
-    /// Changes it, for idle periods from now on.
-    ///
-    /// # Errors
-    ///
-    /// `EINVAL` if there is something that is not known or not within its range.
-    pub(crate) fn set(&self, poll: &Poll) -> Result {
-        if !poll.is_valid() {
-            return Err(EINVAL);
-        }
-        // Two callers at a time can leave some of each, all of it valid.
-        self.guest_ns.write_once(poll.guest_poll_ns);
-        self.host_ns.write_once(poll.host_poll_ns);
-        self.policy.write_once(poll.policy);
-        self.budget.lock().set_percent(poll.budget);
-        Ok(())
-    }
-
-    pub(crate) fn get(&self) -> Poll {
-        Poll {
-            size: size_of::<Poll>() as u32,
-            flags: 0,
-            guest_poll_ns: self.guest_ns.read_once(),
-            host_poll_ns: self.host_ns.read_once(),
-            budget: self.budget.lock().percent(),
-            policy: self.policy.read_once(),
-        }
-    }
-
-    fn policy(&self) -> &'static dyn Policy {
-        PolicyName::from_number(self.policy.read_once())
-            .unwrap_or(PolicyName::Adaptive)
-            .policy()
-    }
-
-    /// The windows after an idle period of `idle_ns`, and after as many `hits` as the guest has counted
-    /// before it. Any context.
-    fn next(&self, known: &Known, windows: Windows, hits: u32, idle_ns: u64) -> Windows {
-        let policy = self.policy();
-        let next = |known: &Atomic<u64>, hits, window_ns, idle_ns, ceiling_ns| {
-            let mut history = History::from_word(known.read_once());
-            history.add(hits, idle_ns, ceiling_ns);
-            known.write_once(history.word());
-            policy.next_after(&history, window_ns, idle_ns, ceiling_ns)
-        };
-        let Windows { guest_ns, host_ns } = windows;
-        let in_host_ns = idle_ns.saturating_sub(guest_ns.into());
-        let [guest_max, host_max] = [&self.guest_ns, &self.host_ns].map(Once::read_once);
-
-        Windows {
-            guest_ns: next(&known.guest, hits, guest_ns, idle_ns, guest_max),
-            host_ns: next(&known.host, 0, host_ns, in_host_ns, host_max),
-        }
-    }
-
-    /// The windows of an idle period that begins.
-    fn current(&self, windows: Windows) -> Windows {
-        let policy = self.policy();
-
-        Windows {
-            guest_ns: policy.current(windows.guest_ns, self.guest_ns.read_once()),
-            host_ns: policy.current(windows.host_ns, self.host_ns.read_once()),
-        }
-    }
-
-    /// The windows before anything is known: enough for the guest to make an idle call, by which the
-    /// host learns that it knows of windows at all.
-    pub(crate) fn first(&self) -> Windows {
-        let longest = self.host_ns.read_once().max(self.guest_ns.read_once());
-
-        Windows {
-            guest_ns: 0,
-            host_ns: HaltPoll::START_NS.min(longest),
-        }
-    }
-}
-
-/// How long a vCPU is to poll, in ns.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Windows {
-    pub(crate) guest_ns: u32,
-    pub(crate) host_ns: u32,
-}
-
-impl Windows {
-    const NONE: Self = Self {
-        guest_ns: 0,
-        host_ns: 0,
-    };
-}
-
-/// What is known of a vCPU's idle periods.
-struct Known {
-    /// As far as windows in the guest would have covered them; a [`History`].
-    guest: Atomic<u64>,
-    /// As far as windows in the host would have covered what was left.
-    host: Atomic<u64>,
-    /// As many as the guest had [counted](pvirq_protocol::Descriptor::idle_hits) by then.
-    hits: Atomic<u32>,
-}
 
 /// The polling of one vCPU.
 pub(crate) struct Poller {
     guest_ns: Atomic<u32>,
     host_ns: Atomic<u32>,
-    /// Whether the guest has made an idle call.
-    used: Atomic<bool>,
+    /// The registration in which the guest has made an idle call on the vCPU, and that all of this is of; 0 if there
+    /// is none.
+    epoch: Atomic<u32>,
     /// When the idle period began, 0 if the vCPU is not known to be idle.
     since_ns: Atomic<u64>,
     known: Known,
@@ -260,7 +107,7 @@ impl Poller {
         Self {
             guest_ns: Atomic::new(first.guest_ns),
             host_ns: Atomic::new(first.host_ns),
-            used: Atomic::new(false),
+            epoch: Atomic::new(0),
             since_ns: Atomic::new(0),
             known: Known {
                 guest: Atomic::new(0),
@@ -310,33 +157,50 @@ impl Poller {
         polling.next(&self.known, windows, hits.wrapping_sub(before), idle_ns)
     }
 
-    /// Notes an idle call; returns whether it is the first.
-    pub(crate) fn begin(&self) -> bool {
+    /// Notes an idle call in the registration `epoch`; returns whether it is the vCPU's first one there. Then nothing is
+    /// known any more, and the windows are `first`.
+    pub(crate) fn begin(&self, epoch: u32, first: Windows) -> bool {
         self.counters.calls.add(1);
-        !self.used.read_once() && {
-            self.used.write_once(true);
-            true
+        if self.epoch.read_once() == epoch {
+            return false;
         }
+
+        self.set_windows(first);
+        self.since_ns.write_once(0);
+        self.known.guest.write_once(0);
+        self.known.host.write_once(0);
+        self.known.hits.write_once(0);
+        self.asleep.write_once(false);
+        self.preempted.write_once(false);
+        self.epoch.write_once(epoch);
+        true
     }
 
-    /// Polls on behalf of an idle vCPU, and returns what has ended it. Process context.
-    pub(crate) fn poll(&self, polling: &Polling, looks: &impl Looks) -> IdleEnd {
+    /// Returns whether the guest has made an idle call on the vCPU in the registration `epoch`.
+    #[inline]
+    fn is_of(&self, epoch: u32) -> bool {
+        self.epoch.read_once() == epoch
+    }
+
+    /// Polls on behalf of an idle vCPU, and returns what has ended it: nothing if the registration has ended. Process
+    /// context.
+    pub(crate) fn poll(&self, polling: &Polling, looks: &impl Looks) -> Option<IdleEnd> {
         let start = local_clock_ns();
         let windows = self.set_windows(polling.current(self.windows()));
         let stolen = self.is_stolen(start);
         let (end, polled) = if windows.host_ns == 0 {
-            (IdleEnd::Expired, 0)
+            (Some(IdleEnd::Expired), 0)
         } else if stolen || is_contended() {
-            (IdleEnd::Contended, 0)
+            (Some(IdleEnd::Contended), 0)
         } else {
             self.poll_within_budget(polling, start, windows.host_ns, looks)
         };
         let idle_ns = u64::from(windows.guest_ns).saturating_add(polled);
         self.since_ns.write_once(0);
-        match end {
+        match end? {
             IdleEnd::Posted | IdleEnd::Event => {
                 let hits = match end {
-                    IdleEnd::Posted => &self.counters.posted,
+                    Some(IdleEnd::Posted) => &self.counters.posted,
                     _ => &self.counters.events,
                 };
                 hits.add(1);
@@ -374,10 +238,10 @@ impl Poller {
         start: u64,
         want_ns: u32,
         looks: &impl Looks,
-    ) -> (IdleEnd, u64) {
+    ) -> (Option<IdleEnd>, u64) {
         let granted = polling.budget.lock().take(start, want_ns);
         if granted == 0 {
-            return (IdleEnd::Contended, 0);
+            return (Some(IdleEnd::Contended), 0);
         }
         let end = Self::poll_until(start.saturating_add(granted.into()), looks);
         // It does not end on the dot.
@@ -388,29 +252,28 @@ impl Poller {
         (end, polled)
     }
 
-    fn poll_until(deadline: u64, looks: &impl Looks) -> IdleEnd {
+    /// Returns nothing if there is no descriptor any more.
+    fn poll_until(deadline: u64, looks: &impl Looks) -> Option<IdleEnd> {
         loop {
-            match looks.posted() {
-                Some(false) => {}
-                Some(true) => return IdleEnd::Posted,
-                None => return IdleEnd::Event,
+            if looks.posted()? {
+                return Some(IdleEnd::Posted);
             }
             if looks.wanted() || thread_flags::signal_pending() {
-                return IdleEnd::Event;
+                return Some(IdleEnd::Event);
             }
             if is_contended() {
-                return IdleEnd::Contended;
+                return Some(IdleEnd::Contended);
             }
             if local_clock_ns() >= deadline {
-                return IdleEnd::Expired;
+                return Some(IdleEnd::Expired);
             }
             cpu_relax();
         }
     }
 
-    /// The task goes to sleep. In the scheduler.
-    pub(crate) fn sleep(&self) {
-        if !self.used.read_once() {
+    /// The task goes to sleep, in the registration `epoch`. In the scheduler.
+    pub(crate) fn sleep(&self, epoch: u32) {
+        if !self.is_of(epoch) {
             return;
         }
         self.asleep.write_once(true);
@@ -423,19 +286,28 @@ impl Poller {
         }
     }
 
-    /// Another task has the CPU now; returns the windows meanwhile, if they are new. In the scheduler.
-    pub(crate) fn preempt(&self) -> Option<Windows> {
+    /// Another task has the CPU now; returns the windows meanwhile, if they are new. In the scheduler, in the
+    /// registration `epoch`.
+    pub(crate) fn preempt(&self, epoch: u32) -> Option<Windows> {
         // Before the first idle call there is no window in the guest, and without the one in the host
         // there would be no first idle call.
-        if !self.used.read_once() {
+        if !self.is_of(epoch) {
             return None;
         }
         self.preempted.write_once(true);
         Some(Windows::NONE)
     }
 
-    /// The task is back; returns the windows if there are new ones. In the scheduler.
-    pub(crate) fn wake(&self, polling: &Polling, looks: &impl Looks) -> Option<Windows> {
+    /// The task is back; returns the windows if there are new ones. In the scheduler, in the registration `epoch`.
+    pub(crate) fn wake(
+        &self,
+        polling: &Polling,
+        looks: &impl Looks,
+        epoch: u32,
+    ) -> Option<Windows> {
+        if !self.is_of(epoch) {
+            return None;
+        }
         if self.preempted.read_once() {
             self.preempted.write_once(false);
             // Whoever has taken the CPU may have wanted it for a moment only.

@@ -43,13 +43,16 @@ mod device;
 mod epoch;
 mod extension;
 mod guest_interface;
+mod halt_poll;
 mod injector;
 mod kvm;
 mod memory;
 mod moderation;
 mod msi;
 mod poller;
+mod polling;
 mod ports;
+mod registration;
 mod run_area;
 mod source;
 mod statistics;
@@ -127,7 +130,7 @@ impl Overlay {
         try_pin_init!(Self {
             kvm: Kvm::find()?,
             ports: Ports::new(module_parameters::port.value())?,
-            poll: poller::parameters(
+            poll: polling::parameters(
                 module_parameters::guest_poll_ns.value(),
                 module_parameters::host_poll_ns.value(),
                 module_parameters::poll_budget.value(),

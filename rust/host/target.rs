@@ -150,6 +150,20 @@ impl Target {
         Posted::Kick
     }
 
+    /// Makes vectors pending, none of them reserved, and makes the vCPU look at once.
+    pub(crate) fn kick_all(&self, vectors: Vectors) {
+        for vector in vectors {
+            // However often it is pending, it is injected once.
+            let _ = self.kicks.post(vector);
+        }
+        self.runner.force();
+    }
+
+    /// Returns what the vCPU has been kicked for and has not taken yet.
+    pub(crate) fn kicks(&self) -> Vectors {
+        self.kicks.pending()
+    }
+
     /// Returns whether there have been kicks. To be asked by the thread that runs the vCPU, after a
     /// full barrier.
     #[inline]

@@ -29,7 +29,8 @@
 //! because the descriptor's state belongs to the thread that runs. It is taken only once the guest
 //! has used its interface on the vCPU, or something is bound to it: a VMM that has another thread wait in KVM from before that
 //! gets a state that is wrong for its own guest. All of [`Vcpu::run`] is process
-//! context; [`PreemptNotified`] is the scheduler's. Both find the descriptors under RCU.
+//! context; [`PreemptNotified`](kernel_ext::preempt::PreemptNotified) is the scheduler's. Both find the descriptors under RCU. The order of
+//! locks is in [`registration`](crate::registration).
 
 use kernel::{
     alloc::flags::GFP_KERNEL_ACCOUNT,
@@ -70,14 +71,10 @@ use kernel_ext::{
         VcpuFile, //
     },
     once::Once,
-    preempt::{
-        Leaving,
-        PreemptNotified, //
-    },
     thread_flags, //
 };
 use pvirq_protocol::{
-    port::Status,
+    ioctl::EndReason,
     Descriptor,
     HostState,
     HostStatistics,
@@ -95,11 +92,7 @@ use crate::{
         SREGS_CR0, //
     },
     msi::Messages,
-    poller::{
-        Looks,
-        Poller,
-        Windows, //
-    },
+    poller::Poller,
     ports::Ports,
     run_area::{
         PortAccess,
@@ -112,6 +105,8 @@ use crate::{
     },
     wrap, //
 };
+
+mod idle;
 
 /// A vCPU.
 #[pin_data]
@@ -234,9 +229,19 @@ impl Vcpu {
     /// Calls `f` with the vCPU's descriptor, under RCU, if the guest has registered one.
     #[inline]
     fn with_descriptor<T>(&self, f: impl FnOnce(&Descriptor) -> T) -> Option<T> {
-        let guard = rcu::read_lock();
+        self.with_registration(|_, descriptor| f(descriptor))
+    }
 
-        self.vm.descriptors.get(&guard)?.get(self.target.id).map(f)
+    /// Calls `f` with the number of the guest's registration and the vCPU's descriptor, under RCU, if there is one.
+    #[inline]
+    fn with_registration<T>(&self, f: impl FnOnce(u32, &Descriptor) -> T) -> Option<T> {
+        let guard = rcu::read_lock();
+        let descriptors = self.vm.descriptors.get(&guard)?;
+
+        Some(f(
+            descriptors.epoch().get(),
+            descriptors.get(self.target.id)?,
+        ))
     }
 
     /// Runs the vCPU until the VMM has to do something.
@@ -410,28 +415,6 @@ impl Vcpu {
         true
     }
 
-    /// Does what the guest's idle call asks for: polls, until there is something for the vCPU or it
-    /// should sleep.
-    fn idle(&self) -> Status {
-        let began = self.with_descriptor(Descriptor::enter_host_polling);
-        if began.is_none() {
-            return Status::NotRegistered;
-        }
-        if self.poller.begin() {
-            self.vm.take_over_polling();
-        }
-        let end = self.poller.poll(&self.vm.polling, self);
-        self.with_descriptor(|descriptor| {
-            descriptor.set_idle_end(end);
-            self.publish_windows(descriptor, self.poller.windows());
-        });
-        Status::Ok
-    }
-
-    fn publish_windows(&self, descriptor: &Descriptor, windows: Windows) {
-        descriptor.set_poll_windows(windows.guest_ns, windows.host_ns);
-    }
-
     /// Passes on `KVM_SET_SREGS` or its successor. A vCPU that is put back to real mode is reset.
     fn set_sregs(&self, request: Ioctl<'_>) -> Result<isize> {
         let result = self.real.ioctl(request)?;
@@ -439,68 +422,10 @@ impl Vcpu {
         if !self.vm.descriptors.is_empty() {
             let cr0 = read_argument_at::<u64>(request, SREGS_CR0);
             if cr0.is_ok_and(|cr0| cr0 & CR0_PE == 0) {
-                self.vm.unregister();
+                self.vm.end(EndReason::StateReplaced);
             }
         }
         Ok(result)
-    }
-}
-
-impl Looks for Vcpu {
-    #[inline]
-    fn hits(&self) -> Option<u32> {
-        self.with_descriptor(Descriptor::idle_hits)
-    }
-
-    #[inline]
-    fn posted(&self) -> Option<bool> {
-        self.with_descriptor(Descriptor::has_pending)
-    }
-
-    #[inline]
-    fn wanted(&self) -> bool {
-        self.real.is_wanted()
-    }
-}
-
-impl PreemptNotified for Vcpu {
-    fn sched_out(&self, why: Leaving) {
-        match why {
-            Leaving::Preempted => {
-                let windows = self.poller.preempt();
-                // A sender that spins gets this vCPU a CPU by KVM's directed yield, which may need an interrupt
-                // that KVM knows of. A post would make both wait for the end of a time slice there. So the
-                // state stays `Running`, which it is in `KVM_RUN`.
-                let posts = !self.real.yield_needs_interrupt();
-
-                self.with_descriptor(|descriptor| {
-                    if posts {
-                        descriptor.set_host_state(HostState::Preempted);
-                    }
-                    if let Some(windows) = windows {
-                        self.publish_windows(descriptor, windows);
-                    }
-                });
-            }
-            Leaving::Blocked => {
-                self.with_descriptor(|descriptor| descriptor.set_host_state(HostState::Blocked));
-                self.poller.sleep();
-            }
-        }
-    }
-
-    fn sched_in(&self) {
-        let windows = self.poller.wake(&self.vm.polling, self);
-        let pending = self.with_descriptor(|descriptor| {
-            if let Some(windows) = windows {
-                self.publish_windows(descriptor, windows);
-            }
-            descriptor.resume(HostState::Running)
-        });
-
-        if pending == Some(true) {
-            self.force();
-        }
     }
 }
 

@@ -2,19 +2,10 @@
 
 //! VMs.
 //!
-//! # Registration of descriptors
-//!
-//! The guest registers its [`Descriptors`] in the thread of one vCPU, and all vCPUs find them under
-//! RCU. They go when the guest says so or registers others, when a vCPU is reset, when the VMM moves
-//! the memory from under them, and when it closes the VM's file. Whatever the reason, whoever takes
-//! them away waits until no vCPU uses them, and then [closes](Descriptors::close) them: nothing that
-//! was posted is lost, and nothing is left for somebody to look for.
-//!
 //! # Concurrency
 //!
-//! [`Vm::memory`] is held while KVM changes a memory slot, so that both agree, and while descriptors
-//! are exchanged. Under it KVM's own locks are taken, and RCU is waited for; it is never taken with
-//! the VMM's memory map locked. [`Vm::kicks`] is held while memory is mapped. [`Vm::file`] and
+//! [`Vm::memory`] and its place among other locks are described in [`registration`](crate::registration). It is never
+//! taken with the VMM's memory map locked. [`Vm::kicks`] is held while memory is mapped. [`Vm::file`] and
 //! [`Vm::targets`] are leaves.
 
 use kernel::{
@@ -26,13 +17,12 @@ use kernel::{
     },
     new_mutex,
     prelude::*,
+    seq_file::SeqFile,
     sync::{
-        aref::ARef,
         atomic::{
             Atomic,
             Relaxed, //
         },
-        rcu,
         Arc,
         Mutex,
         UniqueArc, //
@@ -50,17 +40,19 @@ use kernel_ext::{
         FileOps, //
     },
     ioctl::Ioctl,
+    kvm,
     preempt::PreemptNotifiers,
     published::Published, //
 };
-use pvirq_protocol::port::{
-    Array,
-    Status, //
-};
+use pvirq_protocol::ioctl::EndReason;
 
 use crate::{
     descriptors::Descriptors,
     extension,
+    halt_poll::{
+        HaltPoll,
+        Need, //
+    },
     kvm::{
         kvm_enable_cap,
         kvm_userspace_memory_region,
@@ -78,7 +70,8 @@ use crate::{
     },
     memory::Memory,
     msi::Messages,
-    poller::Polling,
+    polling::Polling,
+    registration::History,
     target::Target,
     vcpu::Vcpu,
     wrap,
@@ -106,13 +99,17 @@ pub(crate) struct Vm {
     long_apic_ids: Atomic<bool>,
     #[pin]
     pub(crate) polling: Polling,
-    /// Whether KVM's own polling has been switched off.
-    polling_taken: Atomic<bool>,
     #[pin]
-    memory: Mutex<Memory>,
+    halt_poll: HaltPoll,
+    #[pin]
+    pub(crate) memory: Mutex<Memory>,
+    /// Whether the VMM allows registrations. Written with `memory` locked.
+    pub(crate) allowed: Atomic<bool>,
+    #[pin]
+    pub(crate) history: History,
     /// KVM's file, as long as the VMM has ours.
     #[pin]
-    file: Mutex<Option<ARef<File>>>,
+    file: Mutex<Option<kvm::VmFile>>,
     /// All vCPUs that there have been: KVM makes none twice.
     #[pin]
     targets: Mutex<List<Target>>,
@@ -122,7 +119,7 @@ pub(crate) struct Vm {
 }
 
 impl Vm {
-    fn new(overlay: Arc<Overlay>, file: ARef<File>) -> impl PinInit<Self> {
+    fn new(overlay: Arc<Overlay>, file: kvm::VmFile) -> impl PinInit<Self> {
         overlay.statistics.begin_vm();
         let polling = Polling::new(&overlay.poll);
         pin_init!(Self {
@@ -132,12 +129,24 @@ impl Vm {
             lapics: Atomic::new(false),
             long_apic_ids: Atomic::new(false),
             polling <- polling,
-            polling_taken: Atomic::new(false),
+            halt_poll <- HaltPoll::new(),
             memory <- new_mutex!(Memory::new()),
+            allowed: Atomic::new(true),
+            history <- History::new(),
             file <- new_mutex!(Some(file)),
             targets <- new_mutex!(List::new()),
             kicks <- new_mutex!(None),
         })
+    }
+
+    /// Returns KVM's file, if the VMM still has ours.
+    pub(crate) fn file(&self) -> Option<kvm::VmFile> {
+        self.file.lock().clone()
+    }
+
+    /// Returns whether there are local APICs in KVM.
+    pub(crate) fn has_lapics(&self) -> bool {
+        self.lapics.load(Relaxed)
     }
 
     /// Adds a vCPU.
@@ -158,8 +167,8 @@ impl Vm {
         let mut kicks = self.kicks.lock();
 
         if kicks.is_none() {
-            let file = self.file.lock().clone().ok_or(ENODEV)?;
-            let messages = Messages::new(file, LONG_APIC_IDS)?;
+            let file = self.file().ok_or(ENODEV)?;
+            let messages = Messages::new(file.file().clone(), LONG_APIC_IDS)?;
             *kicks = Some(Arc::new(messages, GFP_KERNEL_ACCOUNT)?);
         }
         drop(kicks);
@@ -179,108 +188,25 @@ impl Vm {
         }
     }
 
-    /// Switches KVM's own polling off, once. In the VMM's process.
-    ///
-    /// If that fails, vCPUs poll twice before they sleep. A VMM that sets it later has its way.
-    pub(crate) fn take_over_polling(&self) {
-        if self.polling_taken.load(Relaxed) {
-            return;
-        }
-        self.polling_taken.store(true, Relaxed);
-        if let Some(file) = self.file.lock().clone() {
-            let _ = kvm_enable_cap::new(KVM_CAP_HALT_POLL, 0).call(&file);
+    /// Notes that the guest has made an idle call in the registration `epoch`.
+    pub(crate) fn begin_idle_calls(&self, epoch: u32) {
+        if let Some(file) = self.file() {
+            self.halt_poll.idle(&file, epoch, || self.need_of_polling());
         }
     }
 
-    /// Registers descriptors, in the place of those before them. In the VMM's process.
-    pub(crate) fn register(&self, array: Array) -> Result<(), Status> {
-        let len = array.check(self.max_descriptors())?;
-        if !self.lapics.load(Relaxed) {
-            return Err(Status::NoLapic);
+    /// Looks again for how long KVM should poll, as the registration or the windows have changed.
+    pub(crate) fn update_halt_poll(&self) {
+        if let Some(file) = self.file() {
+            self.halt_poll.update(&file, || self.need_of_polling());
         }
-        let file = self.file.lock().clone().ok_or(Status::NoMemory)?;
-        let user = self.memory.lock().find(array.address, len)?;
-        if self.is_registered(array, user) {
-            return Ok(());
+    }
+
+    fn need_of_polling(&self) -> Need {
+        Need {
+            epoch: self.epoch(),
+            windows: self.polling.has_windows(),
         }
-
-        // To pin pages can take the VMM's help, so it must not wait for us meanwhile.
-        let messages = Messages::new(file, Descriptors::slots(array.count))
-            .and_then(|messages| Ok(Arc::new(messages, GFP_KERNEL_ACCOUNT)?))
-            .map_err(|_| Status::NoMemory)?;
-        let epoch = self.overlay.epochs.next();
-        let new = Descriptors::new(array, user, messages, self.polling.first(), epoch)?;
-        let new = KBox::new(new, GFP_KERNEL_ACCOUNT).map_err(|_| Status::NoMemory)?;
-
-        let memory = self.memory.lock();
-        if memory.find(array.address, len)? != user || self.file.lock().is_none() {
-            return Err(Status::NotRam);
-        }
-        let old = self.descriptors.replace(Some(new));
-        drop(memory);
-        Self::close(old);
-        Ok(())
-    }
-
-    /// Returns whether these descriptors are registered, and `user` is where they are in the VMM.
-    fn is_registered(&self, array: Array, user: u64) -> bool {
-        let guard = rcu::read_lock();
-
-        self.descriptors
-            .get(&guard)
-            .is_some_and(|descriptors| descriptors.place() == (array, user))
-    }
-
-    /// Returns the number of the guest's registration, 0 if there is none.
-    pub(crate) fn epoch(&self) -> u32 {
-        let guard = rcu::read_lock();
-
-        self.descriptors
-            .get(&guard)
-            .map_or(0, |descriptors| descriptors.epoch().get())
-    }
-
-    /// Forgets the descriptors, and says whether there were any.
-    pub(crate) fn unregister(&self) -> bool {
-        let memory = self.memory.lock();
-        let old = self.descriptors.replace(None);
-        drop(memory);
-        Self::close(old)
-    }
-
-    fn close(old: Option<KBox<Descriptors>>) -> bool {
-        old.inspect(|descriptors| descriptors.close()).is_some()
-    }
-
-    /// Changes a memory slot by `change`, which calls KVM, and forgets the descriptors if they are
-    /// not where they were any more.
-    fn change_memory(
-        &self,
-        region: &kvm_userspace_memory_region,
-        change: impl FnOnce() -> Result<isize>,
-    ) -> Result<isize> {
-        let mut memory = self.memory.lock();
-        memory.reserve()?;
-        let result = change()?;
-        memory.set(region);
-
-        let moved = {
-            let guard = rcu::read_lock();
-            self.descriptors.get(&guard).is_some_and(|descriptors| {
-                let (array, user) = descriptors.place();
-                let len = array.check(LONG_APIC_IDS);
-
-                len.and_then(|len| memory.find(array.address, len)) != Ok(user)
-            })
-        };
-        let old = if moved {
-            self.descriptors.replace(None)
-        } else {
-            None
-        };
-        drop(memory);
-        Self::close(old);
-        Ok(result)
     }
 }
 
@@ -294,7 +220,7 @@ impl PinnedDrop for Vm {
 /// The file of a VM.
 pub(crate) struct VmFile {
     /// KVM's file.
-    real: ARef<File>,
+    real: kvm::VmFile,
     vm: Arc<Vm>,
 }
 
@@ -309,7 +235,10 @@ impl VmFile {
         let this = KBox::new_uninit(GFP_KERNEL_ACCOUNT)?;
 
         wrap::create::<Self>(&overlay.kvm, device, request, c"kvm-vm", |real| {
-            let Ok(vm) = vm.pin_init_with(Vm::new(overlay.clone(), real.clone()));
+            // SAFETY: KVM has just made this file for `KVM_CREATE_VM`.
+            let real = unsafe { kvm::VmFile::new(real) };
+            let new = Vm::new(overlay.clone(), real.clone());
+            let Ok(vm) = vm.pin_init_with(new);
             let vm = vm.into();
             KBox::write(this, Self { real, vm })
         })
@@ -317,7 +246,7 @@ impl VmFile {
 
     /// Passes on `KVM_SET_USER_MEMORY_REGION` or its successor.
     fn set_memory_region(&self, request: Ioctl<'_>) -> Result<isize> {
-        let forward = || self.real.ioctl(request);
+        let forward = || self.real.file().ioctl(request);
 
         match read_argument_at::<kvm_userspace_memory_region>(request, 0) {
             Ok(region) => self.vm.change_memory(&region, forward),
@@ -329,13 +258,14 @@ impl VmFile {
     /// Passes on `KVM_CREATE_IRQCHIP`.
     fn create_irqchip(&self, request: Ioctl<'_>) -> Result<isize> {
         self.real
+            .file()
             .ioctl(request)
             .inspect(|_| self.vm.lapics.store(true, Relaxed))
     }
 
     /// Passes on `KVM_ENABLE_CAP`.
     fn enable_cap(&self, request: Ioctl<'_>) -> Result<isize> {
-        let forward = || self.real.ioctl(request);
+        let forward = || self.real.file().ioctl(request);
 
         // What cannot be read is KVM's to refuse.
         let Ok(capability) = read_argument_at::<kvm_enable_cap>(request, 0) else {
@@ -353,6 +283,12 @@ impl VmFile {
                     self.vm.long_apic_ids.store(true, Relaxed);
                 }
             }),
+            KVM_CAP_HALT_POLL => forward().inspect(|_| {
+                // KVM takes no more than 32 bits.
+                let max_ns = capability.args[0] as u32;
+                let need = || self.vm.need_of_polling();
+                self.vm.halt_poll.set(&self.real, max_ns, need);
+            }),
             _ => forward(),
         }
     }
@@ -362,7 +298,7 @@ impl VmFile {
     /// KVM takes nothing but its own files for the VM whose encryption context is to be copied or
     /// moved. So it finds its own behind the descriptor while it looks.
     fn lend(&self, capability: &kvm_enable_cap, request: Ioctl<'_>) -> Result<isize> {
-        let forward = || self.real.ioctl(request);
+        let forward = || self.real.file().ioctl(request);
         // KVM takes the lower half as well.
         let fd = capability.args[0] as u32;
         // Without the lock, the end of one such call would take KVM's file away from another with
@@ -376,7 +312,7 @@ impl VmFile {
             return forward();
         };
         request
-            .lend(fd, &file, source.real.clone(), forward)
+            .lend(fd, &file, source.real.file().clone(), forward)
             .unwrap_or_else(forward)
     }
 }
@@ -399,15 +335,20 @@ impl FileOperations for VmFile {
 
     fn ioctl(this: &Self, request: Ioctl<'_>) -> Result<isize> {
         match request.cmd() {
-            KVM_CREATE_VCPU => Vcpu::create(&this.vm, &this.real, request),
+            KVM_CREATE_VCPU => Vcpu::create(&this.vm, this.real.file(), request),
             KVM_SET_USER_MEMORY_REGION | KVM_SET_USER_MEMORY_REGION2 => {
                 this.set_memory_region(request)
             }
             KVM_CREATE_IRQCHIP => this.create_irqchip(request),
             KVM_ENABLE_CAP => this.enable_cap(request),
-            _ => extension::ioctl(&this.vm, &this.real, request)
-                .unwrap_or_else(|| this.real.ioctl(request)),
+            _ => extension::ioctl(&this.vm, this.real.file(), request)
+                .unwrap_or_else(|| this.real.file().ioctl(request)),
         }
+    }
+
+    fn show_fdinfo(this: &Self, m: &SeqFile) {
+        this.real.file().show_fdinfo(m);
+        this.vm.history.show(m);
     }
 
     fn release(this: KBox<Self>) {
@@ -417,7 +358,11 @@ impl FileOperations for VmFile {
         drop(kicks);
         // And so nothing of ours may keep that file.
         let file = this.vm.file.lock().take();
-        this.vm.unregister();
+        this.vm.end(EndReason::Vmm);
+        // vCPUs may go on.
+        this.vm
+            .halt_poll
+            .update(&this.real, || this.vm.need_of_polling());
         drop(file);
     }
 }

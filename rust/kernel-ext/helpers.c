@@ -20,6 +20,10 @@
 
 bool rust_helper_kvm_vcpu_is_wanted(const struct file *file);
 bool rust_helper_kvm_vcpu_yield_needs_interrupt(const struct file *file);
+bool rust_helper_kvm_vcpu_is_callers(const struct file *file);
+bool rust_helper_kvm_vcpu_completes_on_entry(const struct file *file);
+bool rust_helper_kvm_vcpu_is_in_protected_mode(const struct file *file);
+void rust_helper_kvm_vm_set_halt_poll(const struct file *file, bool override, unsigned int max_ns);
 void rust_helper_kvm_vcpu_force(const struct file *file, struct task_struct *task);
 void rust_helper_kvm_vcpu_force_last(const struct file *file);
 bool rust_helper_fatal_signal_pending(void);
@@ -139,6 +143,52 @@ bool rust_helper_kvm_vcpu_yield_needs_interrupt(const struct file *file)
 
 	return vcpu->preempted && !vcpu->arch.preempted_in_kernel && vcpu->arch.apic && vcpu->arch.apic->apicv_active &&
 	       !kvm_pause_in_guest(vcpu->kvm);
+}
+
+/* Whether KVM lets the current task use the vCPU of an open file: kvm_vcpu_ioctl() begins with this. */
+bool rust_helper_kvm_vcpu_is_callers(const struct file *file)
+{
+	const struct kvm_vcpu *vcpu = file->private_data;
+
+	return vcpu->kvm->mm == current->mm && !READ_ONCE(vcpu->kvm->vm_dead);
+}
+
+/*
+ * Whether KVM has yet to complete, when KVM_RUN is called next, what the vCPU of an open file has exited for. Until then its
+ * state is that of the middle of an instruction. By the thread that has run the vCPU, before another one can.
+ */
+bool rust_helper_kvm_vcpu_completes_on_entry(const struct file *file)
+{
+	const struct kvm_vcpu *vcpu = file->private_data;
+
+	return READ_ONCE(vcpu->arch.complete_userspace_io);
+}
+
+/*
+ * Whether the vCPU of an open file is in protected mode. The guest never owns this bit of CR0 (KVM_POSSIBLE_CR0_GUEST_BITS), so
+ * KVM need not ask the CPU. If the vCPU runs, the answer is old when it comes.
+ */
+bool rust_helper_kvm_vcpu_is_in_protected_mode(const struct file *file)
+{
+	const struct kvm_vcpu *vcpu = file->private_data;
+
+	return READ_ONCE(vcpu->arch.cr0) & X86_CR0_PE;
+}
+
+/*
+ * Sets for how long KVM polls at most before a halted vCPU of the VM of an open file sleeps: as its parameter says, or, if that is
+ * overridden, for max_ns. This is KVM_CAP_HALT_POLL without an argument in user space, and can be undone, which that cannot. The
+ * order is that of kvm_vm_ioctl_enable_cap_generic(), for kvm_vcpu_max_halt_poll_ns().
+ */
+void rust_helper_kvm_vm_set_halt_poll(const struct file *file, bool override, unsigned int max_ns)
+{
+	struct kvm *kvm = file->private_data;
+
+	if (override) {
+		WRITE_ONCE(kvm->max_halt_poll_ns, max_ns);
+		smp_wmb();
+	}
+	WRITE_ONCE(kvm->override_halt_poll_ns, override);
 }
 
 /*

@@ -80,6 +80,22 @@ mod bindings {
         pub(crate) fn kvm_vcpu_yield_needs_interrupt(file: *const file) -> bool;
 
         /// From `helpers.c`.
+        #[link_name = "rust_helper_kvm_vcpu_is_callers"]
+        pub(crate) fn kvm_vcpu_is_callers(file: *const file) -> bool;
+
+        /// From `helpers.c`.
+        #[link_name = "rust_helper_kvm_vcpu_completes_on_entry"]
+        pub(crate) fn kvm_vcpu_completes_on_entry(file: *const file) -> bool;
+
+        /// From `helpers.c`.
+        #[link_name = "rust_helper_kvm_vcpu_is_in_protected_mode"]
+        pub(crate) fn kvm_vcpu_is_in_protected_mode(file: *const file) -> bool;
+
+        /// From `helpers.c`.
+        #[link_name = "rust_helper_kvm_vm_set_halt_poll"]
+        pub(crate) fn kvm_vm_set_halt_poll(file: *const file, overrides: bool, max_ns: c_uint);
+
+        /// From `helpers.c`.
         #[link_name = "rust_helper_kvm_vcpu_force"]
         pub(crate) fn kvm_vcpu_force(file: *const file, task: *mut task_struct);
 

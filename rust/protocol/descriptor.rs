@@ -94,6 +94,13 @@ impl Descriptor {
         GuestState::from_word(self.guest.state.load())
     }
 
+    /// What is pending, without taking it.
+    pub fn pending(&self) -> Vectors {
+        Vectors::from_words(core::array::from_fn(|index| {
+            self.pending.words[index].load()
+        }))
+    }
+
     /// Who will look at the vCPU's pending bits before it does anything else, if anybody.
     #[inline]
     pub(crate) fn looker(&self) -> Option<Looker> {

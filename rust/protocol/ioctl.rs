@@ -120,13 +120,14 @@ pub const END_REGISTRATION: u32 = number(0, 0x0a, 0);
 pub const GET_POSTED: u32 = number(READ | WRITE, 0x0b, size_of::<Posted>());
 
 /// Posts interrupts to a vCPU, besides those that are posted already: what [`GET_POSTED`] has read in a VM that is
-/// restored. [`Posted`]. They are injected before the vCPU enters its guest.
+/// restored. [`Posted`]. They are injected before the vCPU enters its guest. If the vCPU has run before, `KVM_SET_LAPIC`
+/// goes first, as it replaces what is posted.
 ///
 /// - `EFAULT`: the argument is not readable.
 /// - `EINVAL`: its size or a flag is not known, or a vector is reserved.
 /// - `EIO`: another process has made the VM.
 /// - `ENOENT`: there is no vCPU with this number.
-/// - `ENXIO`: the VM has no local APICs in the kernel.
+/// - `ENXIO`: the VM has no local APICs in the kernel, or messages do not reach the one with this number.
 /// - `EINTR`, `ENOMEM`.
 pub const SET_POSTED: u32 = number(WRITE, 0x0c, size_of::<Posted>());
 

@@ -251,6 +251,12 @@ impl Array {
         }
     }
 
+    /// How many bytes it has.
+    #[expect(clippy::len_without_is_empty, reason = "an empty array is refused")]
+    pub fn len(&self) -> u64 {
+        u64::from(self.count) * ARRAY_ALIGN
+    }
+
     /// Checks all that does not take the VM's memory slots, and says how many bytes it has.
     ///
     /// The first and the last byte have an address of 64 bits each.
@@ -261,7 +267,7 @@ impl Array {
         if self.count == 0 || self.count > max_descriptors {
             return Err(Status::TooMany);
         }
-        let len = u64::from(self.count) * ARRAY_ALIGN;
+        let len = self.len();
         match self.address.checked_add(len - 1) {
             Some(_) => Ok(len),
             None => Err(Status::NotRam),

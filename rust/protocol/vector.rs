@@ -88,6 +88,12 @@ impl Vectors {
         Self(words)
     }
 
+    /// The words that [`Vectors::from_words`] takes.
+    #[inline]
+    pub const fn words(&self) -> [u64; Self::WORDS] {
+        self.0
+    }
+
     /// Whether there is nothing in it.
     #[inline]
     pub const fn is_empty(&self) -> bool {

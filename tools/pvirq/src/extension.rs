@@ -14,11 +14,12 @@ use std::{
 use kvm_ioctls::VmFd;
 use pvirq_protocol::{
     ioctl::{
-        Bind, BottomHalf, BottomHalfKind, Map, Poll, Posted, Source, Unbind, BIND,
-        GET_BOTTOM_HALF, GET_POLL, GET_POSTED, GET_SOURCE, GET_VERSION, MAP_DESCRIPTORS, SET_POLL,
-        SET_POSTED, UNBIND, VERSION,
+        Bind, BottomHalf, BottomHalfKind, Map, Poll, Posted, Posting, Registration, Source, Unbind,
+        BIND, END_REGISTRATION, GET_BOTTOM_HALF, GET_POLL, GET_POSTED, GET_REGISTRATION,
+        GET_SOURCE, GET_VERSION, MAP_DESCRIPTORS, SET_POLL, SET_POSTED, SET_POSTING, UNBIND,
+        VERSION,
     },
-    Vector,
+    Vector, Vectors,
 };
 use vmm_sys_util::eventfd::EventFd;
 
@@ -297,38 +298,104 @@ impl<'a> Extension<'a> {
         Ok(poll)
     }
 
-    /// Reads which interrupts are posted to a vCPU and not yet injected: vector `v` is bit `v % 64` of word `v / 64`.
-    ///
-    /// Those in the guest's descriptor are among them, and are in its memory as well. A VMM that saves the memory has
-    /// no need to [set](Extension::set_posted) these again.
+    /// Allows the guest to register descriptors, as a new VM does, or forbids it, which ends the registration.
     ///
     /// ```no_run
     /// # use pvirq::{error::Error, extension::Extension};
     /// # fn example(pvirq: Extension<'_>) -> Result<(), Error> {
-    /// println!("{:x?}", pvirq.posted(0)?);
+    /// pvirq.set_posting(false)?;
+    /// assert_eq!(pvirq.registration()?.epoch, 0);
     /// # Ok(())
     /// # }
     /// ```
-    pub fn posted(&self, vcpu: u32) -> Result<[u64; 4], Error> {
+    pub fn set_posting(&self, allowed: bool) -> Result<(), Error> {
+        let mut posting = Posting::new(allowed);
+
+        // SAFETY: The argument is of the size that the number says.
+        unsafe { self.call("PVIRQ_SET_POSTING", SET_POSTING, &mut posting) }
+    }
+
+    /// Reads which registration the VM has, and how the one before it ended.
+    ///
+    /// ```no_run
+    /// # use pvirq::{error::Error, extension::Extension};
+    /// # use pvirq_protocol::ioctl::EndReason;
+    /// # fn example(pvirq: Extension<'_>) -> Result<(), Error> {
+    /// let registration = pvirq.registration()?;
+    /// match registration.epoch {
+    ///     0 => println!("ended: {:?}", EndReason::from_number(registration.ended)),
+    ///     _ => println!("{} descriptors at {:#x}", registration.count, registration.address),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn registration(&self) -> Result<Registration, Error> {
+        let mut registration = Registration::new();
+
+        // SAFETY: The argument is of the size that the number says.
+        unsafe {
+            self.call(
+                "PVIRQ_GET_REGISTRATION",
+                GET_REGISTRATION,
+                &mut registration,
+            )
+        }?;
+        Ok(registration)
+    }
+
+    /// Ends the guest's registration. What is pending is injected, and the guest may register again.
+    ///
+    /// ```no_run
+    /// # use pvirq::{error::Error, extension::Extension};
+    /// # fn example(pvirq: Extension<'_>) -> Result<(), Error> {
+    /// if pvirq.registration()?.epoch != 0 {
+    ///     pvirq.end_registration()?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn end_registration(&self) -> Result<(), Error> {
+        const CALL: &str = "PVIRQ_END_REGISTRATION";
+
+        // SAFETY: The ioctl takes no argument.
+        match unsafe { libc::ioctl(self.vm.as_raw_fd(), END_REGISTRATION.into()) } {
+            0 => Ok(()),
+            _ => Err(failed(CALL, &io::Error::last_os_error())),
+        }
+    }
+
+    /// Reads which interrupts of a vCPU are posted and not yet injected. They stay posted.
+    ///
+    /// ```no_run
+    /// # use pvirq::{error::Error, extension::Extension};
+    /// # fn example(pvirq: Extension<'_>) -> Result<(), Error> {
+    /// for vector in pvirq.posted(0)? {
+    ///     println!("{:#x} waits", vector.get());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn posted(&self, vcpu: u32) -> Result<Vectors, Error> {
         let mut posted = Posted::of(vcpu);
 
         // SAFETY: The argument is of the size that the number says.
         unsafe { self.call("PVIRQ_GET_POSTED", GET_POSTED, &mut posted) }?;
-        Ok(posted.vectors)
+        Ok(Vectors::from_words(posted.vectors))
     }
 
-    /// Posts interrupts to a vCPU, which are injected before it enters its guest.
+    /// Posts interrupts to a vCPU, besides those that are posted already: what [`posted`](Extension::posted) has read in
+    /// a VM that is restored. If the vCPU has run before, `KVM_SET_LAPIC` goes first.
     ///
     /// ```no_run
     /// # use pvirq::{error::Error, extension::Extension};
-    /// # fn example(old: Extension<'_>, new: Extension<'_>) -> Result<(), Error> {
-    /// new.set_posted(0, old.posted(0)?)?;
+    /// # fn example(saved: Extension<'_>, restored: Extension<'_>) -> Result<(), Error> {
+    /// restored.set_posted(0, saved.posted(0)?)?;
     /// # Ok(())
     /// # }
     /// ```
-    pub fn set_posted(&self, vcpu: u32, vectors: [u64; 4]) -> Result<(), Error> {
+    pub fn set_posted(&self, vcpu: u32, vectors: Vectors) -> Result<(), Error> {
         let mut posted = Posted {
-            vectors,
+            vectors: vectors.words(),
             ..Posted::of(vcpu)
         };
 

@@ -11,12 +11,11 @@ use std::{
     time::Duration,
 };
 
-use pvirq_protocol::{Descriptor, Posted, Vector};
-use vm_memory::{Bytes, GuestAddress, GuestMemory, GuestMemoryMmap};
+use pvirq_protocol::{Posted, Vector};
+use vm_memory::{GuestAddress, GuestMemory, GuestMemoryMmap};
 use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
 
 use crate::{
-    boot,
     error::Error,
     extension::{Extension, Route},
     machine::Machine,
@@ -71,9 +70,6 @@ pub(super) struct Device {
     event: EventFd,
     /// How often the process has posted.
     posts: SharedWord,
-    memory: GuestMemoryMmap,
-    /// Where the target's descriptor is in that.
-    place: GuestAddress,
 }
 
 impl Device {
@@ -82,8 +78,6 @@ impl Device {
         let memory = machine.memory();
         let extension = Extension::new(machine.vm())?;
         let event = EventFd::new(EFD_NONBLOCK).map_err(Error::os("cannot make an eventfd"))?;
-        let array = boot::descriptors(machine.vcpus()).address;
-        let target_offset = (target * size_of::<Descriptor>()) as u64;
 
         keep_from_children(&memory, machine.memory_size() as usize)?;
         extension.bind(&event, &Route::to_vcpu(target as u32, vector))?;
@@ -93,8 +87,6 @@ impl Device {
             descriptors: extension.map_descriptors()?,
             event,
             posts: SharedWord::new()?,
-            memory,
-            place: GuestAddress(array + target_offset),
         })
     }
 
@@ -139,17 +131,13 @@ impl Device {
                 "a process that posts has ended by itself".into(),
             ));
         }
-        self.is_pending()
+        Ok(self.is_pending())
     }
 
     /// Whether the vector is pending in the target's descriptor.
-    fn is_pending(&self) -> Result<bool, Error> {
-        let words: [u64; 4] = self
-            .memory
-            .read_obj(self.place)
-            .map_err(|error| Error::Memory(error.to_string()))?;
-        let vector = self.vector.get();
-        Ok(words[usize::from(vector / 64)] >> (vector % 64) & 1 != 0)
+    fn is_pending(&self) -> bool {
+        let descriptor = self.descriptors.get(self.target);
+        descriptor.is_some_and(|descriptor| descriptor.pending().contains(self.vector))
     }
 
     /// Posts until it is killed. It neither allocates, nor locks, nor returns.

@@ -11,12 +11,10 @@ use std::{
 use kvm_bindings::kvm_msi;
 use kvm_ioctls::VmFd;
 use mini_guest::{Account, Shared, LEDGER_SOURCES, LEDGER_VCPUS, LEDGER_VECTORS};
-use pvirq_protocol::Descriptor;
-use vm_memory::{Bytes, GuestAddress};
+use pvirq_protocol::Vectors;
 
 use super::{case::SurviveCase, events::Events};
 use crate::{
-    boot,
     device::{Device, PVIRQ},
     error::Error,
     extension::Extension,
@@ -25,8 +23,8 @@ use crate::{
 
 /// How long the guest runs at most between two saves, and how often that may be halved: short times are as likely as
 /// long ones.
-const LONGEST: Duration = Duration::from_millis(40);
-const HALVINGS: u64 = 8;
+const LONGEST: Duration = Duration::from_millis(120);
+const HALVINGS: u64 = 6;
 
 /// An xorshift generator.
 pub(in crate::bench) struct Random(u64);
@@ -69,7 +67,7 @@ pub(super) struct Counts {
 pub(super) struct Saved {
     snapshot: Snapshot,
     /// For each vCPU, what its host has, besides what is in its local APIC and in memory.
-    posted: Vec<[u64; 4]>,
+    posted: Vec<Vectors>,
     pub counts: Counts,
 }
 
@@ -97,11 +95,11 @@ pub(super) fn save(
     let snapshot = Snapshot::new(vcpus, machine)?;
     let posted = match by_posted {
         true => posted(machine)?,
-        false => vec![[0; 4]; machine.vcpus()],
+        false => vec![Vectors::default(); machine.vcpus()],
     };
     for (vcpu, posted) in snapshot.vcpus().iter().zip(&posted) {
         counts.in_lapics += vcpu.pending().count() as u64;
-        counts.posted += posted.iter().map(|word| u64::from(word.count_ones())).sum::<u64>();
+        counts.posted += u64::from(posted.len());
         counts.halted += u64::from(vcpu.is_halted());
     }
     Ok(Saved {
@@ -112,20 +110,16 @@ pub(super) fn save(
 }
 
 /// What is posted to each vCPU and is not in its descriptor, which is saved with the memory.
-fn posted(machine: &Machine) -> Result<Vec<[u64; 4]>, Error> {
+fn posted(machine: &Machine) -> Result<Vec<Vectors>, Error> {
     let extension = Extension::new(machine.vm())?;
-    let memory = machine.memory();
-    let first = boot::descriptors(machine.vcpus()).address;
+    let shared = machine.shared()?;
     (0..machine.vcpus())
         .map(|vcpu| {
-            let mut words = extension.posted(vcpu as u32)?;
-            let address = first + vcpu as u64 * size_of::<Descriptor>() as u64;
-            let in_memory: [u64; 4] = memory
-                .read_obj(GuestAddress(address))
-                .map_err(|error| Error::Memory(error.to_string()))?;
-            let pairs = words.iter_mut().zip(in_memory);
-            pairs.for_each(|(word, in_memory)| *word &= !in_memory);
-            Ok(words)
+            let words = extension.posted(vcpu as u32)?.words();
+            let in_memory = shared.descriptors[vcpu].pending().words();
+            Ok(Vectors::from_words(std::array::from_fn(|index| {
+                words[index] & !in_memory[index]
+            })))
         })
         .collect()
 }
@@ -135,13 +129,11 @@ impl Saved {
     pub fn restore(self, device: &Device, config: &Config<'_>) -> Result<Machine, Error> {
         let machine = Machine::restore(device, config, self.snapshot)?;
         let is_pvirq = device.path().to_str() == Some(PVIRQ);
-        for (vcpu, words) in self.posted.into_iter().enumerate() {
-            if words == [0; 4] {
-                continue;
-            }
+        for (vcpu, vectors) in (0..).zip(self.posted) {
             match is_pvirq {
-                true => Extension::new(machine.vm())?.set_posted(vcpu as u32, words)?,
-                false => signal(machine.vm(), vcpu as u32, words)?,
+                _ if vectors.is_empty() => {}
+                true => Extension::new(machine.vm())?.set_posted(vcpu, vectors)?,
+                false => signal(machine.vm(), vcpu, vectors)?,
             }
         }
         Ok(machine)
@@ -149,11 +141,11 @@ impl Saved {
 }
 
 /// Interrupts a vCPU by messages, where there is no pvirq to post to it.
-fn signal(vm: &VmFd, vcpu: u32, words: [u64; 4]) -> Result<(), Error> {
-    for vector in (0..256_u32).filter(|vector| words[*vector as usize / 64] >> (vector % 64) & 1 != 0) {
+fn signal(vm: &VmFd, vcpu: u32, vectors: Vectors) -> Result<(), Error> {
+    for vector in vectors {
         let msi = kvm_msi {
             address_lo: 0xfee0_0000 | (vcpu << 12),
-            data: vector,
+            data: vector.get().into(),
             ..Default::default()
         };
         vm.signal_msi(msi).map_err(Error::kvm("KVM_SIGNAL_MSI"))?;

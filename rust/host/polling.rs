@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! How the vCPUs of a VM poll when they are idle: the longest windows, the policy, and the budget. See
+//! [`poller`](crate::poller).
+//!
+//! # Concurrency
+//!
+//! The lock of [`Polling`] is a leaf, for process context. The rest is single words, which the scheduler's callbacks read.
+
+use kernel::{
+    new_spinlock,
+    prelude::*,
+    sync::{
+        atomic::Atomic,
+        SpinLock, //
+    }, //
+};
+use kernel_ext::once::Once;
+use pvirq_protocol::{
+    ioctl::Poll,
+    window::{
+        Budget,
+        HaltPoll,
+        History,
+        Policy,
+        PolicyName, //
+    }, //
+};
+
+/// Checks what the module's parameters say, and returns it.
+pub(crate) fn parameters(guest_poll_ns: u32, host_poll_ns: u32, budget: u32) -> Result<Poll> {
+    for (name, value, max) in [
+        (c"guest_poll_ns", guest_poll_ns, Poll::MAX_NS),
+        (c"host_poll_ns", host_poll_ns, Poll::MAX_NS),
+        (c"poll_budget", budget, Budget::PERCENT_MAX),
+    ] {
+        if value > max {
+            pr_err!("{name}={value} is above {max}\n");
+            return Err(EINVAL);
+        }
+    }
+    Ok(Poll {
+        size: size_of::<Poll>() as u32,
+        flags: 0,
+        guest_poll_ns,
+        host_poll_ns,
+        budget,
+        policy: PolicyName::Adaptive.number(),
+    })
+}
+
+/// The polling of all vCPUs of a VM: the longest windows, and what decides about them.
+#[pin_data]
+pub(crate) struct Polling {
+    guest_ns: Atomic<u32>,
+    host_ns: Atomic<u32>,
+    policy: Atomic<u32>,
+    #[pin]
+    pub(crate) budget: SpinLock<Budget>,
+}
+
+impl Polling {
+    pub(crate) fn new(poll: &Poll) -> impl PinInit<Self> + use<> {
+        let Poll {
+            guest_poll_ns,
+            host_poll_ns,
+            budget,
+            policy,
+            ..
+        } = *poll;
+        pin_init!(Self {
+            guest_ns: Atomic::new(guest_poll_ns),
+            host_ns: Atomic::new(host_poll_ns),
+            policy: Atomic::new(policy),
+            budget <- new_spinlock!(Budget::new(budget)),
+        })
+    }
+
+    /// Changes it, for idle periods from now on.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if there is something that is not known or not within its range.
+    pub(crate) fn set(&self, poll: &Poll) -> Result {
+        if !poll.is_valid() {
+            return Err(EINVAL);
+        }
+        // Two callers at a time can leave some of each, all of it valid.
+        self.guest_ns.write_once(poll.guest_poll_ns);
+        self.host_ns.write_once(poll.host_poll_ns);
+        self.policy.write_once(poll.policy);
+        self.budget.lock().set_percent(poll.budget);
+        Ok(())
+    }
+
+    pub(crate) fn get(&self) -> Poll {
+        Poll {
+            size: size_of::<Poll>() as u32,
+            flags: 0,
+            guest_poll_ns: self.guest_ns.read_once(),
+            host_poll_ns: self.host_ns.read_once(),
+            budget: self.budget.lock().percent(),
+            policy: self.policy.read_once(),
+        }
+    }
+
+    /// Returns whether there is any window at all.
+    pub(crate) fn has_windows(&self) -> bool {
+        self.guest_ns.read_once() != 0 || self.host_ns.read_once() != 0
+    }
+
+    fn policy(&self) -> &'static dyn Policy {
+        PolicyName::from_number(self.policy.read_once())
+            .unwrap_or(PolicyName::Adaptive)
+            .policy()
+    }
+
+    /// The windows after an idle period of `idle_ns`, and after as many `hits` as the guest has counted
+    /// before it. Any context.
+    pub(crate) fn next(&self, known: &Known, windows: Windows, hits: u32, idle_ns: u64) -> Windows {
+        let policy = self.policy();
+        let next = |known: &Atomic<u64>, hits, window_ns, idle_ns, ceiling_ns| {
+            let mut history = History::from_word(known.read_once());
+            history.add(hits, idle_ns, ceiling_ns);
+            known.write_once(history.word());
+            policy.next_after(&history, window_ns, idle_ns, ceiling_ns)
+        };
+        let Windows { guest_ns, host_ns } = windows;
+        let in_host_ns = idle_ns.saturating_sub(guest_ns.into());
+        let [guest_max, host_max] = [&self.guest_ns, &self.host_ns].map(Once::read_once);
+
+        Windows {
+            guest_ns: next(&known.guest, hits, guest_ns, idle_ns, guest_max),
+            host_ns: next(&known.host, 0, host_ns, in_host_ns, host_max),
+        }
+    }
+
+    /// The windows of an idle period that begins.
+    pub(crate) fn current(&self, windows: Windows) -> Windows {
+        let policy = self.policy();
+
+        Windows {
+            guest_ns: policy.current(windows.guest_ns, self.guest_ns.read_once()),
+            host_ns: policy.current(windows.host_ns, self.host_ns.read_once()),
+        }
+    }
+
+    /// The windows before anything is known: enough for the guest to make an idle call, by which the
+    /// host learns that it knows of windows at all.
+    pub(crate) fn first(&self) -> Windows {
+        let longest = self.host_ns.read_once().max(self.guest_ns.read_once());
+
+        Windows {
+            guest_ns: 0,
+            host_ns: HaltPoll::START_NS.min(longest),
+        }
+    }
+}
+
+/// How long a vCPU is to poll, in ns.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Windows {
+    pub(crate) guest_ns: u32,
+    pub(crate) host_ns: u32,
+}
+
+impl Windows {
+    pub(crate) const NONE: Self = Self {
+        guest_ns: 0,
+        host_ns: 0,
+    };
+}
+
+/// What is known of a vCPU's idle periods.
+pub(crate) struct Known {
+    /// As far as windows in the guest would have covered them; a [`History`].
+    pub(crate) guest: Atomic<u64>,
+    /// As far as windows in the host would have covered what was left.
+    pub(crate) host: Atomic<u64>,
+    /// As many as the guest had [counted](pvirq_protocol::Descriptor::idle_hits) by then.
+    pub(crate) hits: Atomic<u32>,
+}

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Idle vCPUs: the guest's idle call, and what the scheduler says of their threads. See [`poller`](crate::poller).
+
+use kernel_ext::preempt::{
+    Leaving,
+    PreemptNotified, //
+};
+use pvirq_protocol::{
+    port::Status,
+    Descriptor,
+    HostState,
+    IdleEnd, //
+};
+
+use super::Vcpu;
+use crate::{
+    poller::Looks,
+    polling::Windows, //
+};
+
+impl Vcpu {
+    /// Does what the guest's idle call asks for: polls, until there is something for the vCPU or it
+    /// should sleep.
+    ///
+    /// If the registration ends meanwhile, so does the call, and the descriptor says that the guest should halt: it was
+    /// told so when it was [closed](crate::descriptors::Descriptors::close).
+    pub(super) fn idle(&self) -> Status {
+        let began = self.with_registration(|epoch, descriptor| {
+            descriptor.enter_host_polling();
+            epoch
+        });
+        let Some(epoch) = began else {
+            return Status::NotRegistered;
+        };
+        if self.poller.begin(epoch, self.vm.polling.first()) {
+            self.vm.begin_idle_calls(epoch);
+        }
+        let end = self.poller.poll(&self.vm.polling, self);
+        self.with_registration(|now, descriptor| {
+            if now == epoch {
+                descriptor.set_idle_end(end.unwrap_or(IdleEnd::Expired));
+                self.publish_windows(descriptor, self.poller.windows());
+            }
+        });
+        Status::Ok
+    }
+
+    fn publish_windows(&self, descriptor: &Descriptor, windows: Windows) {
+        descriptor.set_poll_windows(windows.guest_ns, windows.host_ns);
+    }
+}
+
+impl Looks for Vcpu {
+    #[inline]
+    fn hits(&self) -> Option<u32> {
+        self.with_descriptor(Descriptor::idle_hits)
+    }
+
+    #[inline]
+    fn posted(&self) -> Option<bool> {
+        self.with_descriptor(Descriptor::has_pending)
+    }
+
+    #[inline]
+    fn wanted(&self) -> bool {
+        self.real.is_wanted()
+    }
+}
+
+impl PreemptNotified for Vcpu {
+    fn sched_out(&self, why: Leaving) {
+        match why {
+            Leaving::Preempted => {
+                // A sender that spins gets this vCPU a CPU by KVM's directed yield, which may need an interrupt
+                // that KVM knows of. A post would make both wait for the end of a time slice there. So the
+                // state stays `Running`, which it is in `KVM_RUN`.
+                let posts = !self.real.yield_needs_interrupt();
+
+                self.with_registration(|epoch, descriptor| {
+                    if posts {
+                        descriptor.set_host_state(HostState::Preempted);
+                    }
+                    if let Some(windows) = self.poller.preempt(epoch) {
+                        self.publish_windows(descriptor, windows);
+                    }
+                });
+            }
+            Leaving::Blocked => {
+                self.with_registration(|epoch, descriptor| {
+                    descriptor.set_host_state(HostState::Blocked);
+                    self.poller.sleep(epoch);
+                });
+            }
+        }
+    }
+
+    fn sched_in(&self) {
+        let pending = self.with_registration(|epoch, descriptor| {
+            if let Some(windows) = self.poller.wake(&self.vm.polling, self, epoch) {
+                self.publish_windows(descriptor, windows);
+            }
+            descriptor.resume(HostState::Running)
+        });
+
+        if pending == Some(true) {
+            self.force();
+        }
+    }
+}
