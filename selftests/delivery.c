@@ -41,7 +41,7 @@ TEST_F(delivery, posted_while_the_vmm_has_the_vcpu)
 {
 	long switches = thread_switches();
 
-	LOAD(guest_sleep);
+	GO_OUTSIDE();
 	ASSERT_EQ(PVIRQ_HOST_OUTSIDE, host_state(self->descriptor));
 	EXPECT_FALSE(post(self->descriptor, VECTOR));
 	EXPECT_TRUE(post(self->descriptor, VECTOR));
@@ -94,6 +94,7 @@ TEST_F(delivery, what_the_guest_writes_is_not_believed)
 }
 
 #define LONG_ID		300
+#define LONG_APIC_IDS	(KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK)
 #define MORE_MEMORY	0x40000
 #define IA32_APIC_BASE	0x1b
 #define X2APIC		(0xfee00000 | 1 << 11 | 1 << 10)
@@ -101,7 +102,7 @@ TEST_F(delivery, what_the_guest_writes_is_not_believed)
 /* An APIC ID that does not fit into 8 bits, as far as the VMM allows for it. */
 TEST_F(delivery, apic_ids_of_32_bits)
 {
-	struct kvm_enable_cap ids = { .cap = KVM_CAP_X2APIC_API, .args = { KVM_X2APIC_API_USE_32BIT_IDS } };
+	struct kvm_enable_cap ids = { .cap = KVM_CAP_X2APIC_API, .args = { LONG_APIC_IDS } };
 	struct kvm_mp_state runnable = { KVM_MP_STATE_RUNNABLE };
 	struct {
 		struct kvm_msrs msrs;
@@ -148,7 +149,7 @@ TEST_F(delivery, a_vcpu_that_halts_is_blocked)
 	EXPECT_TRUE(eventually(host_state(self->descriptor) == PVIRQ_HOST_BLOCKED));
 	EXPECT_TRUE(is_running(&self->runner));
 	EXPECT_EQ(-EINTR, runner_stop(&self->runner));
-	EXPECT_EQ(PVIRQ_HOST_OUTSIDE, host_state(self->descriptor));
+	EXPECT_EQ(PVIRQ_HOST_RUNNING, host_state(self->descriptor));
 	EXPECT_EQ(0, STATISTIC("forced-exits"));
 }
 
@@ -199,27 +200,6 @@ static bool is_seen_preempted(struct runner *runner, struct vcpu *vcpu, volatile
 GUEST(guest_loop,
 	"1:	jmp	1b\n");
 
-/* Puts a vCPU into protected mode, with segments of all memory, at a privilege level. */
-static void set_privilege(struct vcpu *vcpu, unsigned int level)
-{
-	struct kvm_segment data = {
-		.limit = 0xffffffff, .selector = 0x10 | level, .type = 3, .present = 1, .dpl = level, .db = 1, .s = 1, .g = 1,
-	};
-	struct kvm_sregs sregs;
-
-	if (ioctl(vcpu->fd, KVM_GET_SREGS, &sregs))
-		die("KVM_GET_SREGS");
-	sregs.cr0 |= 1;
-	sregs.ds = data;
-	sregs.es = data;
-	sregs.ss = data;
-	sregs.cs = data;
-	sregs.cs.selector = 0x8 | level;
-	sregs.cs.type = 11;
-	if (ioctl(vcpu->fd, KVM_SET_SREGS, &sregs))
-		die("KVM_SET_SREGS");
-}
-
 /* A parameter of KVM's module for Intel's CPUs is set; not if the module is not there. */
 static bool has_intel_parameter(const char *name)
 {
@@ -247,7 +227,7 @@ TEST_F(delivery, preempted_in_user_mode)
 	contender_start(&contender);
 	for (int level = 0; level <= 3; level += 3) {
 		LOAD(guest_loop);
-		set_privilege(&self->vcpu, level);
+		vcpu_set_privilege(&self->vcpu, level);
 		EXPECT_EQ(level == 0 || !interrupted, is_seen_preempted(&self->runner, &self->vcpu, self->descriptor))
 			TH_LOG("privilege level %d", level);
 	}

@@ -250,7 +250,7 @@ TEST_F(idle, ends_by_a_signal)
 		pthread_kill(self->runner.thread, SIGUSR1);
 		if (runner_wait(&self->runner) == -EINTR) {
 			early += idle_end(self->descriptor) == PVIRQ_IDLE_EVENT;
-			EXPECT_EQ(PVIRQ_HOST_OUTSIDE, host_state(self->descriptor));
+			EXPECT_EQ(PVIRQ_HOST_RUNNING, host_state(self->descriptor));
 			EXPECT_BYTE(0x55, vcpu_run(&self->vcpu));
 		}
 	}

@@ -61,7 +61,7 @@ FIXTURE_TEARDOWN(inject)
 
 TEST_F(inject, elided_while_the_vmm_has_the_vcpu)
 {
-	LOAD(guest_sleep);
+	GO_OUTSIDE();
 	ASSERT_EQ(0, BIND(self->source, VECTOR));
 	eventfd_signal(self->source);
 	EXPECT_TRUE(is_pending(self->descriptor, VECTOR));

@@ -206,7 +206,7 @@ TEST_F(map, posts_arrive)
 {
 	EXPECT_EQ(OFFSET, self->mapping.map.offset);
 	EXPECT_EQ(COUNT, self->mapping.map.count);
-	LOAD(guest_sleep);
+	GO_OUTSIDE();
 	ASSERT_EQ(PVIRQ_HOST_OUTSIDE, host_state(mapped(&self->mapping, 0)));
 	EXPECT_FALSE(post_says_kick(mapped(&self->mapping, 0), VECTOR));
 	EXPECT_TRUE(is_pending(array(&self->vm), VECTOR));
@@ -228,7 +228,11 @@ TEST_F(map, the_guest_registers_again)
 {
 	struct mapping new;
 
+	/* What is registered already stays. */
 	ASSERT_EQ(PVIRQ_STATUS_OK, guest_register(&self->vm, &self->vcpu, ARRAY, COUNT));
+	ASSERT_FALSE(post(mapped(&self->mapping, 0), VECTOR));
+	ASSERT_TRUE(is_pending(array(&self->vm), VECTOR));
+	ASSERT_EQ(PVIRQ_STATUS_OK, guest_register(&self->vm, &self->vcpu, ARRAY, COUNT + 1));
 	EXPECT_BLANK();
 	ASSERT_EQ(0, mapping_open(&self->vm, &new));
 	EXPECT_FALSE(post(mapped(&new, 1), VECTOR));
@@ -238,7 +242,7 @@ TEST_F(map, the_guest_registers_again)
 
 TEST_F(map, the_vcpu_is_reset)
 {
-	vcpu_reset(&self->vcpu);
+	vcpu_restart(&self->vcpu);
 	EXPECT_BLANK();
 }
 

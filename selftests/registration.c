@@ -43,8 +43,14 @@ FIXTURE_TEARDOWN(registration)
 #define COMMAND(command)		guest_command(&self->vm, &self->vcpu, command)
 #define REGISTER(address, count)	guest_register(&self->vm, &self->vcpu, address, count)
 
-/* Whether the host uses the descriptors: it says where the vCPU is. */
-#define EXPECT_REGISTERED()	EXPECT_EQ(PVIRQ_HOST_OUTSIDE, host_state(descriptor(&self->vm, 0)))
+/* Whether the host uses the descriptors at this address. */
+#define EXPECT_REGISTERED_AT(_address)						\
+	do {									\
+		struct pvirq_registration _registration = registration_of(&self->vm);	\
+		EXPECT_NE(0, _registration.epoch);				\
+		EXPECT_EQ(_address, _registration.address);			\
+	} while (0)
+#define EXPECT_REGISTERED()	EXPECT_REGISTERED_AT(DESCRIPTORS)
 
 /* The host has said that nobody looks any more, and knows of nothing that could be un-registered. */
 #define EXPECT_FORGOTTEN()							\
@@ -196,6 +202,7 @@ TEST_F(registration, split_irqchip_and_long_ids)
 {
 	struct kvm_enable_cap split = { .cap = KVM_CAP_SPLIT_IRQCHIP, .args = { 24 } };
 	struct kvm_enable_cap ids = { .cap = KVM_CAP_X2APIC_API, .args = { KVM_X2APIC_API_USE_32BIT_IDS } };
+	struct kvm_enable_cap quirk = { .cap = KVM_CAP_X2APIC_API, .args = { KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK } };
 	struct vcpu vcpu;
 	struct vm vm;
 
@@ -205,6 +212,10 @@ TEST_F(registration, split_irqchip_and_long_ids)
 	vcpu_open(&vm, &vcpu, 0);
 	vcpu_reset(&vcpu);
 	vm_add_memory(&vm, 1, MORE_MEMORY, 512 * sizeof(struct pvirq_descriptor), 0);
+	/* With the quirk, a message to the ID 255 goes to all. */
+	EXPECT_EQ(255, guest_read(&vm, &vcpu, PVIRQ_REG_MAX_DESCRIPTORS));
+	EXPECT_EQ(PVIRQ_STATUS_TOO_MANY, guest_register(&vm, &vcpu, MORE_MEMORY, 256));
+	ASSERT_EQ(0, ioctl(vm.fd, KVM_ENABLE_CAP, &quirk));
 	EXPECT_EQ(4096, guest_read(&vm, &vcpu, PVIRQ_REG_MAX_DESCRIPTORS));
 	EXPECT_EQ(PVIRQ_STATUS_OK, guest_register(&vm, &vcpu, MORE_MEMORY, 512));
 	vcpu_close(&vcpu);
@@ -213,20 +224,21 @@ TEST_F(registration, split_irqchip_and_long_ids)
 
 TEST_F(registration, another_replaces_it)
 {
-	volatile struct pvirq_descriptor *second = descriptor(&self->vm, 4);
+	const uint64_t second = DESCRIPTORS + 4 * sizeof(struct pvirq_descriptor);
 
 	ASSERT_EQ(PVIRQ_STATUS_OK, REGISTER(DESCRIPTORS, 1));
 	ASSERT_EQ(PVIRQ_STATUS_OK, REGISTER(DESCRIPTORS, 1));
 	EXPECT_REGISTERED();
-	ASSERT_EQ(PVIRQ_STATUS_OK, REGISTER(DESCRIPTORS + 4 * sizeof(*second), 1));
+	ASSERT_EQ(PVIRQ_STATUS_OK, REGISTER(second, 1));
 	EXPECT_EQ(PVIRQ_HOST_RUNNING, host_state(descriptor(&self->vm, 0)));
-	EXPECT_EQ(PVIRQ_HOST_OUTSIDE, host_state(second));
+	EXPECT_REGISTERED_AT(second);
+	EXPECT_EQ(PVIRQ_ENDED_REPLACED, registration_of(&self->vm).ended);
 }
 
 TEST_F(registration, ends_with_a_reset)
 {
 	ASSERT_EQ(PVIRQ_STATUS_OK, REGISTER(DESCRIPTORS, 1));
-	vcpu_reset(&self->vcpu);
+	vcpu_restart(&self->vcpu);
 	EXPECT_FORGOTTEN();
 }
 
@@ -237,10 +249,9 @@ TEST_F(registration, ends_with_its_memory)
 
 	ASSERT_EQ(PVIRQ_STATUS_OK, REGISTER(MORE_MEMORY, 1));
 	/* Changes that leave the descriptors where they are. */
-	vm_map_memory(&self->vm, 1, MORE_MEMORY, memory, PAGE_SIZE, KVM_MEM_LOG_DIRTY_PAGES);
 	vm_map_memory(&self->vm, 1, MORE_MEMORY, memory, PAGE_SIZE, 0);
 	vm_add_memory(&self->vm, 2, MORE_MEMORY + PAGE_SIZE, PAGE_SIZE, 0);
-	EXPECT_EQ(PVIRQ_HOST_OUTSIDE, host_state(there));
+	EXPECT_REGISTERED_AT(MORE_MEMORY);
 	/* The slot goes. */
 	vm_map_memory(&self->vm, 1, MORE_MEMORY, memory, 0, 0);
 	EXPECT_EQ(PVIRQ_HOST_RUNNING, host_state(there));

@@ -10,6 +10,8 @@ use pvirq_protocol::port::Status;
 
 use crate::kvm::{
     kvm_userspace_memory_region,
+    KVM_MEM_GUEST_MEMFD,
+    KVM_MEM_LOG_DIRTY_PAGES,
     KVM_MEM_READONLY, //
 };
 
@@ -21,7 +23,8 @@ struct Slot {
     guest: u64,
     size: u64,
     user: u64,
-    readonly: bool,
+    /// What KVM calls `KVM_MEM_*`.
+    flags: u32,
 }
 
 impl Slot {
@@ -63,10 +66,22 @@ impl Memory {
                 guest: region.guest_phys_addr,
                 size: region.memory_size,
                 user: region.userspace_addr,
-                readonly: region.flags & KVM_MEM_READONLY != 0,
+                flags: region.flags,
             };
             let _ = self.slots.push_within_capacity(slot);
         }
+    }
+
+    /// Returns whether KVM, once it has accepted `region`, logs writes to some of `len` bytes at `address`.
+    pub(crate) fn logs(region: &kvm_userspace_memory_region, address: u64, len: u64) -> bool {
+        let end = address.saturating_add(len);
+        let region_end = region.guest_phys_addr.saturating_add(region.memory_size);
+
+        // As for `set`.
+        region.slot >> 16 == 0
+            && region.flags & KVM_MEM_LOG_DIRTY_PAGES != 0
+            && region.guest_phys_addr < end
+            && address < region_end
     }
 
     /// Finds the address in the VMM of `len` bytes, not 0, that the guest can write at `address`.
@@ -81,8 +96,14 @@ impl Memory {
         if len > slot.size - offset {
             return Err(Status::CrossesSlot);
         }
-        if slot.readonly {
-            return Err(Status::ReadOnly);
+        for (flag, status) in [
+            (KVM_MEM_READONLY, Status::ReadOnly),
+            (KVM_MEM_GUEST_MEMFD, Status::Private),
+            (KVM_MEM_LOG_DIRTY_PAGES, Status::DirtyLogging),
+        ] {
+            if slot.flags & flag != 0 {
+                return Err(status);
+            }
         }
         slot.user.checked_add(offset).ok_or(Status::NotRam)
     }

@@ -23,6 +23,7 @@
 
 use kernel::{
     alloc::flags::GFP_KERNEL_ACCOUNT,
+    fs::File,
     new_spinlock,
     prelude::*,
     seq_file::SeqFile,
@@ -34,6 +35,7 @@ use kernel::{
         SpinLock, //
     }, //
 };
+use kernel_ext::file::FileExt;
 use pvirq_protocol::{
     ioctl::{
         self,
@@ -47,7 +49,10 @@ use pvirq_protocol::{
 
 use crate::{
     descriptors::Descriptors,
-    kvm::kvm_userspace_memory_region,
+    kvm::{
+        kvm_userspace_memory_region,
+        KVM_CHECK_EXTENSION, //
+    },
     memory::Memory,
     msi::Messages,
     vm::Vm, //
@@ -154,6 +159,9 @@ impl Vm {
         if !self.allowed.load(Relaxed) {
             return Err(Status::Forbidden);
         }
+        if self.is_private {
+            return Err(Status::Private);
+        }
         memory.find(array.address, len)
     }
 
@@ -226,15 +234,23 @@ impl Vm {
         }
     }
 
-    /// Changes a memory slot by `change`, which calls KVM, and ends the registration if the descriptors are not where they
-    /// were any more.
+    /// Changes a memory slot by `change`, which calls KVM on `real`, its file of this VM, and ends the registration if
+    /// the descriptors are not where they were any more.
+    ///
+    /// If KVM is to log writes to the descriptors, that ends the registration first: what the host writes there is in no
+    /// log.
     pub(crate) fn change_memory(
         &self,
+        real: &File,
         region: &kvm_userspace_memory_region,
         change: impl FnOnce() -> Result<isize>,
     ) -> Result<isize> {
         let mut memory = self.memory.lock();
         memory.reserve()?;
+        // KVM refuses other processes.
+        if self.is_logged_by(region) && real.call(KVM_CHECK_EXTENSION, 0).is_ok() {
+            self.exchange(&memory, None, EndReason::DirtyLogging);
+        }
         let result = change()?;
         memory.set(region);
 
@@ -242,6 +258,17 @@ impl Vm {
             self.exchange(&memory, None, EndReason::MemoryMoved);
         }
         Ok(result)
+    }
+
+    /// Returns whether KVM, once it has accepted `region`, logs writes to the descriptors.
+    fn is_logged_by(&self, region: &kvm_userspace_memory_region) -> bool {
+        let guard = rcu::read_lock();
+
+        self.descriptors.get(&guard).is_some_and(|descriptors| {
+            let (array, _) = descriptors.place();
+
+            Memory::logs(region, array.address, array.len())
+        })
     }
 
     /// Returns whether the descriptors are at another place in the VMM than they were, or at none.

@@ -8,11 +8,14 @@
 //!
 //! | state       | from                                   | to                                       |
 //! |-------------|----------------------------------------|------------------------------------------|
-//! | `Outside`   | the return to the VMM                  | the next `KVM_RUN`                       |
-//! | `Running`   | there                                  | the return to the VMM                    |
+//! | `Outside`   | the return to the VMM for I/O          | the next `KVM_RUN`                       |
+//! | `Running`   | `KVM_RUN`, and each other return       | one of the other states begins           |
 //! | `Preempted` | another task takes the CPU             | this one has it back                     |
 //! | `Blocked`   | the task sleeps, in a halt for example | it is awake and has a CPU                |
 //! | `Polling`   | the guest's idle call                  | the return to the guest                  |
+//!
+//! A VMM may save a vCPU that is in no I/O which KVM completes when it is entered, and then what the guest's memory holds
+//! is somewhere else. So the vCPU does not promise anything then: it is `Running`, and what was pending has been injected.
 //!
 //! A vCPU that is preempted in its guest's user mode on a host with APICv stays `Running`, see
 //! [`VcpuFile::yield_needs_interrupt`].
@@ -29,8 +32,8 @@
 //! because the descriptor's state belongs to the thread that runs. It is taken only once the guest
 //! has used its interface on the vCPU, or something is bound to it: a VMM that has another thread wait in KVM from before that
 //! gets a state that is wrong for its own guest. All of [`Vcpu::run`] is process
-//! context; [`PreemptNotified`](kernel_ext::preempt::PreemptNotified) is the scheduler's. Both find the descriptors under RCU. The order of
-//! locks is in [`registration`](crate::registration).
+//! context; [`PreemptNotified`](kernel_ext::preempt::PreemptNotified) is the scheduler's. Both find the descriptors under RCU. Threads that save or replace the
+//! vCPU's state ([`state`]) take its turn as well. The order of locks is in [`registration`](crate::registration).
 
 use kernel::{
     alloc::flags::GFP_KERNEL_ACCOUNT,
@@ -74,7 +77,6 @@ use kernel_ext::{
     thread_flags, //
 };
 use pvirq_protocol::{
-    ioctl::EndReason,
     Descriptor,
     HostState,
     HostStatistics,
@@ -85,11 +87,13 @@ use crate::{
     counter::Counter,
     guest_interface::Registers,
     kvm::{
-        CR0_PE,
+        KVM_GET_LAPIC,
+        KVM_GET_MP_STATE,
+        KVM_GET_VCPU_EVENTS,
         KVM_RUN,
+        KVM_SET_LAPIC,
         KVM_SET_SREGS,
-        KVM_SET_SREGS2,
-        SREGS_CR0, //
+        KVM_SET_SREGS2, //
     },
     msi::Messages,
     poller::Poller,
@@ -99,14 +103,12 @@ use crate::{
         RunArea, //
     },
     target::Target,
-    vm::{
-        read_argument_at,
-        Vm, //
-    },
+    vm::Vm,
     wrap, //
 };
 
 mod idle;
+mod state;
 
 /// A vCPU.
 #[pin_data]
@@ -270,14 +272,24 @@ impl Vcpu {
         let run = || self.run_for_vmm(&running, request);
         let result = self.vm.notifiers.notify(self, run);
 
-        self.with_descriptor(|descriptor| descriptor.set_host_state(HostState::Outside));
+        self.leave(&result);
         result
+    }
+
+    /// Gives the vCPU to its VMM, as `KVM_RUN` returns `result`.
+    #[inline]
+    fn leave(&self, result: &Result<isize>) {
+        if result.is_ok() && self.real.completes_on_entry() {
+            self.with_descriptor(|descriptor| descriptor.set_host_state(HostState::Outside));
+        } else {
+            self.settle();
+        }
     }
 
     /// Runs the vCPU until there is an exit that is none of ours.
     fn run_for_vmm(&self, running: &Running<'_>, request: Ioctl<'_>) -> Result<isize> {
         loop {
-            self.enter();
+            self.settle();
             let result = self.real.ioctl(request);
             // Both, as both may have set the flag, which either takes back. Kicks come last: one that came
             // after it was looked for, and lost its flag to the other, would count as made for ever.
@@ -290,11 +302,12 @@ impl Vcpu {
         }
     }
 
-    /// Gets the vCPU ready to enter the guest: from here on it does not look any more.
+    /// Says that the vCPU will not look, and injects what is pending: it is about to enter the guest, or may be saved. By the
+    /// thread that has its turn.
     #[inline]
-    fn enter(&self) {
+    fn settle(&self) {
         if self.target.has_kicks() {
-            self.enter_kicked();
+            self.inject_kicks();
         }
         let guard = rcu::read_lock();
         let Some(descriptors) = self.vm.descriptors.get(&guard) else {
@@ -320,7 +333,7 @@ impl Vcpu {
 
     /// Injects what the vCPU has been [kicked](Target::kick) for.
     #[cold]
-    fn enter_kicked(&self) {
+    fn inject_kicks(&self) {
         let messages = self.vm.kicks().filter(|messages| messages.are_current());
 
         // When the VMM has closed the VM's file, nothing is bound to it any more.
@@ -414,19 +427,6 @@ impl Vcpu {
         }
         true
     }
-
-    /// Passes on `KVM_SET_SREGS` or its successor. A vCPU that is put back to real mode is reset.
-    fn set_sregs(&self, request: Ioctl<'_>) -> Result<isize> {
-        let result = self.real.ioctl(request)?;
-
-        if !self.vm.descriptors.is_empty() {
-            let cr0 = read_argument_at::<u64>(request, SREGS_CR0);
-            if cr0.is_ok_and(|cr0| cr0 & CR0_PE == 0) {
-                self.vm.end(EndReason::StateReplaced);
-            }
-        }
-        Ok(result)
-    }
 }
 
 #[vtable]
@@ -442,7 +442,9 @@ impl FileOperations for Vcpu {
     fn ioctl(this: ArcBorrow<'_, Self>, request: Ioctl<'_>) -> Result<isize> {
         match request.cmd() {
             KVM_RUN => this.run(request),
+            KVM_GET_LAPIC | KVM_GET_VCPU_EVENTS | KVM_GET_MP_STATE => this.save(request),
             KVM_SET_SREGS | KVM_SET_SREGS2 => this.set_sregs(request),
+            KVM_SET_LAPIC => this.set_lapic(request),
             _ => this.real.ioctl(request),
         }
     }

@@ -66,7 +66,9 @@ use crate::{
         KVM_ENABLE_CAP,
         KVM_SET_USER_MEMORY_REGION,
         KVM_SET_USER_MEMORY_REGION2,
-        KVM_X2APIC_API_USE_32BIT_IDS, //
+        KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK,
+        KVM_X2APIC_API_USE_32BIT_IDS,
+        KVM_X86_DEFAULT_VM, //
     },
     memory::Memory,
     msi::Messages,
@@ -77,6 +79,11 @@ use crate::{
     wrap,
     Overlay, //
 };
+
+/// The flags of `KVM_CAP_X2APIC_API` with which a message reaches one APIC, whatever its ID. With the first alone, 255 still
+/// means all of them.
+const LONG_APIC_ID_FLAGS: u64 =
+    KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK;
 
 /// The APIC IDs that a message reaches if the VMM has not enabled longer ones. The last of 8 bits
 /// means all of them.
@@ -95,8 +102,10 @@ pub(crate) struct Vm {
     pub(crate) descriptors: Published<Descriptors>,
     /// Whether there are local APICs in KVM.
     lapics: Atomic<bool>,
-    /// Whether messages can have APIC IDs of more than 8 bits.
-    long_apic_ids: Atomic<bool>,
+    /// The flags of `KVM_CAP_X2APIC_API` that the VMM has enabled.
+    x2apic_api: Atomic<u64>,
+    /// Whether the guest's memory is its own: the VM is not of KVM's default type.
+    pub(crate) is_private: bool,
     #[pin]
     pub(crate) polling: Polling,
     #[pin]
@@ -119,7 +128,8 @@ pub(crate) struct Vm {
 }
 
 impl Vm {
-    fn new(overlay: Arc<Overlay>, file: kvm::VmFile) -> impl PinInit<Self> {
+    /// Makes one of a VM that KVM has made with this type.
+    fn new(overlay: Arc<Overlay>, file: kvm::VmFile, vm_type: usize) -> impl PinInit<Self> {
         overlay.statistics.begin_vm();
         let polling = Polling::new(&overlay.poll);
         pin_init!(Self {
@@ -127,7 +137,8 @@ impl Vm {
             notifiers: PreemptNotifiers::enable(),
             descriptors: Published::empty(),
             lapics: Atomic::new(false),
-            long_apic_ids: Atomic::new(false),
+            x2apic_api: Atomic::new(0),
+            is_private: vm_type != KVM_X86_DEFAULT_VM,
             polling <- polling,
             halt_poll <- HaltPoll::new(),
             memory <- new_mutex!(Memory::new()),
@@ -182,9 +193,9 @@ impl Vm {
 
     /// Returns how many descriptors the guest can register.
     pub(crate) fn max_descriptors(&self) -> u32 {
-        match self.long_apic_ids.load(Relaxed) {
-            true => LONG_APIC_IDS,
-            false => SHORT_APIC_IDS,
+        match self.x2apic_api.load(Relaxed) & LONG_APIC_ID_FLAGS {
+            LONG_APIC_ID_FLAGS => LONG_APIC_IDS,
+            _ => SHORT_APIC_IDS,
         }
     }
 
@@ -237,7 +248,7 @@ impl VmFile {
         wrap::create::<Self>(&overlay.kvm, device, request, c"kvm-vm", |real| {
             // SAFETY: KVM has just made this file for `KVM_CREATE_VM`.
             let real = unsafe { kvm::VmFile::new(real) };
-            let new = Vm::new(overlay.clone(), real.clone());
+            let new = Vm::new(overlay.clone(), real.clone(), request.arg());
             let Ok(vm) = vm.pin_init_with(new);
             let vm = vm.into();
             KBox::write(this, Self { real, vm })
@@ -249,7 +260,7 @@ impl VmFile {
         let forward = || self.real.file().ioctl(request);
 
         match read_argument_at::<kvm_userspace_memory_region>(request, 0) {
-            Ok(region) => self.vm.change_memory(&region, forward),
+            Ok(region) => self.vm.change_memory(self.real.file(), &region, forward),
             // What cannot be read is KVM's to refuse.
             Err(_) => forward(),
         }
@@ -279,9 +290,9 @@ impl VmFile {
                 forward().inspect(|_| self.vm.lapics.store(true, Relaxed)) //
             }
             KVM_CAP_X2APIC_API => forward().inspect(|_| {
-                if capability.args[0] & KVM_X2APIC_API_USE_32BIT_IDS != 0 {
-                    self.vm.long_apic_ids.store(true, Relaxed);
-                }
+                // KVM takes none of them back.
+                let flags = self.vm.x2apic_api.load(Relaxed) | capability.args[0];
+                self.vm.x2apic_api.store(flags, Relaxed);
             }),
             KVM_CAP_HALT_POLL => forward().inspect(|_| {
                 // KVM takes no more than 32 bits.
