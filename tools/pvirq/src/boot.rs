@@ -136,12 +136,7 @@ fn number_cpuid(cpuid: &mut CpuId, index: usize, vcpus: usize) {
 }
 
 /// Says what a vCPU's CPU is, which of them it is among others.
-pub fn set_cpuid(
-    vcpu: &VcpuFd,
-    mut cpuid: CpuId,
-    index: usize,
-    vcpus: usize,
-) -> Result<(), Error> {
+pub fn set_cpuid(vcpu: &VcpuFd, mut cpuid: CpuId, index: usize, vcpus: usize) -> Result<(), Error> {
     number_cpuid(&mut cpuid, index, vcpus);
     vcpu.set_cpuid2(&cpuid)
         .map_err(Error::kvm("KVM_SET_CPUID2"))

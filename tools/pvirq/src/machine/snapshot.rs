@@ -115,11 +115,10 @@ impl Machine {
         let cpuid = device.supported_cpuid()?;
         let transcript = Transcript::default();
         let console = Box::new(transcript.clone());
-        let mut machine =
-            Machine::build(device, config, memory, console, |vcpu, index| {
-                crate::boot::set_cpuid(vcpu, cpuid.clone(), index, vcpus.len())?;
-                vcpus[index].restore(vcpu)
-            })?;
+        let mut machine = Machine::build(device, config, memory, console, |vcpu, index| {
+            crate::boot::set_cpuid(vcpu, cpuid.clone(), index, vcpus.len())?;
+            vcpus[index].restore(vcpu)
+        })?;
         machine.transcript = transcript;
         Ok(machine)
     }

@@ -258,10 +258,7 @@ fn wait_until(shared: &Shared, condition: impl Fn() -> bool) {
     const LOOK: Duration = Duration::from_micros(100);
 
     let start = Instant::now();
-    while !condition()
-        && shared.frozen.over.load(SeqCst) == 0
-        && start.elapsed() < JOB_LIMIT
-    {
+    while !condition() && shared.frozen.over.load(SeqCst) == 0 && start.elapsed() < JOB_LIMIT {
         thread::sleep(LOOK);
     }
 }

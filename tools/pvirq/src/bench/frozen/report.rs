@@ -204,7 +204,10 @@ mod tests {
         assert_eq!((rows[0].mechanism, rows[0].stopped), ("x2apic", "killed"));
         assert!(rows[0].relative.is_none());
         let last = rows[3].relative.unwrap();
-        assert_eq!((last.pairs, last.median_of_pairs, last.longest), (1, 4.0, 4.0));
+        assert_eq!(
+            (last.pairs, last.median_of_pairs, last.longest),
+            (1, 4.0, 4.0)
+        );
         assert_eq!(rows[3].longest, 120);
     }
 }

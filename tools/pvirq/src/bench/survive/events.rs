@@ -139,9 +139,8 @@ impl Events {
             if *bound != Bound::Soon {
                 continue;
             }
-            let vector = Vector::new(event.vector()).map_err(|_| {
-                Error::Memory(format!("the vector {} is reserved", event.vector()))
-            })?;
+            let vector = Vector::new(event.vector())
+                .map_err(|_| Error::Memory(format!("the vector {} is reserved", event.vector())))?;
             let route = Route::to_vcpu(event.target as u32, vector);
             match Extension::new(vm)?.bind(&event.file, &route) {
                 Ok(()) => *bound = Bound::Pvirq,
@@ -199,11 +198,7 @@ impl Events {
     }
 
     /// Calls `function` while a thread signals at random.
-    pub fn while_signalling<T>(
-        &self,
-        seed: u64,
-        function: impl FnOnce() -> T,
-    ) -> Result<T, Error> {
+    pub fn while_signalling<T>(&self, seed: u64, function: impl FnOnce() -> T) -> Result<T, Error> {
         let over = AtomicBool::new(false);
         thread::scope(|scope| {
             let signaller = thread::Builder::new()

@@ -19,11 +19,11 @@ use std::{
 
 use mini_guest::{Job, Mode, Pattern, Rest, Work};
 
+pub(super) use self::round::Random;
 pub use self::{
     case::{survive_plan, Device as SurviveDevice, SurviveCase},
     report::{SurviveReport, SurviveRow},
 };
-pub(super) use self::round::Random;
 use self::{events::Events, round::Auditor};
 use super::idle::cycles;
 use crate::{
@@ -155,7 +155,11 @@ impl Survive {
                 row.rounds += 1;
                 on = to;
                 if round % NOTED == NOTED - 1 {
-                    note(&format!("{case}: {} rounds, {}", row.rounds, auditor.text()));
+                    note(&format!(
+                        "{case}: {} rounds, {}",
+                        row.rounds,
+                        auditor.text()
+                    ));
                 }
             }
             Ok(())

@@ -239,7 +239,13 @@ mod tests {
         let delays: Vec<_> = (0..1000).map(|_| random.delay()).collect();
         assert!(delays.iter().all(|delay| *delay < LONGEST));
         assert!(delays.iter().any(|delay| *delay > LONGEST / 3));
-        assert!(delays.iter().filter(|delay| **delay < LONGEST / 100).count() > 100);
+        assert!(
+            delays
+                .iter()
+                .filter(|delay| **delay < LONGEST / 100)
+                .count()
+                > 100
+        );
     }
 
     #[test]

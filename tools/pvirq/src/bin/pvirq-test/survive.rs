@@ -112,7 +112,10 @@ fn frozen(context: &Context, case: &str, stops: u64) -> Result<Outcome> {
         let events = row["events"].as_u64().context("no events")?;
         ensure!(events >= stops, "{row}");
         let stopped = row["stopped"].as_str().context("nothing is stopped")?;
-        ensure!(row["stops"] == if stopped == "none" { 0 } else { stops }, "{row}");
+        ensure!(
+            row["stops"] == if stopped == "none" { 0 } else { stops },
+            "{row}"
+        );
     }
     // Every way to stop has been tried.
     let expected = if case == "process" { 4 } else { 5 };
