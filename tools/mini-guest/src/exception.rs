@@ -11,8 +11,8 @@ use core::{
 };
 
 use mini_guest::{
-    storm_senders, Source, ARRIVAL_VECTORS, DEVICE_VECTORS, IPI_VECTOR, STATUS_MASKED,
-    STORM_VECTOR, STORM_VECTORS,
+    ledger_source, storm_senders, Source, ARRIVAL_VECTORS, DEVICE_VECTORS, IPI_VECTOR,
+    LEDGER_VECTORS, STATUS_MASKED, STORM_VECTOR, STORM_VECTORS,
 };
 
 use crate::{apic, console::Console, cpu, ipi, percpu, STATUS_CRASHED};
@@ -136,6 +136,11 @@ pub fn load_table() {
             arrival if Source::of_vector(arrival).is_some() => Gate::new(
                 ipi::arrival_stubs as usize
                     + usize::from(arrival - ARRIVAL_VECTORS) * ipi::ARRIVAL_STUB_SIZE,
+                percpu::INTERRUPT_STACK,
+            ),
+            ledger if ledger_source(ledger).is_some() => Gate::new(
+                ipi::ledger_stubs as usize
+                    + usize::from(ledger - LEDGER_VECTORS) * ipi::LEDGER_STUB_SIZE,
                 percpu::INTERRUPT_STACK,
             ),
             ipi::WAKE_VECTOR => Gate::new(ipi::wake_entry as usize, percpu::INTERRUPT_STACK),

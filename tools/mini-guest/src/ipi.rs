@@ -12,8 +12,8 @@ use core::{
 };
 
 use mini_guest::{
-    storm_senders, Arrival, Mechanism, Shared, Slot, Source, Storm, DEVICE_VECTORS, IPI_VECTOR,
-    MAX_VCPUS,
+    ledger_source, storm_senders, Arrival, Mechanism, Number, Shared, Slot, Source, Storm,
+    DEVICE_VECTORS, IPI_VECTOR, LEDGER_SOURCES, MAX_VCPUS,
 };
 use pvirq_protocol::{post_all, Posted, Tally, Vector};
 
@@ -130,6 +130,15 @@ global_asm!(
     "inc qword ptr [rcx + {arrival_duplicates}]",
     "5: mov qword ptr [rcx + {arrival_acknowledged}], rax",
     "jmp 2b",
+    // Counts in the ledger, for the source whose index is in rax, which has been pushed.
+    ".globl ledger_entry",
+    "ledger_entry:",
+    "enter_handler",
+    "inc qword ptr gs:[{interrupts}]",
+    "mov rdx, qword ptr gs:[{ledger}]",
+    "shl eax, {ledger_shift}",
+    "inc qword ptr [rdx + rax]",
+    "jmp 2b",
     // An NMI that somebody has sent does as the IPI. It has no EOI, and comes also while interrupts are off.
     ".globl nmi_entry",
     "nmi_entry:",
@@ -170,6 +179,8 @@ global_asm!(
     storm_sent = const offset_of!(Storm, sent),
     storm_acknowledged = const offset_of!(Storm, acknowledged),
     arrivals = const offset_of!(Slot, arrivals),
+    ledger = const offset_of!(Slot, ledger),
+    ledger_shift = const size_of::<Number>().trailing_zeros(),
     arrival_size = const size_of::<Arrival>(),
     arrival_at = const offset_of!(Arrival, at),
     arrival_sent = const offset_of!(Arrival, sent),
@@ -233,7 +244,30 @@ global_asm!(
     options(att_syntax),
 );
 
+/// The size of an entry of [`ledger_stubs`].
+pub const LEDGER_STUB_SIZE: usize = 16;
+
+// One entry for each source.
+global_asm!(
+    ".balign {size}",
+    ".globl ledger_stubs",
+    "ledger_stubs:",
+    ".set source, 0",
+    ".rept {sources}",
+    ".balign {size}, 0xcc",
+    "pushq %rax",
+    "movl $source, %eax",
+    "jmp ledger_entry",
+    ".set source, source + 1",
+    ".endr",
+    size = const LEDGER_STUB_SIZE,
+    sources = const LEDGER_SOURCES,
+    options(att_syntax),
+);
+
 extern "C" {
+    /// Where the CPU enters for the vectors of a ledger's sources. Not for Rust to call.
+    pub fn ledger_stubs();
     /// Where the CPU enters for the vectors of an idle vCPU's sources. Not for Rust to call.
     pub fn arrival_stubs();
     /// Where the CPU enters for the storm's vectors of single senders. Not for Rust to call.
@@ -260,6 +294,10 @@ pub fn handle(shared: &Shared, index: u32, vector: Vector) {
     if let Some(source) = Source::of_vector(vector.get()) {
         add_one(&slot.interrupts);
         handle_arrival(&shared.arrivals.of[source as usize]);
+    }
+    if let Some(source) = ledger_source(vector.get()) {
+        add_one(&slot.interrupts);
+        add_one(&shared.survival.ledgers[index as usize].handled[source].value);
     }
     if let Some(senders) = storm_senders(vector.get()) {
         let storm = &shared.storms[index as usize];

@@ -45,6 +45,10 @@ wire_enum! {
         Tick,
         /// vCPU 0 interrupts vCPU 1 at the intervals that the VMM has left, and vCPU 1 is idle meanwhile. The others rest.
         Wake,
+        /// All vCPUs interrupt each other while the VMM saves and restores them. See [`Survival`](crate::Survival).
+        Survive,
+        /// vCPU 0 interrupts vCPU 1, as others do that stop in their posts. See [`Frozen`](crate::Frozen).
+        Frozen,
     }
 }
 
@@ -174,7 +178,7 @@ impl Job {
                 | Work::Masked,
                 _,
             ) => 0,
-            (Work::Arrivals | Work::Tick, _) => 0,
+            (Work::Arrivals | Work::Tick | Work::Survive | Work::Frozen, _) => 0,
             (Work::Wake, _) if target == 1 => self.sends,
             (Work::Wake, _) => 0,
             (Work::Ipi, Pattern::Broadcast) => self.sends,

@@ -18,6 +18,7 @@ mod arrive;
 mod console;
 mod cpu;
 mod exception;
+mod heal;
 mod idle;
 mod ipi;
 mod mem;
@@ -26,6 +27,8 @@ mod percpu;
 mod pvirq;
 mod self_test;
 mod sender;
+mod stop;
+mod survive;
 mod target;
 
 use core::{
@@ -76,6 +79,10 @@ extern "C" fn main(shared: &'static Shared, index: usize) -> ! {
     shared.slots[index].storm.store(storm as u64, Relaxed);
     let arrivals = core::ptr::from_ref(&shared.arrivals);
     shared.slots[index].arrivals.store(arrivals as u64, Relaxed);
+    if let Some(ledger) = shared.survival.ledgers.get(index) {
+        let ledger = core::ptr::from_ref(ledger);
+        shared.slots[index].ledger.store(ledger as u64, Relaxed);
+    }
     // Devices interrupt the first vCPU that does not send.
     apic::enable(index == 1);
     if shared.pv_eoi.load(Relaxed) != 0 {
@@ -120,6 +127,8 @@ fn work(shared: &'static Shared, job: &Job, index: u32) {
         (0, Work::Hypercall) => sender::exit(shared, job, || Hypercall::new().nothing()),
         (0, Work::Host) => shared.set_answer(pvirq::ask(&shared.request())),
         (_, Work::Storm) => all_to_all::run(shared, job, index),
+        (_, Work::Survive) => survive::run(shared, job, index),
+        (_, Work::Frozen) => stop::run(shared, job, index),
         (0, Work::Inject) => {}
         (_, Work::Ipi | Work::Inject) | (pacer::TARGET, Work::Wake) => {
             target::wait(shared, job, index)

@@ -25,6 +25,11 @@ pub fn greet() {
     let _ = read(ReadRegister::Magic);
 }
 
+/// The epoch of the host's registration: 0 if there is none, all ones if there is no host, or one without epochs.
+pub fn epoch() -> u32 {
+    read(ReadRegister::Epoch)
+}
+
 /// Lets the host poll on this vCPU's behalf, as long as it likes. Interrupts are off before, and on afterwards.
 ///
 /// Says whether the vCPU should execute HLT now.

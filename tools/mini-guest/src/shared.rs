@@ -14,8 +14,10 @@ use pvirq_protocol::{port::Array, Descriptor, Tally};
 
 use crate::{
     arrivals::Arrivals,
+    frozen::Frozen,
     host::{Answer, Request},
     job::{Job, Mechanism, Pattern, Rest, Work},
+    ledger::Survival,
     storm::Storm,
     MAX_VCPUS,
 };
@@ -55,7 +57,9 @@ pub struct Slot {
     pub arrived: AtomicU64,
     /// Written by the vCPU at the start, for its interrupt handler: the address of [`Shared::arrivals`].
     pub arrivals: AtomicU64,
-    _handler: [u64; 1],
+    /// Written by the vCPU at the start, for its interrupt handler: the address of its [`Ledger`](crate::Ledger), if it
+    /// has one.
+    pub ledger: AtomicU64,
     /// Written by the vCPU: the sequence number that it had acknowledged when it last went to rest, plus one.
     pub rested: AtomicU64,
     /// Written by the vCPU.
@@ -183,6 +187,10 @@ pub struct Shared {
     pub storms: [Storm; MAX_VCPUS],
     /// What the idle vCPU is interrupted by, where that is the job.
     pub arrivals: Arrivals,
+    /// What must survive saves and restores, where that is the job.
+    pub survival: Survival,
+    /// What senders that stop in their posts are told, where that is the job.
+    pub frozen: Frozen,
     /// Cycles from a send to its acknowledgement, or where vCPUs are woken to its arrival, of the first [`CYCLES_LEN`]
     /// events.
     pub cycles: [AtomicU64; CYCLES_LEN],
@@ -224,6 +232,8 @@ impl Shared {
         self.over.store(0, Relaxed);
         self.storms.iter().for_each(Storm::clear);
         self.arrivals.clear();
+        self.survival.clear();
+        self.frozen.clear();
         for slot in &self.slots {
             slot.sent.store(0, Relaxed);
             slot.acknowledged.store(0, Relaxed);
@@ -306,6 +316,7 @@ mod tests {
         assert_eq!(offset_of!(Slot, storm) / 64, 1);
         assert_eq!(offset_of!(Slot, arrived) / 64, 1);
         assert_eq!(offset_of!(Slot, arrivals) / 64, 1);
+        assert_eq!(offset_of!(Slot, ledger) / 64, 1);
         assert_eq!(offset_of!(Slot, idle) / 64, 2);
         assert_eq!((size_of::<Slot>(), align_of::<Slot>()), (192, 64));
         assert_eq!(offset_of!(Shared, slots) % 64, 0);

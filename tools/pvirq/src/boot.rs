@@ -135,17 +135,22 @@ fn number_cpuid(cpuid: &mut CpuId, index: usize, vcpus: usize) {
     }
 }
 
+/// Says what a vCPU's CPU is, which of them it is among others.
+pub fn set_cpuid(vcpu: &VcpuFd, mut cpuid: CpuId, index: usize, vcpus: usize) -> Result<(), Error> {
+    number_cpuid(&mut cpuid, index, vcpus);
+    vcpu.set_cpuid2(&cpuid)
+        .map_err(Error::kvm("KVM_SET_CPUID2"))
+}
+
 /// Sets a vCPU's registers.
 pub fn set_up_vcpu(
     vcpu: &VcpuFd,
-    mut cpuid: CpuId,
+    cpuid: CpuId,
     index: usize,
     vcpus: usize,
     entry: GuestAddress,
 ) -> Result<(), Error> {
-    number_cpuid(&mut cpuid, index, vcpus);
-    vcpu.set_cpuid2(&cpuid)
-        .map_err(Error::kvm("KVM_SET_CPUID2"))?;
+    set_cpuid(vcpu, cpuid, index, vcpus)?;
 
     let code = kvm_segment {
         limit: u32::MAX,

@@ -8,6 +8,7 @@
 use std::{
     cell::Cell,
     io,
+    os::unix::thread::RawPthread,
     ptr::{addr_of_mut, null_mut},
     sync::OnceLock,
     thread::JoinHandle,
@@ -67,4 +68,10 @@ impl Drop for Kickable {
 pub fn kick<T>(thread: &JoinHandle<T>) {
     // The signal is valid, so the only error is that the thread is gone, which is as good.
     let _ = thread.kill(SIGRTMIN());
+}
+
+/// Kicks a thread that is known not to have ended, as [`kick`] does.
+pub(crate) fn kick_thread(thread: RawPthread) {
+    // SAFETY: The caller knows that the thread is there, and the signal is handled.
+    unsafe { libc::pthread_kill(thread, SIGRTMIN()) };
 }

@@ -2,6 +2,8 @@
 
 //! A virtual machine: memory, vCPUs with their threads, ports.
 
+mod snapshot;
+
 use std::{
     io::Write,
     os::fd::{AsRawFd, RawFd},
@@ -19,7 +21,7 @@ use kvm_bindings::{
     kvm_enable_cap, kvm_irq_routing_entry, kvm_irq_routing_msi, kvm_userspace_memory_region,
     KvmIrqRouting, KVM_CAP_HALT_POLL, KVM_IRQ_ROUTING_MSI,
 };
-use kvm_ioctls::VmFd;
+use kvm_ioctls::{VcpuFd, VmFd};
 use mini_guest::{Answer, Job, Mode, Request, Shared, MAX_VCPUS};
 use pvirq_protocol::{
     ioctl::Poll,
@@ -37,8 +39,11 @@ use crate::{
     kick::{self, kick},
     ports::{Bell, Ports, Transcript},
     stats::VcpuStats,
-    vcpu::{Counts, Event, Report, Stop, Vcpu},
+    vcpu::{Counts, Event, Order, Report, Stop, Vcpu},
 };
+
+pub use self::snapshot::Snapshot;
+pub use crate::hold::Hold;
 
 /// Where Intel's KVM wants three pages for itself.
 const TSS_ADDRESS: usize = 0xfffb_d000;
@@ -64,7 +69,9 @@ pub struct Config<'a> {
 
 struct VcpuThread {
     /// Dropped to end the thread.
-    commands: Option<Sender<()>>,
+    orders: Option<Sender<Order>>,
+    /// Keeps it out of `KVM_RUN`.
+    hold: Arc<Hold>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -106,12 +113,25 @@ impl Machine {
                 max,
             });
         }
-        kick::install()?;
-        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), config.memory)])
-            .map_err(|error| Error::Memory(error.to_string()))?;
+        let memory = blank_memory(config.memory)?;
         boot::set_up_memory(&memory, count, config.mode, config.pv_eoi)?;
         let entry = config.image.load(&memory)?;
+        let cpuid = device.supported_cpuid()?;
+        Machine::build(device, config, memory, console, |vcpu, index| {
+            boot::set_up_vcpu(vcpu, cpuid.clone(), index, count, entry)
+        })
+    }
 
+    /// Makes a machine of memory that is in its first state, and vCPUs that `set_up` puts there.
+    fn build(
+        device: &Device,
+        config: &Config<'_>,
+        memory: GuestMemoryMmap,
+        console: Box<dyn Write + Send>,
+        set_up: impl Fn(&VcpuFd, usize) -> Result<(), Error>,
+    ) -> Result<Self, Error> {
+        let count = config.cpus.len();
+        kick::install()?;
         let vm = device
             .kvm()
             .create_vm()
@@ -122,7 +142,6 @@ impl Machine {
             .map_err(Error::kvm("KVM_CREATE_IRQCHIP"))?;
         map(&vm, &memory)?;
 
-        let cpuid = device.supported_cpuid()?;
         let ports = Arc::new(Ports::new(console));
         let (report, reports) = mpsc::channel();
         let mut machine = Machine {
@@ -140,11 +159,12 @@ impl Machine {
                 .vm
                 .create_vcpu(index as u64)
                 .map_err(Error::kvm("KVM_CREATE_VCPU"))?;
-            boot::set_up_vcpu(&fd, cpuid.clone(), index, count, entry)?;
+            set_up(&fd, index)?;
             machine.tsc_khz = fd.get_tsc_khz().map_err(Error::kvm("KVM_GET_TSC_KHZ"))?;
             machine.files.push(fd.as_raw_fd());
             let stats = config.count.then(|| VcpuStats::open(&fd)).transpose()?;
             let vcpu = Vcpu {
+                hold: Arc::default(),
                 index,
                 cpu,
                 fd,
@@ -165,13 +185,15 @@ impl Machine {
     }
 
     fn spawn(&mut self, vcpu: Vcpu, reports: Sender<Report>) -> Result<(), Error> {
-        let (commands, receiver) = mpsc::channel();
+        let (orders, receiver) = mpsc::channel();
+        let hold = vcpu.hold.clone();
         let thread = thread::Builder::new()
             .name(format!("vcpu{}", vcpu.index))
             .spawn(move || vcpu.serve(receiver, reports))
             .map_err(Error::os("cannot start a thread"))?;
         self.vcpus.push(VcpuThread {
-            commands: Some(commands),
+            orders: Some(orders),
+            hold,
             thread: Some(thread),
         });
         Ok(())
@@ -377,8 +399,13 @@ impl Machine {
     fn resume(&self) {
         for vcpu in &self.vcpus {
             // A thread that is gone has left a report, which will be found.
-            let _ = vcpu.commands.as_ref().map(|commands| commands.send(()));
+            let _ = vcpu.orders.as_ref().map(|orders| orders.send(Order::Run));
         }
+    }
+
+    /// Keeps a vCPU out of `KVM_RUN` while the others run, for another thread to use during a job.
+    pub fn hold(&self, vcpu: usize) -> Arc<Hold> {
+        self.vcpus[vcpu].hold.clone()
     }
 
     /// Waits for the next vCPU that stops, until a deadline.
@@ -389,7 +416,7 @@ impl Machine {
                 .recv_timeout(deadline.saturating_duration_since(Instant::now()))
             {
                 Ok(Report { vcpu, event }) => match event? {
-                    Event::Ready => {}
+                    Event::Ready | Event::Saved(_) => {}
                     Event::Stopped(stop, counts) => return Ok(Some((vcpu, stop, *counts))),
                 },
                 Err(RecvTimeoutError::Timeout) => return Ok(None),
@@ -477,13 +504,19 @@ impl Machine {
 impl Drop for Machine {
     fn drop(&mut self) {
         for vcpu in &mut self.vcpus {
-            vcpu.commands = None;
+            vcpu.orders = None;
         }
         self.kick_all();
         for thread in self.vcpus.iter_mut().filter_map(|vcpu| vcpu.thread.take()) {
             let _ = thread.join();
         }
     }
+}
+
+/// Memory that nothing has been written to.
+fn blank_memory(size: usize) -> Result<GuestMemoryMmap, Error> {
+    GuestMemoryMmap::from_ranges(&[(GuestAddress(0), size)])
+        .map_err(|error| Error::Memory(error.to_string()))
 }
 
 /// Gives the VM its memory.

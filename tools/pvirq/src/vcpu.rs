@@ -17,8 +17,10 @@ use crate::{
     cpus,
     error::Error,
     exits::{Exits, Statistics},
+    hold::Hold,
     kick::Kickable,
     ports::{Ports, Written},
+    snapshot::VcpuSnapshot,
     state::VcpuState,
     stats::VcpuStats,
     trace::ExitTrace,
@@ -38,6 +40,15 @@ pub enum Stop {
     Failed(String, Box<VcpuState>),
 }
 
+/// What the machine wants of a vCPU's thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// To run the vCPU until it stops.
+    Run,
+    /// To read its state, which it does not run to change.
+    Save,
+}
+
 /// What a vCPU's thread tells the machine.
 pub struct Report {
     /// The vCPU.
@@ -52,6 +63,8 @@ pub enum Event {
     Ready,
     /// It has run.
     Stopped(Stop, Box<Counts>),
+    /// This is its state.
+    Saved(Box<VcpuSnapshot>),
 }
 
 /// What there was during a run: exits, as KVM's two sources count them, and the thread's time.
@@ -109,17 +122,21 @@ pub struct Vcpu {
     pub ports: Arc<Ports>,
     /// Its statistics, if exits shall be counted.
     pub stats: Option<VcpuStats>,
+    /// Keeps it out of `KVM_RUN`.
+    pub hold: Arc<Hold>,
 }
 
 impl Vcpu {
-    /// The vCPU's thread: runs it once for each command, and reports. It ends when nobody can command it any more.
-    pub fn serve(mut self, commands: Receiver<()>, reports: Sender<Report>) {
+    /// The vCPU's thread: obeys orders, and reports. It ends when there can be no more orders.
+    pub fn serve(mut self, orders: Receiver<Order>, reports: Sender<Report>) {
         let vcpu = self.index;
         // The machine may have gone, if another vCPU failed. Nobody is interested in this one then.
         let report = |event| drop(reports.send(Report { vcpu, event }));
 
         // SAFETY: Both belong to this thread, and `self` is dropped after what is declared later.
         let _kickable = unsafe { Kickable::new(&mut self.fd) };
+        let hold = self.hold.clone();
+        let _held = hold.enter();
         let counter = self
             .stats
             .take()
@@ -137,8 +154,11 @@ impl Vcpu {
             Err(error) => return report(Err(error)),
         };
         report(Ok(Event::Ready));
-        for () in commands {
-            report(self.run(&mut counter));
+        for order in orders {
+            report(match order {
+                Order::Run => self.run(&mut counter),
+                Order::Save => VcpuSnapshot::save(&self.fd).map(|saved| Event::Saved(saved.into())),
+            });
         }
     }
 
@@ -187,6 +207,9 @@ impl Vcpu {
                 Err(error) if error.errno() == libc::EINTR => {
                     if self.fd.get_kvm_run().immediate_exit != 0 {
                         self.fd.set_kvm_immediate_exit(0);
+                        if self.hold.wait() {
+                            continue;
+                        }
                         return Stop::Kicked(Box::new(VcpuState::read(&self.fd)));
                     }
                     // A signal that is none of ours: the process was stopped and continued, or is being traced.

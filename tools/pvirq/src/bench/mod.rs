@@ -10,6 +10,7 @@
 
 mod case;
 mod environment;
+mod frozen;
 mod idle;
 mod inject;
 mod measurement;
@@ -19,11 +20,13 @@ mod report;
 pub mod results;
 mod session;
 mod summary;
+mod survive;
 mod table;
 
 pub use self::{
     case::{exit_plan, ipi_plan, Case, Extent, HaltPoll, Place, Scene, Target},
     environment::{kernel_release, Environment},
+    frozen::{Culprit, Frozen, FrozenCase, FrozenReport, FrozenRow},
     idle::{
         Idle,
         IdleCase,
@@ -37,5 +40,6 @@ pub use self::{
     report::{Relative, Report, Row, Sides},
     session::{Baseline, Measured, Progress, Session},
     summary::Summary,
+    survive::{survive_plan, Survive, SurviveCase, SurviveDevice, SurviveReport, SurviveRow},
     table::table,
 };

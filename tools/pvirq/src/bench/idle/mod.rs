@@ -276,7 +276,8 @@ fn job(way: Way, work: Work, sends: u32, gap: u64, seed: u64, khz: u32) -> Job {
     }
 }
 
-fn cycles(time: Duration, khz: u32) -> u64 {
+/// A time in TSC cycles.
+pub(super) fn cycles(time: Duration, khz: u32) -> u64 {
     time.as_micros() as u64 * u64::from(khz) / 1000
 }
 

@@ -13,6 +13,7 @@ mod jobs;
 mod ktap;
 mod posts;
 mod sinks;
+mod survive;
 
 use std::{env, path::PathBuf, process::ExitCode};
 
@@ -47,6 +48,7 @@ fn run() -> Result<bool> {
             posts::TESTS,
             sinks::TESTS,
             idle::TESTS,
+            survive::TESTS,
             command::TESTS,
         ]
         .concat();

@@ -2,9 +2,11 @@
 
 //! `pvirq bench`: measures.
 
+mod frozen;
 mod idle;
 mod inject;
 mod poll;
+mod survive;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
@@ -43,6 +45,8 @@ enum Bench {
     Poll(poll::Args),
     Idle(idle::Args),
     Inject(inject::Args),
+    Survive(survive::Args),
+    Frozen(frozen::Args),
 }
 
 /// What benchmarks take that compare devices.
@@ -151,6 +155,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         Bench::Poll(args) => poll::run(args),
         Bench::Idle(args) => idle::run(args),
         Bench::Inject(args) => inject::run(args),
+        Bench::Survive(args) => survive::run(args),
+        Bench::Frozen(args) => frozen::run(args),
     }
 }
 
