@@ -25,6 +25,9 @@ SPOIL = "/sys/kernel/debug/spoil"
 # The states in which the host says that it looks, see include/uapi/linux/pvirq.h.
 HOST_PREEMPTED, HOST_OUTSIDE, HOST_POLLING = 2, 3, 4
 
+# Seconds of the guest's.
+HEALS_WITHIN = 2
+
 # Has a kernel and an initramfs to boot by kexec in it.
 KEXEC_INITRD = GUEST_FILES / "initramfs-kexec.cpio"
 
@@ -314,10 +317,12 @@ def heals(guest):
                     ("calls", "echo 1 >/sys/kernel/debug/ipi_bench/single && echo 1 >/sys/kernel/debug/ipi_bench/broadcast"),
                     # Threads that sleep, with nothing to do for any CPU if a wake-up is lost.
                     ("pipe", "echo | /loads pipe 5 >/dev/null")):
-                seconds = [since_spoiled(guest, state, load) for _ in range(2)]
+                # A machine at work has its pauses: those are not in each of them.
+                seconds = []
+                while len(seconds) < 5 and min(seconds, default=HEALS_WITHIN + 1) > HEALS_WITHIN:
+                    seconds.append(since_spoiled(guest, state, load))
                 print(f"# {name} after a wrong host state {state}: {', '.join(f'{second:.2f}' for second in seconds)} s")
-                # A machine at work has its pauses.
-                expect(min(seconds) <= 2, f"{name} took {seconds} s")
+                expect(min(seconds) <= HEALS_WITHIN, f"{name} took {seconds} s")
         posts_again(guest, before)
     finally:
         guest.check("rmmod spoil; rmmod pvirq_guest")
