@@ -42,7 +42,8 @@ class GuestError(Exception):
 class Guest:
     """A running guest. A context manager: the guest is gone at its end."""
 
-    def __init__(self, device, kernel, initrd, placement, vcpus=2, memory="256M", append="", qemu=()):
+    def __init__(self, device, kernel, initrd, placement, vcpus=2, memory="256M", append="", qemu=(),
+                 maxcpus=None):
         self.device = device
         self.vcpus = vcpus
         self._placement = placement
@@ -54,7 +55,7 @@ class Guest:
             "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
             "-name", "guest,debug-threads=on",
             "-machine", "q35", "-accel", f"kvm,device={device}", "-cpu", "host",
-            "-smp", str(vcpus), "-m", memory, "-kernel", str(kernel), "-initrd", str(initrd),
+            "-smp", f"{vcpus},maxcpus={maxcpus or vcpus}", "-m", memory, "-kernel", str(kernel), "-initrd", str(initrd),
             "-append", " ".join(filter(None, [ARGUMENTS, FASTER.get(ground()["ground"]), STUCK, "guest.commands", append])),
             "-serial", "stdio", "-monitor", f"unix:{self._monitor},server=on,wait=off", *qemu,
         ]
@@ -67,6 +68,10 @@ class Guest:
         return self
 
     def __exit__(self, *_):
+        self.end()
+
+    def end(self):
+        """Kills QEMU, if it is still there."""
         if self._qemu.poll() is None:
             self._qemu.kill()
         self._qemu.wait()
@@ -106,6 +111,11 @@ class Guest:
 
     def boot(self, limit=300):
         """Puts the vCPUs where they belong, and waits until the guest takes commands."""
+        self.prepare(limit)
+        self.expect(r"^guest: ready", limit)
+
+    def prepare(self, limit=60):
+        """Puts the vCPUs where they belong as soon as QEMU has made them."""
         end = time.monotonic() + limit
         while len(self.threads()) < self.vcpus:
             if self._qemu.poll() is not None:
@@ -114,7 +124,6 @@ class Guest:
                 raise GuestError(f"QEMU has made no vCPUs within {limit} s")
             time.sleep(0.01)
         self.place()
-        self.expect(r"^guest: ready", limit)
 
     def send(self, line):
         """Gives the guest a line to read."""
