@@ -9,15 +9,15 @@ from progress import elided_after, longest, rates, runs
 # Seconds of the guest's time within which posts have to be elided again on a host that has pvirq.
 REGISTERED = 2
 
-# Seconds after which an operation that is not done counts as stalled.
-STALLED = 2
-
 # How much slower operations may be afterwards.
 SLOWER = 0.05
 
 
-def judge(step, lines, begun, resumed, rates_before, reports, pvirq):
-    """What a step has done to a guest, from its lines: those before `begun` are before the step."""
+def judge(step, lines, begun, resumed, rates_before, reports, pvirq, stalled):
+    """What a step has done to a guest, from its lines: those before `begun` are before the step.
+
+    An operation that takes longer than `stalled` seconds counts as lost.
+    """
     before, after = lines[:begun], lines[resumed if step.goes_back else begun:]
     resumed_lines = lines[resumed:]
     first = resumed_lines[0]
@@ -41,16 +41,16 @@ def judge(step, lines, begun, resumed, rates_before, reports, pvirq):
         "ratios": rounded({load: rate / rates_before[load] for load, rate in rates_after.items() if load in rates_before}),
         "reports": reports,
     }
-    result["failures"] = failures(result, [line for line in after if line.state == "failed"], pvirq)
+    result["failures"] = failures(result, [line for line in after if line.state == "failed"], pvirq, stalled)
     return result
 
 
-def failures(result, failed, pvirq):
+def failures(result, failed, pvirq, stalled):
     """What was wrong, as a list of sentences."""
     found = [f"{line.load} has failed" for line in failed]
     if not result["operations"]:
         found.append("the loads do not go on")
-    if result["longest_ms"] > 1000 * STALLED:
+    if result["longest_ms"] > 1000 * stalled:
         found.append(f"an operation of {result['longest_load']} has taken {result['longest_ms']:.0f} ms")
     if pvirq and result["registered_ms"] is None:
         found.append("posts are not elided again")

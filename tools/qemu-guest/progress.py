@@ -65,7 +65,7 @@ class Progress:
         text = self.partial + self._stream.read()
         *whole, self.partial = text.split("\n")
         seen = time.monotonic()
-        self.lines += filter(None, (Line.parse(line, seen) for line in whole))
+        self.lines += filter(None, (Line.parse(line.rstrip("\r"), seen) for line in whole))
         return len(self.lines)
 
 

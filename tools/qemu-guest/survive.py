@@ -54,8 +54,10 @@ class Scenario:
     def boot(self):
         """Boots the guest, and has it work for as long as it takes to know how fast it is."""
         self.boots += 1
+        start = time.monotonic()
         self.survivor = Survivor(self.args, self.args.device, self.vcpus)
         self.survivor.boot()
+        print(f"{self.name}, {self.vcpus} vCPUs: booted on {self.args.device} in {time.monotonic() - start:.0f} s", flush=True)
         # The first runs of the loads find out how long they take.
         self.survivor.watch(self.args.baseline)
         self.baseline = len(self.survivor.progress.lines)
@@ -81,7 +83,7 @@ class Scenario:
         reports = survivor.reports()
         lines = survivor.progress.lines[self.baseline:]
         result = judge.judge(step, lines, begun - self.baseline, survivor.resumed - self.baseline, rates_before, reports,
-                             survivor.device == "/dev/pvirq")
+                             survivor.device == "/dev/pvirq", self.args.stalled)
         return {"seconds": round(took, 1), "device": survivor.device, "boot": self.boots} | result | facts | {
             "first_line_ms": round(1000 * (first.seen - start - took))}
 
@@ -183,6 +185,8 @@ def parser():
                         " (default: %(default)s)")
     result.add_argument("--baseline", type=float, default=10, help="seconds of the guest's time for its speed after a boot"
                         " (default: %(default)s)")
+    result.add_argument("--stalled", type=float, default=2, help="seconds after which an operation that is not done counts"
+                        " as lost (default: %(default)s)")
     return result
 
 

@@ -65,7 +65,7 @@ class Survivor:
         monitor, progress = self.path(f"qmp.{self._count}"), self.path(f"progress.{self._count}")
         guest = Guest(device, self._args.kernel, self._args.initrd, self._args.placement, vcpus=self.vcpus,
                       memory="256M,slots=2,maxmem=1G", append=ARGUMENTS, maxcpus=MAX_VCPUS,
-                      qemu=["-qmp", f"unix:{monitor},server=on,wait=off", "-debugcon", f"file:{progress}", *options])
+                      qemu=["-qmp", f"unix:{monitor},server=on,wait=off", "-serial", f"file:{progress}", *options])
         try:
             guest.prepare()
             return guest, Qmp(monitor), progress
