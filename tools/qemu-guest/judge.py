@@ -4,58 +4,56 @@
 import math
 import statistics
 
-from progress import elided_after, longest, rates, runs
-
-# Seconds of the guest's time within which posts have to be elided again on a host that has pvirq.
-REGISTERED = 2
+from progress import longest, rates, registered_after, runs
 
 # How much slower operations may be afterwards.
 SLOWER = 0.05
 
 
-def judge(step, lines, begun, resumed, rates_before, reports, pvirq, stalled):
+def judge(step, lines, begun, resumed, rates_before, reports, pvirq, limits):
     """What a step has done to a guest, from its lines: those before `begun` are before the step.
 
-    An operation that takes longer than `stalled` seconds counts as lost.
+    `limits` has two, in seconds of the guest's time: an operation that takes longer than `stalled` counts as lost, and
+    within `registered` posts have to be elided again on a host that has pvirq.
     """
     before, after = lines[:begun], lines[resumed if step.goes_back else begun:]
     resumed_lines = lines[resumed:]
     first = resumed_lines[0]
-    # The counters of the first line are of the time after the step, its run need not be.
     start = first.now if step.goes_back or not before or first.now < before[-1].now else before[-1].now
-    registered = None
-    if pvirq:
-        registered = elided_after(resumed_lines[1:], first)
-        registered = None if registered is None else registered + first.now - start
-    rates_after = rates(resumed_lines, since=start + REGISTERED)
+    registered = registered_after(resumed_lines, before[-1].registrations if before else -1) if pvirq else None
+    rates_after = rates(resumed_lines, since=start + limits.registered)
     took, load = longest(after)
-    settled = longest([line for line in runs(resumed_lines) if line.began >= start + REGISTERED])
+    settled = longest([line for line in runs(resumed_lines) if line.began >= start + limits.registered])
     result = {
         "guest_seconds": round(resumed_lines[-1].now - start, 2),
         "operations": sum(line.done for line in runs(resumed_lines)),
         "longest_ms": round(1000 * took, 1), "longest_load": load,
         "longest_settled_ms": round(1000 * settled[0], 1),
         "longest_before_ms": round(1000 * longest(before)[0], 1),
-        "registered_ms": None if registered is None else round(1000 * registered),
+        "registered_ms": None if registered is None else round(1000 * (registered.now - start)),
         "rates_before": rounded(rates_before), "rates_after": rounded(rates_after),
         "ratios": rounded({load: rate / rates_before[load] for load, rate in rates_after.items() if load in rates_before}),
         "reports": reports,
     }
-    result["failures"] = failures(result, [line for line in after if line.state == "failed"], pvirq, stalled)
+    if resumed_lines[-1].registered >= 0:
+        result["registered"] = resumed_lines[-1].registered == 1
+    result["failures"] = failures(result, [line for line in after if line.state == "failed"], pvirq, limits)
     return result
 
 
-def failures(result, failed, pvirq, stalled):
+def failures(result, failed, pvirq, limits):
     """What was wrong, as a list of sentences."""
     found = [f"{line.load} has failed" for line in failed]
     if not result["operations"]:
         found.append("the loads do not go on")
-    if result["longest_ms"] > 1000 * stalled:
+    if result["longest_ms"] > 1000 * limits.stalled:
         found.append(f"an operation of {result['longest_load']} has taken {result['longest_ms']:.0f} ms")
     if pvirq and result["registered_ms"] is None:
         found.append("posts are not elided again")
-    elif pvirq and result["registered_ms"] > 1000 * REGISTERED:
+    elif pvirq and result["registered_ms"] > 1000 * limits.registered:
         found.append(f"posts are elided again after {result['registered_ms']} ms")
+    if pvirq and not result.get("registered", True):
+        found.append("the host does not have the descriptors")
     missing = sorted(set(result["rates_before"]) - set(result["rates_after"]))
     if missing:
         found.append("no run of " + ", ".join(missing) + " afterwards")

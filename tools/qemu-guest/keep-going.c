@@ -6,12 +6,13 @@
  * each of these runs, and for each second that one takes, goes to the second serial port: lines of the kernel and
  * commands are on the first one.
  *
- *   @NUMBER NOW LOAD STATE DONE TIME LONGEST ELIDED POSTED;
+ *   @NUMBER NOW LOAD STATE DONE TIME LONGEST ELIDED POSTED REGISTERED REGISTRATIONS;
  *
  * NOW is CLOCK_MONOTONIC, STATE `running`, `ended` or `failed`, DONE how many operations this run has done, TIME how
  * long they took, and LONGEST the longest of them, one that is not done included; times are in ns. ELIDED is how many posts
  * pvirq_guest.ko has not sent so far because of states that a host writes while it runs a vCPU (it had been preempted, or
- * the host polled), POSTED how many interrupts it has posted; both are -1 if it is not loaded.
+ * the host polled), POSTED how many interrupts it has posted, REGISTERED whether the host has its descriptors, and
+ * REGISTRATIONS how often a host has taken them. They are -1 if it is not loaded, or does not say so.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -70,6 +71,22 @@ static void read_counters(long long *elided, long long *posted)
 	fclose(stream);
 }
 
+/* What the module says of this in its table of the host. */
+static long long read_host(const char *name)
+{
+	FILE *stream = fopen("/sys/kernel/debug/pvirq_guest/host", "r");
+	long long value = -1, found;
+	char word[64];
+
+	if (!stream)
+		return -1;
+	while (fscanf(stream, "%63s", word) == 1)
+		if (!strcmp(word, name) && fscanf(stream, "%lld", &found) == 1)
+			value = found;
+	fclose(stream);
+	return value;
+}
+
 static void report(const char *load, const char *state)
 {
 	static unsigned long number;
@@ -81,9 +98,9 @@ static void report(const char *load, const char *state)
 	read_counters(&elided, &posted);
 	if (!ended && began && time - last > longest)
 		longest = time - last;
-	snprintf(line, sizeof(line), "@%lu %llu %s %s %llu %llu %llu %lld %lld;\n", number++, (unsigned long long)time, load,
+	snprintf(line, sizeof(line), "@%lu %llu %s %s %llu %llu %llu %lld %lld %lld %lld;\n", number++, (unsigned long long)time, load,
 		 state, (unsigned long long)progress->done, (unsigned long long)(began ? (ended ? last : time) - began : 0),
-		 (unsigned long long)longest, elided, posted);
+		 (unsigned long long)longest, elided, posted, read_host("registered"), read_host("registrations"));
 	if (write(port, line, strlen(line)) != (ssize_t)strlen(line))
 		fail(port_name);
 }

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-LINE = re.compile(r"@(\d+) (\d+) (\S+) (running|ended|failed) (\d+) (\d+) (\d+) (-?\d+) (-?\d+);")
+LINE = re.compile(r"@(\d+) (\d+) (\S+) (running|ended|failed) (\d+) (\d+) (\d+) (-?\d+) (-?\d+) (-?\d+) (-?\d+);")
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,8 @@ class Line:
     longest: float
     elided: int
     posted: int
+    registered: int = -1
+    registrations: int = -1
     seen: float = 0.0
 
     @classmethod
@@ -30,9 +32,9 @@ class Line:
         found = LINE.fullmatch(text)
         if not found:
             return None
-        number, now, load, state, done, took, longest, elided, posted = found.groups()
-        return cls(int(number), int(now) / 1e9, load, state, int(done), int(took) / 1e9, int(longest) / 1e9, int(elided),
-                   int(posted), seen)
+        number, now, load, state, done, took, longest, *counts = found.groups()
+        return cls(int(number), int(now) / 1e9, load, state, int(done), int(took) / 1e9, int(longest) / 1e9,
+                   *map(int, counts), seen)
 
     @property
     def began(self):
@@ -89,6 +91,10 @@ def longest(lines):
     return max(((line.longest, line.load) for line in lines), default=(0.0, None))
 
 
-def elided_after(lines, before):
-    """The seconds by the guest's clock until posts were elided again, counted from the line `before`; None if never."""
-    return next((line.now - before.now for line in lines if line.elided > before.elided), None)
+def registered_after(lines, registrations):
+    """The first of these lines that says that posting works, None if none does.
+
+    Either the module has registered more than `registrations` times, or posts have been elided since the first line.
+    """
+    return next((line for line in lines if line.elided > lines[0].elided
+                 or (line.registered == 1 and line.registrations > registrations)), None)

@@ -75,7 +75,7 @@ def live(survivor, postcopy):
     other = survivor.incoming(survivor.device)
     try:
         for qmp in (survivor.qmp, other[1]):
-            qmp.capabilities(postcopy_ram=postcopy)
+            qmp.capabilities(postcopy_ram=postcopy, background_snapshot=False)
             qmp.execute("migrate-set-parameters", max_bandwidth=1 << 34, downtime_limit=2000)
         other[1].execute("migrate-incoming", uri=uri)
         survivor.qmp.execute("migrate", uri=uri)
@@ -104,8 +104,7 @@ def postcopy(survivor, context):
 
 def background(survivor, context):
     """Takes a snapshot of the guest while it runs. The guest goes on."""
-    survivor.qmp.capabilities(background_snapshot=True)
-    survivor.save(survivor.path("image"))
+    survivor.save(survivor.path("image"), background=True)
     # The migration has stopped the guest only for its devices.
     survivor.until("going on", lambda: survivor.status() in ("running", "postmigrate", "paused"))
     status = survivor.status()

@@ -10,82 +10,49 @@ import argparse
 import sys
 import time
 import traceback
-from dataclasses import dataclass
 from pathlib import Path
 
 import judge
 from environment import add_options, append_json, environment
 from ground import ground, headline
 from guest import GuestError
-from progress import rates
 from qmp import QmpError
 from scenarios import SCENARIOS
-from survivor import LOADS, SLICE, Survivor
+from survivor import LOADS, SLICE
+from trial import Context, Trial
 
 # Failed rounds in a row after which a scenario is given up.
 GIVE_UP = 3
 
 
-@dataclass
-class Context:
-    """What a step may want to know of its round."""
-    device: str
-    number: int
-    long: bool
-
-
 class Scenario:
-    """A scenario and its rounds."""
+    """A scenario and its rounds. A guest that has survived the one before goes on in it."""
 
-    def __init__(self, args, name, vcpus):
+    def __init__(self, args, name, vcpus, trial):
         self.args = args
         self.name = name
         self.vcpus = vcpus
         self.steps = SCENARIOS[name]
         self.rounds = {self.step_name(step): [] for step in self.steps}
-        self.survivor = None
+        self.trial = trial
         self.boots = 0
-        # The number of the first line that says how fast the guest is.
-        self.baseline = 0
 
     def step_name(self, step):
         return step.name or self.name
 
     def boot(self):
-        """Boots the guest, and has it work for as long as it takes to know how fast it is."""
+        """Boots a guest."""
         self.boots += 1
         start = time.monotonic()
-        self.survivor = Survivor(self.args, self.args.device, self.vcpus)
-        self.survivor.boot()
-        print(f"{self.name}, {self.vcpus} vCPUs: booted on {self.args.device} in {time.monotonic() - start:.0f} s", flush=True)
-        # The first runs of the loads find out how long they take.
-        self.survivor.watch(self.args.baseline)
-        self.baseline = len(self.survivor.progress.lines)
-        self.survivor.watch(self.args.baseline)
-        reports = self.survivor.reports()
-        if reports:
-            raise GuestError("the guest's kernel reports before the first step: " + "; ".join(reports))
+        self.trial = Trial(self.args, self.args.device, self.vcpus)
+        self.trial.boot()
+        print(f"{self.name}, {self.vcpus} vCPUs: at work on {self.args.device} after {time.monotonic() - start:.0f} s",
+              flush=True)
 
     def end(self):
-        if self.survivor:
-            self.survivor.__exit__()
-            self.survivor = None
-
-    def step(self, step, context, rates_before):
-        """Takes a step, and judges it."""
-        survivor = self.survivor
-        begun = survivor.resumed = survivor.progress.poll()
-        start = time.monotonic()
-        facts = step.run(survivor, context) or {}
-        took = time.monotonic() - start
-        survivor.watch(self.args.long if context.long else self.args.settle, survivor.resumed)
-        first = survivor.progress.lines[survivor.resumed]
-        reports = survivor.reports()
-        lines = survivor.progress.lines[self.baseline:]
-        result = judge.judge(step, lines, begun - self.baseline, survivor.resumed - self.baseline, rates_before, reports,
-                             survivor.device == "/dev/pvirq", self.args.stalled)
-        return {"seconds": round(took, 1), "device": survivor.device, "boot": self.boots} | result | facts | {
-            "first_line_ms": round(1000 * (first.seen - start - took))}
+        if self.trial:
+            self.trial.__exit__()
+            self.trial = None
 
     def round(self, number):
         """Takes all steps once. Returns whether all went well."""
@@ -95,28 +62,21 @@ class Scenario:
         for step in self.steps:
             name = self.step_name(step)
             try:
-                if not self.survivor:
+                if not self.trial:
                     self.boot()
-                rates_before = rates_before or rates(self.survivor.progress.lines[self.baseline:])
-                result = self.step(step, Context(self.args.device, number, long), rates_before)
+                rates_before = rates_before or self.trial.rates()
+                result = self.trial.step(step, Context(self.args.device, long), rates_before)
             except (GuestError, QmpError, OSError) as error:
                 text = "".join(traceback.format_exception_only(error)).strip()
-                result = {"failures": [text.split("; its last lines")[0]], "boot": self.boots, "tail": self.tail()}
-            self.rounds[name].append(result | {"round": number})
+                result = {"failures": [text.split("; its last lines")[0]], "tail": self.trial.tail()}
+            self.rounds[name].append(result | {"round": number, "boot": self.boots})
             self.show(name, number, result)
             if result["failures"]:
                 # The next round has a guest of its own, so that it says something by itself.
                 self.end()
                 good = False
                 break
-            self.baseline = self.survivor.resumed
         return good
-
-    def tail(self):
-        """What a guest that has failed says last."""
-        if not self.survivor or not self.survivor.guest:
-            return ""
-        return self.survivor.guest.tail(30)
 
     def show(self, name, number, result):
         if "longest_ms" in result:
@@ -134,14 +94,11 @@ class Scenario:
     def run(self):
         """All rounds. Returns whether all is well."""
         failed = 0
-        try:
-            for number in range(self.args.rounds):
-                failed = 0 if self.round(number) else failed + 1
-                if failed == GIVE_UP:
-                    print(f"{self.name}: given up after {failed} failed rounds in a row", flush=True)
-                    break
-        finally:
-            self.end()
+        for number in range(self.args.rounds):
+            failed = 0 if self.round(number) else failed + 1
+            if failed == GIVE_UP:
+                print(f"{self.name}: given up after {failed} failed rounds in a row", flush=True)
+                break
         good = True
         for step in self.steps:
             name = self.step_name(step)
@@ -187,6 +144,8 @@ def parser():
                         " (default: %(default)s)")
     result.add_argument("--stalled", type=float, default=2, help="seconds after which an operation that is not done counts"
                         " as lost (default: %(default)s)")
+    result.add_argument("--registered", type=float, default=2, help="seconds of the guest's time within which posts have to"
+                        " be elided again (default: %(default)s)")
     return result
 
 
@@ -198,8 +157,15 @@ def main():
     print(headline(ground()), flush=True)
     good = True
     for vcpus in args.vcpus or (2, 4):
-        for name in args.scenarios or SCENARIOS:
-            good = Scenario(args, name, vcpus).run() and good
+        trial = None
+        try:
+            for name in args.scenarios or SCENARIOS:
+                scenario = Scenario(args, name, vcpus, trial)
+                good = scenario.run() and good
+                trial = scenario.trial
+        finally:
+            if trial:
+                trial.__exit__()
     if not good:
         sys.exit("survive: not everything has been survived")
 

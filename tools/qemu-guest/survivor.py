@@ -17,8 +17,8 @@ LOADS = ("futex", "pipe", "membarrier", "mprotect", "ipi-single", "ipi-broadcast
 SLICE = 150
 
 # A stall is reported within the 20 s of the guest's time that most rounds look for it.
-ARGUMENTS = ("watchdog_thresh=8 rcupdate.rcu_cpu_stall_timeout=15 sysctl.kernel.hung_task_timeout_secs=15"
-             " sysctl.kernel.hung_task_check_interval_secs=5 memhp_default_state=online_movable")
+ARGUMENTS = "watchdog_thresh=8 rcupdate.rcu_cpu_stall_timeout=15 memhp_default_state=online_movable"
+HUNG_TASKS = "cd /proc/sys/kernel && echo 15 >hung_task_timeout_secs && echo 5 >hung_task_check_interval_secs"
 
 MAX_VCPUS = 8
 
@@ -83,6 +83,7 @@ class Survivor:
     def work(self):
         """Has a guest that has just been booted begin its loads, with pvirq_guest.ko if there is a host for it."""
         self.resumed = self.progress.poll()
+        self.guest.check(HUNG_TASKS)
         self.guest.check("insmod /ipi_bench.ko")
         if self.device == "/dev/pvirq":
             self.guest.check("insmod /pvirq_guest.ko")
@@ -110,8 +111,9 @@ class Survivor:
         self.progress.poll()
         self.progress.partial = partial
 
-    def save(self, path):
-        """Writes the guest, which is stopped, to a file, as it can be loaded by another QEMU."""
+    def save(self, path, background=False):
+        """Writes the guest to a file, from which another QEMU can load it. In the background the guest runs meanwhile."""
+        self.qmp.capabilities(postcopy_ram=False, background_snapshot=background)
         self.qmp.execute("migrate-set-parameters", max_bandwidth=1 << 34)
         self.qmp.execute("migrate", uri=f"exec:cat >{path}")
         self.qmp.migrated(MOVE)

@@ -3,10 +3,12 @@
 
 import tempfile
 import unittest
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import judge
-from progress import Line, Progress, elided_after, longest, rates, runs
+from progress import Line, Progress, longest, rates, registered_after, runs
 from scenarios import Step
 from survivor import parse_cpus
 
@@ -22,22 +24,22 @@ STEADY = [line(second + offset, load, elided=10 * second) for second in range(10
 
 class Lines(unittest.TestCase):
     def test_parse(self):
-        text = "@7 12500000000 ipi-single running 40 500000000 3000000 12 90;"
-        self.assertEqual(Line.parse(text), Line(7, 12.5, "ipi-single", "running", 40, 0.5, 0.003, 12, 90))
+        text = "@7 12500000000 ipi-single running 40 500000000 3000000 12 90 1 2;"
+        self.assertEqual(Line.parse(text), Line(7, 12.5, "ipi-single", "running", 40, 0.5, 0.003, 12, 90, 1, 2))
         self.assertEqual(Line.parse(text).began, 12.0)
 
     def test_a_part_of_a_line_is_none(self):
-        for text in ("12500000000 pipe ended 40 5 3 1 2;", "@7 1 pipe ended 40 5 3 1", "@7 1 pipe gone 1 1 1 1 1;"):
+        for text in ("12500000000 pipe ended 40 5 3 1 2 1 1;", "@7 1 pipe ended 40 5 3 1 2 1 1", "@7 1 pipe gone 1 1 1 1 1 1 1;"):
             self.assertIsNone(Line.parse(text))
 
     def test_a_line_may_begin_in_one_file_and_end_in_the_next(self):
         with tempfile.TemporaryDirectory() as directory:
             first, second = Path(directory, "1"), Path(directory, "2")
             progress = Progress()
-            first.write_text("@0 1 pipe ended 1 1 1 -1 -1;\n@1 2 pipe en")
+            first.write_text("@0 1 pipe ended 1 1 1 -1 -1 -1 -1;\n@1 2 pipe en")
             progress.follow(first)
             self.assertEqual(progress.poll(), 1)
-            second.write_text("ded 1 1 1 -1 -1;\n")
+            second.write_text("ded 1 1 1 -1 -1 -1 -1;\n")
             progress.follow(second, progress.partial)
             self.assertEqual(progress.poll(), 2)
             progress.close()
@@ -54,9 +56,13 @@ class Lines(unittest.TestCase):
         self.assertEqual(longest([line(1), line(2, "pipe", longest_=3)]), (3, "pipe"))
         self.assertEqual(longest([]), (0.0, None))
 
-    def test_elided_after(self):
-        self.assertAlmostEqual(elided_after(STEADY, STEADY[0]), 1.0)
-        self.assertIsNone(elided_after(STEADY, STEADY[-1]))
+    def test_posting_works_if_posts_are_elided_or_there_is_a_new_registration(self):
+        self.assertEqual(registered_after(STEADY, 0).now, 1.2)
+        self.assertIsNone(registered_after(STEADY[-2:], 0))
+        anew = replace(STEADY[-1], registered=1, registrations=3)
+        self.assertIs(registered_after([STEADY[-2], anew], 2), anew)
+        self.assertIsNone(registered_after([STEADY[-2], anew], 3))
+        self.assertIsNone(registered_after([STEADY[-2], replace(anew, registered=0)], 2))
 
     def test_cpus(self):
         self.assertEqual(parse_cpus("0-2,5"), [0, 1, 2, 5])
@@ -64,7 +70,8 @@ class Lines(unittest.TestCase):
 
 class Judge(unittest.TestCase):
     def judge(self, lines, **changes):
-        options = {"begun": 8, "resumed": 8, "rates_before": rates(lines[:8]), "reports": [], "pvirq": True, "stalled": 2} | changes
+        options = {"begun": 8, "resumed": 8, "rates_before": rates(lines[:8]), "reports": [], "pvirq": True,
+                   "limits": SimpleNamespace(stalled=2, registered=2)} | changes
         return judge.judge(Step(None), lines, **options)
 
     def test_all_is_well(self):
@@ -85,6 +92,10 @@ class Judge(unittest.TestCase):
         lines = STEADY[:8] + [line(entry.now, entry.load, elided=30) for entry in STEADY[8:]]
         self.assertIn("posts are not elided again", self.judge(lines)["failures"])
         self.assertEqual(self.judge(lines, pvirq=False)["failures"], [])
+
+    def test_descriptors_that_are_lost_again(self):
+        lines = STEADY[:-1] + [replace(STEADY[-1], registered=0, registrations=3)]
+        self.assertEqual(self.judge(lines)["failures"], ["the host does not have the descriptors"])
 
     def test_a_load_that_is_not_run_any_more(self):
         lines = STEADY[:8] + [entry for entry in STEADY[8:] if entry.load == "pipe"]
