@@ -22,7 +22,7 @@ class Qmp:
         while not Path(path).exists():
             if time.monotonic() > end:
                 raise QmpError(f"QEMU has made no monitor within {limit} s")
-            time.sleep(0.02)
+            time.sleep(0.1)
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.settimeout(limit)
         self._socket.connect(str(path))
@@ -88,7 +88,7 @@ class Qmp:
                 return
             if time.monotonic() > end:
                 raise QmpError(f"{command} has not ended within {limit} s: {job}")
-            time.sleep(0.02)
+            time.sleep(0.1)
 
     def capabilities(self, **capabilities):
         """Switches capabilities of migration on or off."""
@@ -107,4 +107,4 @@ class Qmp:
                 raise QmpError(f"the migration has {status}: {migration.get('error-desc')}")
             if time.monotonic() > end:
                 raise QmpError(f"the migration has not ended within {limit} s: {migration}")
-            time.sleep(0.02)
+            time.sleep(0.1)

@@ -152,7 +152,7 @@ class Survivor:
             self.alive()
             if time.monotonic() > end:
                 raise GuestError(f"no progress for {limit} s; QEMU says '{self.status()}'")
-            time.sleep(0.02)
+            time.sleep(0.1)
         return len(self.progress.lines)
 
     def alive(self):

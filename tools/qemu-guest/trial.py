@@ -64,6 +64,10 @@ class Trial:
         first = survivor.progress.lines[survivor.resumed]
         result = judge.judge(step, lines, begun - self.baseline, survivor.resumed - self.baseline, rates_before, reports,
                              survivor.device == "/dev/pvirq", self.args)
+        if result["failures"]:
+            # Those around the step, and the last ones.
+            result["lines"] = [str(line) for line in (lines[:begun - self.baseline][-3:] + lines[begun - self.baseline:][:40]
+                                                      + lines[-10:])]
         self.baseline = survivor.resumed
         return {"seconds": round(took, 1), "device": survivor.device,
                 "first_line_ms": round(1000 * (first.seen - start - took))} | result | facts
