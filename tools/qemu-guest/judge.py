@@ -19,7 +19,9 @@ def judge(step, lines, begun, resumed, rates_before, reports, pvirq, limits):
     before, after = lines[:begun], lines[resumed if step.goes_back else begun:]
     resumed_lines = lines[resumed:]
     first = resumed_lines[0]
-    start = first.now if step.goes_back or not before or first.now < before[-1].now else before[-1].now
+    # The time of the step's end, by the last line before it if that is of the same clock.
+    last = lines[resumed - 1].now if resumed and not step.goes_back else first.now
+    start = min(last, first.now)
     registered = registered_after(resumed_lines, before[-1].registrations if before else -1) if pvirq else None
     rates_after = rates(resumed_lines, since=start + limits.registered)
     took, load = longest(after)
