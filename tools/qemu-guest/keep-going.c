@@ -90,16 +90,20 @@ static long long read_host(const char *name)
 static void report(const char *load, const char *state)
 {
 	static unsigned long number;
-	uint64_t time = now(), began = progress->began, last = progress->last, longest = progress->longest;
+	uint64_t began = progress->began, last = progress->last, longest = progress->longest;
+	/* After `last` has been read, for the load goes on meanwhile. */
+	uint64_t time = now();
 	bool ended = strcmp(state, "running");
+	uint64_t took;
 	long long elided, posted;
 	char line[256];
 
 	read_counters(&elided, &posted);
 	if (!ended && began && time - last > longest)
 		longest = time - last;
-	snprintf(line, sizeof(line), "@%lu %llu %s %s %llu %llu %llu %lld %lld %lld %lld;\n", number++, (unsigned long long)time, load,
-		 state, (unsigned long long)progress->done, (unsigned long long)(began ? (ended ? last : time) - began : 0),
+	took = began ? (ended ? last : time) - began : 0;
+	snprintf(line, sizeof(line), "@%lu %llu %s %s %llu %llu %llu %lld %lld %lld %lld;\n", number++,
+		 (unsigned long long)time, load, state, (unsigned long long)progress->done, (unsigned long long)took,
 		 (unsigned long long)longest, elided, posted, read_host("registered"), read_host("registrations"));
 	if (write(port, line, strlen(line)) != (ssize_t)strlen(line))
 		fail(port_name);

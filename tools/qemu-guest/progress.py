@@ -43,7 +43,7 @@ class Line:
 
 
 class Progress:
-    """The lines of a guest so far, whatever QEMU it has been in."""
+    """The lines of a guest so far, of all QEMUs that it has been in."""
 
     def __init__(self):
         self.lines = []

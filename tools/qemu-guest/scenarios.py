@@ -157,7 +157,7 @@ def plug(survivor, context):
     free = [cpu for cpu in survivor.qmp.execute("query-hotpluggable-cpus") if "qom-path" not in cpu]
     number = survivor.vcpus
     # They are numbered by socket, core and thread, and listed from the last one.
-    cpu = sorted(free, key=lambda cpu: tuple(cpu["props"].get(f"{level}-id", 0) for level in ("socket", "core", "thread")))[0]
+    cpu = min(free, key=lambda cpu: [cpu["props"].get(f"{level}-id", 0) for level in ("socket", "core", "thread")])
     survivor.qmp.execute("device_add", driver=cpu["type"], id="plugged", **cpu["props"])
     survivor.guest.place()
     survivor.until(f"CPU {number} present", lambda: number in survivor.cpus()[0])

@@ -321,8 +321,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_options(parser, "initramfs.cpio")
     parser.add_argument("--shorter", type=int, default=1, help="divide the numbers of rounds by this")
-    parser.add_argument("--guest", type=int, action="append", choices=range(1, 7), help="run this guest's tests only; the last "
-                        "one's (kexec) are run only so")
+    parser.add_argument("--guest", type=int, action="append", choices=range(1, 7), help="run this guest's tests only;"
+                        " the last one's (kexec) are run only so")
     args = parser.parse_args()
 
     guests = [guest for number, guest in enumerate(plan(args), 1) if number in (args.guest or range(1, 6))]

@@ -29,7 +29,8 @@ class Lines(unittest.TestCase):
         self.assertEqual(Line.parse(text).began, 12.0)
 
     def test_a_part_of_a_line_is_none(self):
-        for text in ("12500000000 pipe ended 40 5 3 1 2 1 1;", "@7 1 pipe ended 40 5 3 1 2 1 1", "@7 1 pipe gone 1 1 1 1 1 1 1;"):
+        for text in ("12500000000 pipe ended 40 5 3 1 2 1 1;", "@7 1 pipe ended 40 5 3 1 2 1 1",
+                     "@7 1 pipe gone 1 1 1 1 1 1 1;"):
             self.assertIsNone(Line.parse(text))
 
     def test_a_line_may_begin_in_one_file_and_end_in_the_next(self):

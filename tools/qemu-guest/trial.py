@@ -52,7 +52,7 @@ class Trial:
         return self.survivor.guest.tail(30) if self.survivor.guest else ""
 
     def _run_all(self, loads, seconds):
-        """Waits until each load has a run that is compared, for so much longer at the most: on a busy machine runs are long."""
+        """Waits until each load has a run that is compared, so long at the most: on a busy machine runs are long."""
         lines, first = self.survivor.progress.lines, self.survivor.resumed
         start = lines[first].now + self.args.registered
         while lines[-1].now < lines[first].now + seconds and not loads <= set(rates(lines[first:], since=start)):
