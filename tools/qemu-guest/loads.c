@@ -132,7 +132,9 @@ static void begin(void)
 	char line[16];
 
 	if (progress) {
-		progress->last = progress->began = now();
+		/* In this order: `last` is valid once `began` is set. */
+		progress->last = now();
+		progress->began = progress->last;
 		return;
 	}
 	printf("@begin\n");
