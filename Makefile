@@ -50,6 +50,11 @@ soak-guest: guest-perf ## Run everything at once in a Linux guest, for MINUTES (
 	minutes=$(or $(MINUTES),30) && $(testvm) --name soak-guest --toolchain --timeout $$((minutes * 60 + 900)) -- \
 		tools/testvm/scripts/soak-guest --seconds $$((minutes * 60))
 
+.PHONY: survive
+survive: guest ## Save, restore, migrate, reset and plug Linux guests at work; PARTS chooses, ROUNDS is how often
+	$(testvm) --name survive --toolchain --memory 3G --timeout 86400 -- tools/testvm/scripts/survive-guest \
+		$(ROUNDS:%=--rounds %) $(PARTS)
+
 .PHONY: measure
 measure: module tools ## Measure in one boot what the documentation tells; PARTS chooses, STORM is how many of the many
 	$(testvm) --name measure --timeout 14400 -- $(STORM:%=STORM=%) tools/testvm/scripts/measure $(PARTS)
@@ -145,7 +150,8 @@ tools: ## Build the pvirq command
 selftests: ## Build the kselftests
 	$(enter) $(MAKE) --no-print-directory -C selftests -j$(jobs) LINUX=$(kernel)/linux install
 
-guest_files := $(guest_module) build/qemu-guest/ipi-bench/ipi_bench.ko build/qemu-guest/loads \
+guest_files := $(guest_module) build/qemu-guest/ipi-bench/ipi_bench.ko \
+	$(addprefix build/qemu-guest/,loads keep-going) \
 	$(addprefix build/qemu-guest/test-modules/,spoil.ko smp_stack.ko softirq_load.ko)
 
 .PHONY: guest
@@ -153,8 +159,10 @@ guest: module ## Make the Linux guest that QEMU boots
 	@mkdir -p build/qemu-guest
 	$(call kbuild,$(kernel),tools/qemu-guest/ipi-bench,qemu-guest/ipi-bench) modules
 	$(call kbuild,$(kernel),tools/qemu-guest/test-modules,qemu-guest/test-modules) modules
-	$(enter) gcc -std=gnu11 -O2 -Wall -Wextra -Werror -Wno-unused-parameter -static -pthread tools/qemu-guest/loads.c \
-		-o build/qemu-guest/loads
+	for program in loads keep-going; do \
+		$(enter) gcc -std=gnu11 -O2 -Wall -Wextra -Werror -Wno-unused-parameter -static -pthread \
+			tools/qemu-guest/$$program.c -o build/qemu-guest/$$program || exit; \
+	done
 	$(enter) gcc -std=gnu11 -O2 -Wall -Wextra -Werror -static tools/qemu-guest/kexec.c -o build/qemu-guest/kexec
 	$(enter) tools/qemu-guest/build build/qemu-guest/initramfs.cpio $(guest_files)
 	@cp $(kernel)/vmlinuz build/qemu-guest/vmlinuz

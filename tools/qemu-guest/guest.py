@@ -53,7 +53,8 @@ class GuestError(Exception):
 class Guest:
     """A running guest. A context manager: the guest is gone at its end."""
 
-    def __init__(self, device, kernel, initrd, placement, vcpus=2, memory="256M", append="", qemu=(), limited=False):
+    def __init__(self, device, kernel, initrd, placement, vcpus=2, memory="256M", append="", qemu=(), maxcpus=None,
+                 limited=False):
         """`limited` says that RLIMIT_MEMLOCK holds for QEMU although it is root's."""
         self.device = device
         self.vcpus = vcpus
@@ -66,7 +67,7 @@ class Guest:
             "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
             "-name", "guest,debug-threads=on",
             "-machine", "q35", "-accel", f"kvm,device={device}", "-cpu", "host",
-            "-smp", str(vcpus), "-m", memory, "-kernel", str(kernel), "-initrd", str(initrd),
+            "-smp", f"{vcpus},maxcpus={maxcpus or vcpus}", "-m", memory, "-kernel", str(kernel), "-initrd", str(initrd),
             "-append", " ".join(filter(None, [ARGUMENTS, FASTER.get(ground()["ground"]), STUCK, "guest.commands", append])),
             "-serial", "stdio", "-monitor", f"unix:{self._monitor},server=on,wait=off", *qemu,
         ]
@@ -79,6 +80,10 @@ class Guest:
         return self
 
     def __exit__(self, *_):
+        self.end()
+
+    def end(self):
+        """Kills QEMU, if it is still there."""
         if self._qemu.poll() is None:
             self._qemu.kill()
         self._qemu.wait()
@@ -118,6 +123,11 @@ class Guest:
 
     def boot(self, limit=300):
         """Puts the vCPUs where they belong, and waits until the guest takes commands."""
+        self.prepare(limit)
+        self.expect(r"^guest: ready", limit)
+
+    def prepare(self, limit=60):
+        """Puts the vCPUs where they belong as soon as QEMU has made them."""
         end = time.monotonic() + limit
         while len(self.threads()) < self.vcpus:
             if self._qemu.poll() is not None:
@@ -126,7 +136,6 @@ class Guest:
                 raise GuestError(f"QEMU has made no vCPUs within {limit} s")
             time.sleep(0.01)
         self.place()
-        self.expect(r"^guest: ready", limit)
 
     def send(self, line):
         """Gives the guest a line to read."""

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Loads that make the CPUs of a Linux guest interrupt each other: loads NAME COUNT
+ * Loads that make the CPUs of a Linux guest interrupt each other: loads NAME COUNT [PROGRESS]
  *
  * Gets ready, says "@begin", waits for a line, does its operation COUNT times, and says for each idle state of the
  * kernel's cpuidle driver, if it has one, how long all CPUs were in it meanwhile, "@idle STATE MICROSECONDS", and then
  * "@end COUNT NANOSECONDS CYCLES".
  * Each checks what it does, and fails if something was lost. The first thread is on CPU 0, or where it likes if that CPU is
- * away, and so for the others.
+ * away, and so for the others. With a file PROGRESS it waits for no line, says nothing, and notes each operation there.
  *
  *   futex      two threads on two CPUs wake each other in turn
  *   pipe       two processes on two CPUs send each other a byte in turn, as `perf bench sched pipe` does
@@ -43,6 +43,8 @@
 #include <unistd.h>
 #include <x86intrin.h>
 
+#include "progress.h"
+
 #define PAGE 4096
 
 static long count;
@@ -57,14 +59,6 @@ static void check(bool ok, const char *what)
 {
 	if (!ok)
 		fail(what);
-}
-
-static uint64_t now(void)
-{
-	struct timespec time;
-
-	clock_gettime(CLOCK_MONOTONIC, &time);
-	return time.tv_sec * 1000000000ull + time.tv_nsec;
 }
 
 static void stay_on(int cpu)
@@ -116,11 +110,33 @@ static void read_idle(struct idle idle[STATES])
 
 static uint64_t started, started_cycles;
 static struct idle idle_before[STATES];
+static struct progress *progress;
+
+static void open_progress(const char *path)
+{
+	int fd = open(path, O_RDWR);
+
+	check(fd >= 0, path);
+	progress = mmap(NULL, sizeof(*progress), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	check(progress != MAP_FAILED, path);
+}
+
+static inline void done(long operations)
+{
+	if (progress)
+		note(progress, operations);
+}
 
 static void begin(void)
 {
 	char line[16];
 
+	if (progress) {
+		/* In this order: `last` is valid once `began` is set. */
+		progress->last = now();
+		progress->began = progress->last;
+		return;
+	}
 	printf("@begin\n");
 	fflush(stdout);
 	check(fgets(line, sizeof(line), stdin), "no line to begin");
@@ -134,6 +150,8 @@ static void end_after(uint64_t nanoseconds)
 	unsigned long long cycles = __rdtsc() - started_cycles;
 	struct idle idle[STATES];
 
+	if (progress)
+		return;
 	read_idle(idle);
 	for (int i = 0; i < STATES && idle[i].name[0]; i++)
 		printf("@idle %s %lld\n", idle[i].name, idle[i].microseconds - idle_before[i].microseconds);
@@ -186,6 +204,7 @@ static void futex(void)
 	for (long i = 0; i < count; i++) {
 		give_turn(1);
 		wait_for_turn(0);
+		done(1);
 	}
 	end();
 	pthread_join(partner, NULL);
@@ -221,8 +240,10 @@ static void pipes(void)
 	stay_on(0);
 	pass_byte(back[0], there[1], false);
 	begin();
-	for (long i = 0; i < count; i++)
+	for (long i = 0; i < count; i++) {
 		pass_byte(back[0], there[1], false);
+		done(1);
+	}
 	end();
 	check(waitpid(child, &status, 0) == child && !status, "the partner has failed");
 }
@@ -318,8 +339,10 @@ static void with_threads(void (*operation)(void))
 	while (atomic_load(&running) < cpus - 1)
 		sched_yield();
 	begin();
-	for (long i = 0; i < count; i++)
+	for (long i = 0; i < count; i++) {
 		operation();
+		done(1);
+	}
 	end();
 	atomic_store(&stop, true);
 	for (int i = 1; i < cpus; i++)
@@ -433,15 +456,20 @@ static void keep_others_busy(void)
 static void ipi(const char *way)
 {
 	char path[64], number[32];
+	/* In pieces only if each is noted. */
+	long piece = progress ? 1 : count;
 	int fd, length;
 
 	snprintf(path, sizeof(path), "/sys/kernel/debug/ipi_bench/%s", way);
 	fd = open(path, O_WRONLY);
 	check(fd >= 0, path);
-	length = snprintf(number, sizeof(number), "%ld", count);
+	length = snprintf(number, sizeof(number), "%ld", piece);
 	stay_on(0);
 	begin();
-	check(write(fd, number, length) == length, path);
+	for (long i = 0; i < count; i += piece) {
+		check(write(fd, number, length) == length, path);
+		done(piece);
+	}
 	end();
 }
 
@@ -456,10 +484,12 @@ int main(int argc, char **argv)
 		{ "perf-pipe", perf_pipe }, { "perf-messaging", perf_messaging },
 	};
 
-	if (argc != 3 || (count = atol(argv[2])) <= 0) {
-		fprintf(stderr, "usage: loads NAME COUNT\n");
+	if (argc < 3 || argc > 4 || (count = atol(argv[2])) <= 0) {
+		fprintf(stderr, "usage: loads NAME COUNT [PROGRESS]\n");
 		return 2;
 	}
+	if (argc == 4)
+		open_progress(argv[3]);
 	if (!strncmp(argv[1], "busy-", 5)) {
 		keep_others_busy();
 		argv[1] += 5;

@@ -17,6 +17,8 @@ import traceback
 
 from environment import GUEST_FILES, add_options
 from guest import Guest, GuestError, pinned
+from quick import TESTS as SURVIVES
+from quick import Quick
 
 MODULE = "/pvirq_guest.ko"
 COUNTERS = "/sys/kernel/debug/pvirq_guest"
@@ -454,36 +456,45 @@ def plan(args):
             reports_nothing]),
         ("/dev/pvirq", 2, "cpuidle_haltpoll.force=1", [other_driver, reports_nothing, panics]),
         ("/dev/pvirq", 2, "cpuidle.off=1", [without_cpuidle, without_registration, reports_nothing]),
+        # A guest that is saved, restored, plugged and reset, see Documentation/survive.rst.
+        ("/dev/pvirq", 2, "", SURVIVES),
         # This one only if it is asked for, see Documentation/linux-guest.rst.
         ("/dev/pvirq", 2, "", [kexecs, reports_nothing]),
     ]
+
+
+def make_guest(args, device, vcpus, append, tests):
+    """The guest for these tests."""
+    if any(test in SURVIVES for test in tests):
+        return Quick(args, device, vcpus)
+    # A machine at work may leave a vCPU waiting for longer than the kernel's usual patience. What has been lost is lost
+    # for good.
+    patience = "watchdog_thresh=30 rcupdate.rcu_cpu_stall_timeout=60"
+    initrd = KEXEC_INITRD if kexecs in tests else args.initrd
+    # The unpacked kernel is a ROM to QEMU, which a machine that wakes up has again as it was at first.
+    kernel = GUEST_FILES / "vmlinuz" if suspends in tests else args.kernel
+    return Guest(device, kernel, initrd, args.placement, vcpus=vcpus, memory="384M", append=f"{patience} {append}",
+                 limited=without_registration in tests)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_options(parser, "initramfs.cpio")
     parser.add_argument("--shorter", type=int, default=1, help="divide the numbers of rounds by this")
-    parser.add_argument("--guest", type=int, action="append", choices=range(1, 7), help="run this guest's tests only; the last "
+    parser.add_argument("--guest", type=int, action="append", choices=range(1, 8), help="run this guest's tests only; the last "
                         "one's (kexec) are run only so")
     parser.add_argument("--test", action="append", help="of these guests' tests, run those of this name only")
     args = parser.parse_args()
 
     guests = [(device, vcpus, append, [test for test in tests if not args.test or name_of(test) in args.test])
               for number, (device, vcpus, append, tests) in enumerate(plan(args), 1)
-              if number in (args.guest or range(1, 6))]
+              if number in (args.guest or range(1, 7))]
     guests = [guest for guest in guests if guest[-1]]
     print("TAP version 13")
     print(f"1..{sum(len(tests) for *_, tests in guests)}")
     number = failures = 0
     for device, vcpus, append, tests in guests:
-        # A machine at work may leave a vCPU waiting for longer than the kernel's usual patience. What has been lost is
-        # lost for good.
-        patience = "watchdog_thresh=30 rcupdate.rcu_cpu_stall_timeout=60"
-        initrd = KEXEC_INITRD if kexecs in tests else args.initrd
-        # The unpacked kernel is a ROM to QEMU, which a machine that wakes up has again as it was at first.
-        kernel = GUEST_FILES / "vmlinuz" if suspends in tests else args.kernel
-        with Guest(device, kernel, initrd, args.placement, vcpus=vcpus, memory="384M",
-                   append=f"{patience} {append}", limited=without_registration in tests) as guest:
+        with make_guest(args, device, vcpus, append, tests) as guest:
             gone = None
             try:
                 guest.boot()
