@@ -282,6 +282,41 @@ TEST_F(ending, by_another_kernel_in_place)
 	EXPECT_ENDED(PVIRQ_ENDED_STATE_REPLACED);
 }
 
+/* Registers an address of which the guest has written no half, or one. */
+static uint32_t register_half(struct vm *vm, struct vcpu *vcpu, uint16_t half)
+{
+	struct access accesses[] = {
+		{ PVIRQ_PORT_BASE + PVIRQ_REG_COUNT, true, 1 },
+		{ PVIRQ_PORT_BASE + PVIRQ_REG_COMMAND, true, PVIRQ_VERSION << 16 | PVIRQ_COMMAND_REGISTER },
+		{ PVIRQ_PORT_BASE + PVIRQ_REG_STATUS, false, 0 },
+	};
+
+	if (half) {
+		struct access access = {
+			PVIRQ_PORT_BASE + half, true, half == PVIRQ_REG_ADDRESS_LOW ? DESCRIPTORS : 0,
+		};
+
+		guest_access(vm, vcpu, &access, 1);
+	}
+	guest_access(vm, vcpu, accesses, 3);
+	return accesses[2].value;
+}
+
+/* A guest that was saved between its writes goes on where the registers hold nothing of them. */
+TEST_F(ending, half_an_address_is_none)
+{
+	struct kvm_lapic_state lapic;
+
+	EXPECT_EQ(PVIRQ_STATUS_UNALIGNED, register_half(&self->vm, &self->vcpu, 0));
+	EXPECT_EQ(PVIRQ_STATUS_NOT_RAM, register_half(&self->vm, &self->vcpu, PVIRQ_REG_ADDRESS_LOW));
+	ASSERT_EQ(PVIRQ_STATUS_OK, REGISTER(DESCRIPTORS));
+	GET(LAPIC, &lapic);
+	SET(LAPIC, &lapic);
+	EXPECT_EQ(PVIRQ_STATUS_UNALIGNED, register_half(&self->vm, &self->vcpu, 0));
+	EXPECT_EQ(PVIRQ_STATUS_UNALIGNED, register_half(&self->vm, &self->vcpu, PVIRQ_REG_ADDRESS_HIGH));
+	EXPECT_FALSE(is_registered(&self->vm));
+}
+
 /* One vCPU's thread is in KVM_RUN, and stays there while the state of another one is replaced. */
 TEST_F(ending, while_a_vcpu_runs)
 {

@@ -112,7 +112,9 @@ pub const END_REGISTRATION: u32 = number(0, 0x0a, 0);
 /// Reads which interrupts of a vCPU are posted and not yet injected, in the guest's descriptor and in the host.
 /// [`Posted`], of which size, flags and vcpu must be set.
 ///
-/// They stay posted. While the vCPU runs, or is interrupted, the answer is old when it comes. `KVM_GET_LAPIC` needs
+/// They stay posted. Those in the guest's descriptor are in the guest's memory as well, and a guest that is restored sends
+/// them again, so that a VMM which saves that memory too asks when the registration has
+/// [ended](END_REGISTRATION). While the vCPU runs, or is interrupted, the answer is old when it comes. `KVM_GET_LAPIC` needs
 /// no such call before it: it moves what is posted into the local APIC.
 ///
 /// - `EFAULT`, `EINVAL`: as for [`GET_REGISTRATION`].

@@ -24,6 +24,7 @@ use pvirq_protocol::ioctl::EndReason;
 
 use super::Vcpu;
 use crate::{
+    guest_interface::Registers,
     kvm::{
         CR0_PE,
         SREGS_CR0, //
@@ -74,6 +75,7 @@ impl Vcpu {
                 self.settle();
             }
             self.end_registration();
+            *self.registers.lock() = Registers::new();
         }
         self.real.ioctl(request)
     }
