@@ -25,12 +25,12 @@ mod storm;
 
 pub use crate::{
     arrivals::{Arrival, Arrivals, Source, STEPS},
-    frozen::{Frozen, FreezeAfter},
+    frozen::{FreezeAfter, Frozen},
     host::{Answer, Request},
     job::{Job, Mechanism, Pattern, Rest, Work},
     ledger::{
-        ledger_source, Account, Ledger, Number, Survival, LEDGER_EVENTS, LEDGER_SOURCES, LEDGER_VCPUS,
-        LEDGER_VECTORS,
+        ledger_source, Account, Ledger, Number, Survival, LEDGER_EVENTS, LEDGER_SOURCES,
+        LEDGER_VCPUS, LEDGER_VECTORS,
     },
     shared::{IdleCounts, Mode, Shared, Slot, CYCLES_LEN},
     storm::{storm_senders, storm_vector, Storm, Totals},
