@@ -108,8 +108,14 @@ impl Events {
         *lock(&self.memory) = memory;
     }
 
-    /// Binds all eventfds to a VM: to KVM's irqfd, or to a vCPU's vector as soon as the guest can take that.
-    pub fn attach(&self, machine: &Machine, device: &std::path::Path) -> Result<(), Error> {
+    /// Binds all eventfds to a VM: to KVM's irqfd, or to a vCPU's vector as soon as the guest can take that, which it never
+    /// can unless it `registers` descriptors.
+    pub fn attach(
+        &self,
+        machine: &Machine,
+        device: &std::path::Path,
+        registers: bool,
+    ) -> Result<(), Error> {
         let entries: Vec<_> = self.events.iter().zip(GSI..).map(entry).collect();
         let routing = KvmIrqRouting::from_entries(&entries)
             .map_err(|error| Error::Memory(format!("no room for routes: {error:?}")))?;
@@ -117,11 +123,11 @@ impl Events {
             .vm()
             .set_gsi_routing(&routing)
             .map_err(Error::kvm("KVM_SET_GSI_ROUTING"))?;
-        let is_pvirq = device.to_str() == Some(PVIRQ);
+        let to_vectors = registers && device.to_str() == Some(PVIRQ);
         for (event, gsi) in self.events.iter().zip(GSI..) {
             let mut bound = lock(&event.bound);
             *bound = Bound::Soon;
-            if event.is_irqfd() || !is_pvirq {
+            if event.is_irqfd() || !to_vectors {
                 machine
                     .vm()
                     .register_irqfd(&event.file, gsi)

@@ -17,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mini_guest::{Job, Mode, Pattern, Rest, Work};
+use mini_guest::{Job, Mechanism, Mode, Pattern, Rest, Work};
 
 pub(super) use self::round::Random;
 pub use self::{
@@ -137,12 +137,13 @@ impl Survive {
             window: 0,
         });
 
+        let registers = case.mechanism == Mechanism::Pvirq;
         let events = Events::new(case.vcpus, machine.memory())?;
         let mut auditor = Auditor::new(case.vcpus, PATIENCE);
         let mut on = 0;
         let result = events.while_signalling(seed, || {
             for round in 0..rounds {
-                events.attach(&machine, devices[on].path())?;
+                events.attach(&machine, devices[on].path(), registers)?;
                 machine.start();
                 self.let_run(&events, &machine, random.delay())?;
                 machine.pause()?;
@@ -166,7 +167,7 @@ impl Survive {
         })?;
         result?;
 
-        events.attach(&machine, devices[on].path())?;
+        events.attach(&machine, devices[on].path(), registers)?;
         events.leave_numbers(machine.shared()?);
         machine.shared()?.survival.over.store(1, SeqCst);
         self.end(&mut machine, &events)?;

@@ -85,20 +85,21 @@ fn survive(context: &Context, devices: &str) -> Result<Outcome> {
     // Two mechanisms with 2 and 4 vCPUs, and where there is pvirq two ways to save what is posted.
     let expected = if devices == "kvm" { 4 } else { 8 };
     ensure!(rows.len() == expected, "{} rows", rows.len());
+    let mut paused = 0;
     for row in &rows {
         let count = |name: &str| row[name].as_u64().context(name.to_owned());
         ensure!(count("rounds")? == ROUNDS, "{row}");
         ensure!(count("ipis")? != 0 && count("signals")? != 0, "{row}");
+        paused += count("signals_while_paused")?;
         // Otherwise it has not tried much.
-        ensure!(
-            count("signals_while_paused")? != 0 && count("saved_in_lapics")? != 0,
-            "{row}"
-        );
+        ensure!(count("saved_in_lapics")? != 0, "{row}");
         if row["mechanism"] == "pvirq" && devices == "pvirq" {
             ensure!(count("registrations")? > ROUNDS / 4, "{row}");
             ensure!(row["posts"]["elided"] != 0, "{row}");
         }
     }
+    // By chance there is none in the rounds of one row.
+    ensure!(paused != 0, "no eventfd was signalled during a pause");
     Ok(Outcome::Pass)
 }
 
