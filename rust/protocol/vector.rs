@@ -112,7 +112,7 @@ impl Vectors {
 
     /// Whether a vector is in it.
     pub const fn contains(&self, vector: Vector) -> bool {
-        self.0[vector.word()] & 1 << vector.bit() != 0
+        self.0[vector.word()] & (1 << vector.bit()) != 0
     }
 
     /// Removes reserved vectors, and says how many there were.
