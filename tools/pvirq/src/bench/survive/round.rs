@@ -32,7 +32,7 @@ pub(in crate::bench) struct Random(u64);
 impl Random {
     /// Numbers for a seed.
     pub fn new(seed: u64) -> Self {
-        Random((seed | 1 << 63).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+        Random((seed | (1 << 63)).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
     /// A number below `end`.
