@@ -163,8 +163,12 @@ fn post_until(shared: &Shared, job: &Job, step: FreezeAfter) {
     let descriptor = &shared.descriptors[TARGET as usize];
     let looks = || descriptor.guest_state().will_look() || descriptor.host_state().will_look();
 
-    if step == FreezeAfter::Nothing || !spin_until(job.patience, || looks() || is_over(shared)) {
+    if step == FreezeAfter::Nothing {
         return;
+    }
+    // One that halts stays there unless it is interrupted: the others send nothing now.
+    while !spin_until(job.gap, || looks() || is_over(shared)) {
+        apic::send(IPI.get(), TARGET);
     }
     if step == FreezeAfter::Look {
         return;
