@@ -189,7 +189,9 @@ impl Auditor {
                     account.sent = events.sent(target, source);
                 }
                 self.handled += account.handled;
-                if let Some(what) = self.judge(target * LEDGER_SOURCES + source, account) {
+                if let Some(what) =
+                    self.judge(target * LEDGER_SOURCES + source, account, Instant::now())
+                {
                     note(&format!(
                         "{what}: vCPU {target}, vector {:#x}: {account:?}, {:?}",
                         usize::from(LEDGER_VECTORS) + source,
@@ -203,17 +205,17 @@ impl Auditor {
     }
 
     /// Says what is wrong with an account, if that is known by now, and counts it.
-    fn judge(&mut self, index: usize, account: Account) -> Option<&'static str> {
+    fn judge(&mut self, index: usize, account: Account, now: Instant) -> Option<&'static str> {
         let (sent, since) = &mut self.since[index];
         if account.missing() == 0 || *sent != account.sent {
-            *since = Instant::now();
+            *since = now;
         }
         *sent = account.sent;
         if account.repeated() != 0 {
             self.twice += account.repeated();
             return Some("twice");
         }
-        if account.missing() != 0 && since.elapsed() > self.patience {
+        if account.missing() != 0 && now.saturating_duration_since(*since) > self.patience {
             self.lost += account.missing();
             return Some("lost");
         }
@@ -250,13 +252,17 @@ mod tests {
 
     #[test]
     fn what_is_late_is_lost_and_what_is_more_than_sent_came_twice() {
-        let mut auditor = Auditor::new(2, Duration::ZERO);
+        const PATIENCE: Duration = Duration::from_secs(1);
+
+        let mut auditor = Auditor::new(2, PATIENCE);
         let account = |sent, handled| Account { sent, handled };
-        assert_eq!(auditor.judge(0, account(3, 3)), None);
-        assert_eq!(auditor.judge(0, account(4, 3)), None);
-        std::thread::sleep(Duration::from_millis(1));
-        assert_eq!(auditor.judge(0, account(4, 3)), Some("lost"));
-        assert_eq!(auditor.judge(1, account(4, 5)), Some("twice"));
+        let begin = Instant::now();
+        let late = begin + PATIENCE + Duration::from_millis(1);
+        assert_eq!(auditor.judge(0, account(3, 3), begin), None);
+        assert_eq!(auditor.judge(0, account(4, 3), begin), None);
+        assert_eq!(auditor.judge(0, account(4, 3), begin + PATIENCE), None);
+        assert_eq!(auditor.judge(0, account(4, 3), late), Some("lost"));
+        assert_eq!(auditor.judge(1, account(4, 5), begin), Some("twice"));
         assert_eq!((auditor.lost, auditor.twice), (1, 1));
     }
 }
