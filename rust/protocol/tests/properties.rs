@@ -25,6 +25,7 @@ use pvirq_protocol::{
     GuestState,
     HostState,
     HostStatistics,
+    IdleEnd,
     Looker,
     Posted,
     ReservedVector,
@@ -305,6 +306,38 @@ fn either_side_that_looks_is_enough() {
 }
 
 #[test]
+fn both_ways_to_post_say_the_same_while_the_states_stay() {
+    let vector = Vector::new(0x80).unwrap();
+    for state in HOST_STATES {
+        let (any, once) = (Descriptor::new(), Descriptor::new());
+        any.set_host_state(state);
+        once.set_host_state(state);
+        for _ in 0..2 {
+            assert_eq!(any.post(vector), once.post_once(vector), "{state:?}");
+        }
+        assert_eq!(any.has_pending(), once.has_pending(), "{state:?}");
+        assert_eq!(any.has_pending(), state.will_look(), "{state:?}");
+    }
+}
+
+#[test]
+fn a_closed_descriptor_promises_nothing() {
+    let descriptor = Descriptor::new();
+    descriptor.set_poll_windows(1, 2);
+    descriptor.set_idle_end(IdleEnd::Posted);
+    for state in HOST_STATES {
+        descriptor.set_host_state(state);
+        assert!(descriptor.close().is_empty());
+        assert_eq!(descriptor.host_state(), HostState::Running);
+        assert_eq!(descriptor.idle_end(), IdleEnd::Expired);
+        assert_eq!(
+            (descriptor.guest_poll_ns(), descriptor.host_poll_ns()),
+            (0, 0)
+        );
+    }
+}
+
+#[test]
 fn a_closed_descriptor_gets_kicks() {
     let descriptor = Descriptor::new();
     let vector = Vector::new(0x80).unwrap();
@@ -356,7 +389,7 @@ fn a_status_comes_back_and_is_never_what_an_absent_host_answers() {
         assert!(!status.to_string().is_empty());
     }
     assert_eq!(Status::from_number(port::ABSENT), None);
-    assert_eq!(Status::ALL.len(), 11);
+    assert_eq!(Status::ALL.len(), 14);
 }
 
 #[test]
