@@ -140,9 +140,9 @@ mod backend {
         #[inline]
         pub(crate) fn test_and_set(&self, bit: u32) -> bool {
             let mask: u64 = 1 << bit;
+            let word = self.0.as_ptr().cast();
             // SAFETY: The pointer is valid and aligned, and an `atomic64_t` is one `s64`. The casts keep all bits.
-            let before =
-                unsafe { bindings::atomic64_fetch_or(mask as i64, self.0.as_ptr().cast()) };
+            let before = unsafe { bindings::atomic64_fetch_or(mask as i64, word) };
 
             before as u64 & mask != 0
         }
@@ -152,9 +152,9 @@ mod backend {
         #[inline]
         pub(crate) fn test_and_clear(&self, bit: u32) -> bool {
             let mask: u64 = 1 << bit;
+            let word = self.0.as_ptr().cast();
             // SAFETY: As in `test_and_set`.
-            let before =
-                unsafe { bindings::atomic64_fetch_and(!mask as i64, self.0.as_ptr().cast()) };
+            let before = unsafe { bindings::atomic64_fetch_and(!mask as i64, word) };
 
             before as u64 & mask != 0
         }
