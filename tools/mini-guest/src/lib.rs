@@ -25,7 +25,7 @@ mod storm;
 
 pub use crate::{
     arrivals::{Arrival, Arrivals, Source, STEPS},
-    frozen::{FreezeAfter, Frozen},
+    frozen::Frozen,
     host::{Answer, Request},
     job::{Job, Mechanism, Pattern, Rest, Work},
     ledger::{

@@ -3,20 +3,15 @@
 //! Sending to a vCPU while other senders of the same vector stop for ever in their posts. See
 //! [`Frozen`](mini_guest::Frozen).
 //!
-//! vCPU 0 sends and measures, vCPU 1 is the target and changes all the time what it does, and vCPU 2, if there is one,
-//! sends as well and stops where the VMM wants it to.
+//! vCPU 0 sends and measures, and vCPU 1 is the target and changes all the time what it does.
 
 use core::{
     fmt::Write,
-    ptr,
-    sync::atomic::{
-        AtomicU64,
-        Ordering::{Relaxed, SeqCst},
-    },
+    sync::atomic::Ordering::{Relaxed, SeqCst},
 };
 
-use mini_guest::{FreezeAfter, Job, Mechanism, Shared};
-use pvirq_protocol::{Descriptor, Posted, Vector};
+use mini_guest::{Job, Mechanism, Shared};
+use pvirq_protocol::Posted;
 
 use crate::{
     all_to_all::Random,
@@ -30,7 +25,6 @@ use crate::{
 };
 
 const TARGET: u32 = 1;
-const STOPS: u32 = 2;
 
 /// Takes part. Interrupts are off before and afterwards.
 pub fn run(shared: &Shared, job: &Job, index: u32) {
@@ -38,7 +32,6 @@ pub fn run(shared: &Shared, job: &Job, index: u32) {
     match index {
         0 => send(shared, job, &mut random),
         TARGET => take(shared, job, &mut random),
-        STOPS => stop(shared, job, &mut random),
         _ => {}
     }
     cpu::disable_interrupts();
@@ -135,56 +128,4 @@ fn take(shared: &Shared, job: &Job, random: &mut Random) {
         }
         cpu::enable_interrupts();
     }
-}
-
-/// Sends as well, until the VMM wants it to stop in a post.
-fn stop(shared: &Shared, job: &Job, random: &mut Random) {
-    let frozen = &shared.frozen;
-    let mut sends = Sends::default();
-
-    while !is_over(shared) {
-        let wanted = frozen.wanted();
-        let gap = random.below(job.gap.max(1));
-        spin_until(gap, || is_over(shared));
-        if wanted == FreezeAfter::Never {
-            post(shared, &mut sends);
-            continue;
-        }
-        post_until(shared, job, wanted);
-        frozen.at.store(wanted as u32, SeqCst);
-        while frozen.wanted() == wanted && !is_over(shared) {}
-        frozen.at.store(FreezeAfter::Never as u32, SeqCst);
-    }
-    sends.publish(shared);
-}
-
-/// Goes through the steps of a post to a target that will look, up to one of them.
-fn post_until(shared: &Shared, job: &Job, step: FreezeAfter) {
-    let descriptor = &shared.descriptors[TARGET as usize];
-    let looks = || descriptor.guest_state().will_look() || descriptor.host_state().will_look();
-
-    if step == FreezeAfter::Nothing {
-        return;
-    }
-    // One that halts stays there unless it is interrupted: the others send nothing now.
-    while !spin_until(job.gap, || looks() || is_over(shared)) {
-        apic::send(IPI.get(), TARGET);
-    }
-    if step == FreezeAfter::Look {
-        return;
-    }
-    set(descriptor, IPI);
-    if step == FreezeAfter::SecondLook {
-        _ = looks();
-    }
-}
-
-/// Sets a pending bit as the protocol's sender does, and nothing else.
-fn set(descriptor: &Descriptor, vector: Vector) {
-    let (word, bit) = (vector.get() / 64, vector.get() % 64);
-    let words = ptr::from_ref(descriptor).cast::<AtomicU64>();
-    // SAFETY: A descriptor begins with four such words, by its layout, which is an interface.
-    let word = unsafe { &*words.add(word.into()) };
-
-    word.fetch_or(1 << bit, SeqCst);
 }

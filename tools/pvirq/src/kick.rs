@@ -8,7 +8,6 @@
 use std::{
     cell::Cell,
     io,
-    os::unix::thread::RawPthread,
     ptr::{addr_of_mut, null_mut},
     sync::OnceLock,
     thread::JoinHandle,
@@ -68,10 +67,4 @@ impl Drop for Kickable {
 pub fn kick<T>(thread: &JoinHandle<T>) {
     // The signal is valid, so the only error is that the thread is gone, which is as good.
     let _ = thread.kill(SIGRTMIN());
-}
-
-/// Kicks a thread that is known not to have ended, as [`kick`] does.
-pub(crate) fn kick_thread(thread: RawPthread) {
-    // SAFETY: The caller knows that the thread is there, and the signal is handled.
-    unsafe { libc::pthread_kill(thread, SIGRTMIN()) };
 }

@@ -17,7 +17,6 @@ pub mod exits;
 pub mod extension;
 pub mod features;
 pub mod ground;
-pub mod hold;
 pub mod image;
 pub mod kick;
 pub mod kvm_module;

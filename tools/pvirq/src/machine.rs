@@ -43,7 +43,6 @@ use crate::{
 };
 
 pub use self::snapshot::Snapshot;
-pub use crate::hold::Hold;
 
 /// Where Intel's KVM wants three pages for itself.
 const TSS_ADDRESS: usize = 0xfffb_d000;
@@ -71,7 +70,6 @@ struct VcpuThread {
     /// Dropped to end the thread.
     orders: Option<Sender<Order>>,
     /// Keeps it out of `KVM_RUN`.
-    hold: Arc<Hold>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -164,7 +162,6 @@ impl Machine {
             machine.files.push(fd.as_raw_fd());
             let stats = config.count.then(|| VcpuStats::open(&fd)).transpose()?;
             let vcpu = Vcpu {
-                hold: Arc::default(),
                 index,
                 cpu,
                 fd,
@@ -186,14 +183,12 @@ impl Machine {
 
     fn spawn(&mut self, vcpu: Vcpu, reports: Sender<Report>) -> Result<(), Error> {
         let (orders, receiver) = mpsc::channel();
-        let hold = vcpu.hold.clone();
         let thread = thread::Builder::new()
             .name(format!("vcpu{}", vcpu.index))
             .spawn(move || vcpu.serve(receiver, reports))
             .map_err(Error::os("cannot start a thread"))?;
         self.vcpus.push(VcpuThread {
             orders: Some(orders),
-            hold,
             thread: Some(thread),
         });
         Ok(())
@@ -401,11 +396,6 @@ impl Machine {
             // A thread that is gone has left a report, which will be found.
             let _ = vcpu.orders.as_ref().map(|orders| orders.send(Order::Run));
         }
-    }
-
-    /// Keeps a vCPU out of `KVM_RUN` while the others run, for another thread to use during a job.
-    pub fn hold(&self, vcpu: usize) -> Arc<Hold> {
-        self.vcpus[vcpu].hold.clone()
     }
 
     /// Waits for the next vCPU that stops, until a deadline.

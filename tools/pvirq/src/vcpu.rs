@@ -17,7 +17,6 @@ use crate::{
     cpus,
     error::Error,
     exits::{Exits, Statistics},
-    hold::Hold,
     kick::Kickable,
     ports::{Ports, Written},
     snapshot::VcpuSnapshot,
@@ -122,8 +121,6 @@ pub struct Vcpu {
     pub ports: Arc<Ports>,
     /// Its statistics, if exits shall be counted.
     pub stats: Option<VcpuStats>,
-    /// Keeps it out of `KVM_RUN`.
-    pub hold: Arc<Hold>,
 }
 
 impl Vcpu {
@@ -135,8 +132,6 @@ impl Vcpu {
 
         // SAFETY: Both belong to this thread, and `self` is dropped after what is declared later.
         let _kickable = unsafe { Kickable::new(&mut self.fd) };
-        let hold = self.hold.clone();
-        let _held = hold.enter();
         let counter = self
             .stats
             .take()
@@ -207,9 +202,6 @@ impl Vcpu {
                 Err(error) if error.errno() == libc::EINTR => {
                     if self.fd.get_kvm_run().immediate_exit != 0 {
                         self.fd.set_kvm_immediate_exit(0);
-                        if self.hold.wait() {
-                            continue;
-                        }
                         return Stop::Kicked(Box::new(VcpuState::read(&self.fd)));
                     }
                     // A signal that is none of ours: the process was stopped and continued, or is being traced.

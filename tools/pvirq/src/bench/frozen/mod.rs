@@ -3,22 +3,15 @@
 //! Whether a sender that stops for ever in a post delays another one's interrupt.
 //!
 //! vCPU 0 interrupts vCPU 1 and measures how long that takes. Meanwhile another sender of the same vector to the same vCPU
-//! stops in its post: a device's process that is killed, or a vCPU whose thread is kept out of `KVM_RUN`. The same is
+//! stops in its post: a device's process that is killed. The same is
 //! measured with native interrupts, in turn.
 
 mod process;
 mod report;
 
-use std::{
-    path::Path,
-    sync::atomic::Ordering::SeqCst,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{path::Path, sync::atomic::Ordering::SeqCst, thread, time::Duration};
 
-use mini_guest::{
-    FreezeAfter, Job, Mechanism, Mode, Pattern, Rest, Shared, Work, CYCLES_LEN, IPI_VECTOR,
-};
+use mini_guest::{Job, Mechanism, Mode, Pattern, Rest, Shared, Work, CYCLES_LEN, IPI_VECTOR};
 use pvirq_protocol::{ioctl::Poll, Vector};
 
 pub use self::report::{FrozenReport, FrozenRow};
@@ -29,7 +22,7 @@ use crate::{
     device::{Device, PVIRQ},
     error::Error,
     image::Image,
-    machine::{Config, Hold, Machine},
+    machine::{Config, Machine},
 };
 
 const MEMORY: usize = 4 << 20;
@@ -41,24 +34,21 @@ const JOB_LIMIT: Duration = Duration::from_secs(180);
 const GAP: Duration = Duration::from_micros(200);
 /// How often a sender is stopped in a piece.
 const STOPS: u32 = 25;
-/// How many interrupts are sent while a vCPU is stopped.
-const SENDS: u64 = 10;
 /// The longest that a device's process posts before it is killed, and that there is none.
 const ALIVE: Duration = Duration::from_micros(500);
 const DEAD: Duration = Duration::from_millis(2);
 /// How often a piece may fail by the CPU's fault.
 const RETRIES: u32 = 3;
-/// The vCPU that is interrupted, and the one that stops.
+/// The one that sends, and the one that is interrupted.
+const VCPUS: usize = 2;
+/// The vCPU that is interrupted.
 const TARGET: usize = 1;
-const STOPPED: usize = 2;
 
 /// Who stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FrozenCase {
     /// A process of the VMM that posts.
     Process,
-    /// A vCPU.
-    Vcpu,
 }
 
 impl FrozenCase {
@@ -69,34 +59,18 @@ impl FrozenCase {
     pub fn name(self) -> &'static str {
         match self {
             FrozenCase::Process => "process",
-            FrozenCase::Vcpu => "vcpu",
-        }
-    }
-
-    fn vcpus(self) -> usize {
-        match self {
-            FrozenCase::Process => 2,
-            FrozenCase::Vcpu => 3,
         }
     }
 
     /// What is measured in turn, by which mechanism. What the others are compared with comes first.
     fn cells(self) -> Vec<(Mechanism, Culprit)> {
         use Mechanism::{Pvirq, X2Apic};
-        let frozen = |after| Culprit::Frozen(after);
         match self {
             FrozenCase::Process => vec![
                 (X2Apic, Culprit::Killed),
                 (X2Apic, Culprit::None),
                 (Pvirq, Culprit::None),
                 (Pvirq, Culprit::Killed),
-            ],
-            FrozenCase::Vcpu => vec![
-                (X2Apic, frozen(FreezeAfter::Nothing)),
-                (Pvirq, frozen(FreezeAfter::Nothing)),
-                (Pvirq, frozen(FreezeAfter::Look)),
-                (Pvirq, frozen(FreezeAfter::Set)),
-                (Pvirq, frozen(FreezeAfter::SecondLook)),
             ],
         }
     }
@@ -109,8 +83,6 @@ pub enum Culprit {
     None,
     /// It is killed.
     Killed,
-    /// It is kept from running after a step of its post.
-    Frozen(FreezeAfter),
 }
 
 impl Culprit {
@@ -119,11 +91,6 @@ impl Culprit {
         match self {
             Culprit::None => "none",
             Culprit::Killed => "killed",
-            Culprit::Frozen(FreezeAfter::Never) => "running",
-            Culprit::Frozen(FreezeAfter::Nothing) => "between-posts",
-            Culprit::Frozen(FreezeAfter::Look) => "after-look",
-            Culprit::Frozen(FreezeAfter::Set) => "after-set",
-            Culprit::Frozen(FreezeAfter::SecondLook) => "after-second-look",
         }
     }
 }
@@ -154,7 +121,7 @@ impl Frozen {
     ) -> Result<Vec<FrozenRow>, Error> {
         let cells = case.cells();
         let mut measured: Vec<Measured> = cells.iter().map(|_| Measured::default()).collect();
-        let mut machine = self.boot(case)?;
+        let mut machine = self.boot()?;
 
         for piece in 0..stops.div_ceil(STOPS) {
             let mut order: Vec<usize> = (0..cells.len()).collect();
@@ -176,22 +143,22 @@ impl Frozen {
                     }
                     note(&format!("the guest failed, trying again: {error}"));
                     measured[index].cpu_faults += 1;
-                    machine = self.boot(case)?;
+                    machine = self.boot()?;
                 }
                 if measured[index].lost != 0 {
                     note(&machine.console());
-                    machine = self.boot(case)?;
+                    machine = self.boot()?;
                 }
             }
         }
         Ok(report::rows(case, &cells, &mut measured))
     }
 
-    fn boot(&self, case: FrozenCase) -> Result<Machine, Error> {
+    fn boot(&self) -> Result<Machine, Error> {
         let config = Config {
             image: &self.image,
             memory: MEMORY,
-            cpus: &self.cpus.first_alone(case.vcpus()),
+            cpus: &self.cpus.first_alone(VCPUS),
             mode: Mode::Jobs,
             pv_eoi: true,
             count: false,
@@ -227,15 +194,8 @@ impl Frozen {
             Culprit::Killed => Some(DeviceProcess::new(machine, TARGET, vector)?),
             _ => None,
         };
-        let hold = (machine.vcpus() > STOPPED).then(|| machine.hold(STOPPED));
         let (_, left) = machine.run_job_with(&job, JOB_LIMIT, |shared| {
-            let left = match (culprit, hold) {
-                (Culprit::Frozen(after), Some(hold)) => {
-                    (0..stops).for_each(|_| freeze(shared, &hold, after));
-                    Ok(0)
-                }
-                _ => kill(shared, process.as_ref(), stops, seed),
-            };
+            let left = kill(shared, process.as_ref(), stops, seed);
             shared.frozen.over.store(1, SeqCst);
             left
         })?;
@@ -251,35 +211,6 @@ impl Frozen {
         measured.add(events as u64, cycles.map(|cycles| cycles.load(SeqCst)));
         Ok(())
     }
-}
-
-/// Waits until something is so, or the job is over, or takes too long.
-fn wait_until(shared: &Shared, condition: impl Fn() -> bool) {
-    const LOOK: Duration = Duration::from_micros(100);
-
-    let start = Instant::now();
-    while !condition() && shared.frozen.over.load(SeqCst) == 0 && start.elapsed() < JOB_LIMIT {
-        thread::sleep(LOOK);
-    }
-}
-
-/// Has the vCPU stop in a post, keeps it from running, and measures meanwhile.
-fn freeze(shared: &Shared, hold: &Hold, after: FreezeAfter) {
-    let frozen = &shared.frozen;
-    let at = |place: FreezeAfter| frozen.at.load(SeqCst) == place as u32;
-
-    frozen.after.store(after as u32, SeqCst);
-    wait_until(shared, || at(after));
-    if frozen.over.load(SeqCst) != 0 || !hold.hold() {
-        return;
-    }
-    let goal = shared.events.load(SeqCst) + SENDS;
-    frozen.measured.store(1, SeqCst);
-    wait_until(shared, || shared.events.load(SeqCst) >= goal);
-    frozen.measured.store(0, SeqCst);
-    hold.release();
-    frozen.after.store(FreezeAfter::Never as u32, SeqCst);
-    wait_until(shared, || at(FreezeAfter::Never));
 }
 
 /// Kills processes while they post, or only waits as long as that, and returns how many have left a bit pending.

@@ -102,7 +102,7 @@ pub(super) fn rows(
             },
             stopped: culprit.name(),
             device: PVIRQ.into(),
-            vcpus: case.vcpus(),
+            vcpus: super::VCPUS,
             stops: match culprit {
                 Culprit::None => 0,
                 _ => measured.stops,
