@@ -2,13 +2,33 @@
 
 //! Senders that stop for ever in a post, and what that does to another sender of the same vector to the same vCPU.
 
-use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use core::sync::atomic::{
+    AtomicU32,
+    Ordering::{Relaxed, SeqCst},
+};
+
+wire_enum! {
+    /// Where vCPU 2 stops, which is as far as others can see: a look at the target's state writes nothing.
+    StopAt {
+        /// It does not send.
+        Nowhere,
+        /// Between two posts.
+        BetweenPosts,
+        /// In a post: it has looked, the target was going to look, and the bit is set.
+        AfterSet,
+    }
+}
 
 /// What the VMM and the vCPU that freezes tell each other.
 #[derive(Default)]
 #[repr(C, align(64))]
 pub struct Frozen {
-    /// Written by the VMM: which sends of vCPU 0 are measured, those while the VMM says 1.
+    /// Written by the VMM: where vCPU 2 is to stop, a [`StopAt`]. It [rings](crate::port::RING) there, and is stopped
+    /// until that has been answered.
+    pub stop_at: AtomicU32,
+    /// Written by the VMM: how often vCPU 2 has stopped.
+    pub stops: AtomicU32,
+    /// Written by the VMM: which sends of vCPU 0 are measured, those that begin while the VMM says 1.
     pub measured: AtomicU32,
     /// Written by the VMM: that the job is over.
     pub over: AtomicU32,
@@ -19,7 +39,18 @@ pub struct Frozen {
 impl Frozen {
     /// Forgets everything. No vCPU may be at work.
     pub fn clear(&self) {
-        let all = [&self.measured, &self.over, &self.changes];
+        let all = [
+            &self.stop_at,
+            &self.stops,
+            &self.measured,
+            &self.over,
+            &self.changes,
+        ];
         all.into_iter().for_each(|flag| flag.store(0, Relaxed));
+    }
+
+    /// Where vCPU 2 is to stop.
+    pub fn stop_at(&self) -> StopAt {
+        StopAt::from_wire(self.stop_at.load(SeqCst)).unwrap_or(StopAt::Nowhere)
     }
 }

@@ -25,7 +25,7 @@ mod storm;
 
 pub use crate::{
     arrivals::{Arrival, Arrivals, Source, STEPS},
-    frozen::Frozen,
+    frozen::{Frozen, StopAt},
     host::{Answer, Request},
     job::{Job, Mechanism, Pattern, Rest, Work},
     ledger::{

@@ -3,15 +3,20 @@
 //! Sending to a vCPU while other senders of the same vector stop for ever in their posts. See
 //! [`Frozen`](mini_guest::Frozen).
 //!
-//! vCPU 0 sends and measures, and vCPU 1 is the target and changes all the time what it does.
+//! vCPU 0 sends and measures, vCPU 1 is the target and changes all the time what it does, and vCPU 2, if there is one,
+//! begins posts and stops where the VMM wants it to.
 
 use core::{
     fmt::Write,
-    sync::atomic::Ordering::{Relaxed, SeqCst},
+    ptr,
+    sync::atomic::{
+        AtomicU64,
+        Ordering::{Relaxed, SeqCst},
+    },
 };
 
-use mini_guest::{Job, Mechanism, Shared};
-use pvirq_protocol::Posted;
+use mini_guest::{port, Job, Mechanism, Shared, StopAt};
+use pvirq_protocol::{Descriptor, Posted, Vector};
 
 use crate::{
     all_to_all::Random,
@@ -25,6 +30,7 @@ use crate::{
 };
 
 const TARGET: u32 = 1;
+const STOPS: u32 = 2;
 
 /// Takes part. Interrupts are off before and afterwards.
 pub fn run(shared: &Shared, job: &Job, index: u32) {
@@ -32,6 +38,7 @@ pub fn run(shared: &Shared, job: &Job, index: u32) {
     match index {
         0 => send(shared, job, &mut random),
         TARGET => take(shared, job, &mut random),
+        STOPS => stop(shared, job, &mut random),
         _ => {}
     }
     cpu::disable_interrupts();
@@ -51,17 +58,14 @@ fn post(shared: &Shared, sends: &mut Sends) {
     }
 }
 
-/// Sends one interrupt after the other while the VMM wants that, and notes how long each takes to be acknowledged.
+/// Sends one interrupt after the other, and notes how long those take to be acknowledged that the VMM wants measured.
 fn send(shared: &Shared, job: &Job, random: &mut Random) {
     let slot = &shared.slots[TARGET as usize];
     let mut sends = Sends::default();
     let (mut sequence, mut events) = (0, 0);
 
     while !is_over(shared) {
-        let is_measured = || shared.frozen.measured.load(SeqCst) != 0;
-        if !spin_until(job.gap, || is_measured() || is_over(shared)) || !is_measured() {
-            continue;
-        }
+        let is_measured = shared.frozen.measured.load(SeqCst) != 0;
         sequence += 1;
         slot.sent.store(sequence, SeqCst);
         let start = cpu::cycles();
@@ -79,11 +83,13 @@ fn send(shared: &Shared, job: &Job, random: &mut Random) {
             shared.lost.store(1, SeqCst);
             break;
         }
-        if let Some(cycles) = shared.cycles.get(events) {
-            cycles.store(cpu::cycles().wrapping_sub(start), Relaxed);
+        if is_measured {
+            if let Some(cycles) = shared.cycles.get(events) {
+                cycles.store(cpu::cycles().wrapping_sub(start), Relaxed);
+            }
+            events += 1;
+            shared.events.store(events as u64, SeqCst);
         }
-        events += 1;
-        shared.events.store(events as u64, SeqCst);
         let gap = random.below(job.gap.max(1));
         spin_until(gap, || is_over(shared));
     }
@@ -128,4 +134,39 @@ fn take(shared: &Shared, job: &Job, random: &mut Random) {
         }
         cpu::enable_interrupts();
     }
+}
+
+/// Begins one post after the other, and does not finish them: each time it stops where the VMM wants that, for as long as
+/// the VMM wants.
+fn stop(shared: &Shared, job: &Job, random: &mut Random) {
+    let descriptor = &shared.descriptors[TARGET as usize];
+    let looks = || descriptor.guest_state().will_look() || descriptor.host_state().will_look();
+
+    while !is_over(shared) {
+        spin_until(random.below(job.gap.max(1)), || is_over(shared));
+        match shared.frozen.stop_at() {
+            StopAt::Nowhere => continue,
+            StopAt::BetweenPosts => {}
+            StopAt::AfterSet => {
+                if !spin_until(job.gap, || looks() || is_over(shared)) {
+                    continue;
+                }
+                // The target may do something else by the time that the bit is set.
+                spin_until(random.below(job.gap.max(1)), || is_over(shared));
+                set(descriptor, IPI);
+            }
+        }
+        // SAFETY: The VMM touches no memory but what is shared, which is atomics.
+        unsafe { cpu::out(port::RING, 0) };
+    }
+}
+
+/// Sets a pending bit as the protocol's sender does, and nothing else.
+fn set(descriptor: &Descriptor, vector: Vector) {
+    let (word, bit) = (vector.get() / 64, vector.get() % 64);
+    let words = ptr::from_ref(descriptor).cast::<AtomicU64>();
+    // SAFETY: A descriptor begins with four such words, by its layout, which is an interface.
+    let word = unsafe { &*words.add(word.into()) };
+
+    word.fetch_or(1 << bit, SeqCst);
 }

@@ -3,15 +3,18 @@
 //! Whether a sender that stops for ever in a post delays another one's interrupt.
 //!
 //! vCPU 0 interrupts vCPU 1 and measures how long that takes. Meanwhile another sender of the same vector to the same vCPU
-//! stops in its post: a device's process that is killed. The same is
-//! measured with native interrupts, in turn.
+//! stops in its post: a device's process that is killed, or a vCPU that is kept out of `KVM_RUN`. The same is measured
+//! with native interrupts, in turn.
 
 mod process;
 mod report;
+mod vcpu;
 
 use std::{path::Path, sync::atomic::Ordering::SeqCst, thread, time::Duration};
 
-use mini_guest::{Job, Mechanism, Mode, Pattern, Rest, Shared, Work, CYCLES_LEN, IPI_VECTOR};
+use mini_guest::{
+    Job, Mechanism, Mode, Pattern, Rest, Shared, StopAt, Work, CYCLES_LEN, IPI_VECTOR,
+};
 use pvirq_protocol::{ioctl::Poll, Vector};
 
 pub use self::report::{FrozenReport, FrozenRow};
@@ -39,8 +42,6 @@ const ALIVE: Duration = Duration::from_micros(500);
 const DEAD: Duration = Duration::from_millis(2);
 /// How often a piece may fail by the CPU's fault.
 const RETRIES: u32 = 3;
-/// The one that sends, and the one that is interrupted.
-const VCPUS: usize = 2;
 /// The vCPU that is interrupted.
 const TARGET: usize = 1;
 
@@ -49,16 +50,27 @@ const TARGET: usize = 1;
 pub enum FrozenCase {
     /// A process of the VMM that posts.
     Process,
+    /// A vCPU.
+    Vcpu,
 }
 
 impl FrozenCase {
     /// All there are.
-    pub const ALL: [FrozenCase; 1] = [FrozenCase::Process];
+    pub const ALL: [FrozenCase; 2] = [FrozenCase::Process, FrozenCase::Vcpu];
 
     /// The name in results.
     pub fn name(self) -> &'static str {
         match self {
             FrozenCase::Process => "process",
+            FrozenCase::Vcpu => "vcpu",
+        }
+    }
+
+    /// The one that sends, the one that is interrupted, and the one that stops.
+    fn vcpus(self) -> usize {
+        match self {
+            FrozenCase::Process => 2,
+            FrozenCase::Vcpu => 3,
         }
     }
 
@@ -72,6 +84,11 @@ impl FrozenCase {
                 (Pvirq, Culprit::None),
                 (Pvirq, Culprit::Killed),
             ],
+            FrozenCase::Vcpu => vec![
+                (X2Apic, Culprit::Stopped(StopAt::BetweenPosts)),
+                (Pvirq, Culprit::Stopped(StopAt::BetweenPosts)),
+                (Pvirq, Culprit::Stopped(StopAt::AfterSet)),
+            ],
         }
     }
 }
@@ -83,6 +100,8 @@ pub enum Culprit {
     None,
     /// It is killed.
     Killed,
+    /// It is kept out of `KVM_RUN`.
+    Stopped(StopAt),
 }
 
 impl Culprit {
@@ -91,6 +110,9 @@ impl Culprit {
         match self {
             Culprit::None => "none",
             Culprit::Killed => "killed",
+            Culprit::Stopped(StopAt::Nowhere) => "nowhere",
+            Culprit::Stopped(StopAt::BetweenPosts) => "between-posts",
+            Culprit::Stopped(StopAt::AfterSet) => "after-set",
         }
     }
 }
@@ -121,7 +143,7 @@ impl Frozen {
     ) -> Result<Vec<FrozenRow>, Error> {
         let cells = case.cells();
         let mut measured: Vec<Measured> = cells.iter().map(|_| Measured::default()).collect();
-        let mut machine = self.boot()?;
+        let mut machine = self.boot(case)?;
 
         for piece in 0..stops.div_ceil(STOPS) {
             let mut order: Vec<usize> = (0..cells.len()).collect();
@@ -143,22 +165,22 @@ impl Frozen {
                     }
                     note(&format!("the guest failed, trying again: {error}"));
                     measured[index].cpu_faults += 1;
-                    machine = self.boot()?;
+                    machine = self.boot(case)?;
                 }
                 if measured[index].lost != 0 {
                     note(&machine.console());
-                    machine = self.boot()?;
+                    machine = self.boot(case)?;
                 }
             }
         }
         Ok(report::rows(case, &cells, &mut measured))
     }
 
-    fn boot(&self) -> Result<Machine, Error> {
+    fn boot(&self, case: FrozenCase) -> Result<Machine, Error> {
         let config = Config {
             image: &self.image,
             memory: MEMORY,
-            cpus: &self.cpus.first_alone(VCPUS),
+            cpus: &self.cpus.first_alone(case.vcpus()),
             mode: Mode::Jobs,
             pv_eoi: true,
             count: false,
@@ -194,8 +216,14 @@ impl Frozen {
             Culprit::Killed => Some(DeviceProcess::new(machine, TARGET, vector)?),
             _ => None,
         };
+        if let Culprit::Stopped(_) = culprit {
+            vcpu::set_bell(machine);
+        }
         let (_, left) = machine.run_job_with(&job, JOB_LIMIT, |shared| {
-            let left = kill(shared, process.as_ref(), stops, seed);
+            let left = match culprit {
+                Culprit::Stopped(at) => vcpu::stop(shared, at, stops).map(|()| 0),
+                _ => kill(shared, process.as_ref(), stops, seed),
+            };
             shared.frozen.over.store(1, SeqCst);
             left
         })?;

@@ -102,7 +102,7 @@ pub(super) fn rows(
             },
             stopped: culprit.name(),
             device: PVIRQ.into(),
-            vcpus: super::VCPUS,
+            vcpus: case.vcpus(),
             stops: match culprit {
                 Culprit::None => 0,
                 _ => measured.stops,

@@ -23,7 +23,11 @@ pub const TESTS: &[Test] = &[
     }),
     (
         "a process that is killed in its post delays no other sender",
-        |context| frozen(context, 50),
+        |context| frozen(context, "process", 50),
+    ),
+    (
+        "a vCPU that is stopped in its post delays no other sender",
+        |context| frozen(context, "vcpu", 25),
     ),
 ];
 
@@ -104,14 +108,14 @@ fn survive(context: &Context, devices: &str) -> Result<Outcome> {
     Ok(Outcome::Pass)
 }
 
-fn frozen(context: &Context, stops: u64) -> Result<Outcome> {
+fn frozen(context: &Context, case: &str, stops: u64) -> Result<Outcome> {
     if !is_pvirq(context) || !Path::new(KVM).exists() {
         return Ok(Outcome::Skip("no guest can register here"));
     }
     let number = stops.to_string();
     let rows = rows(
         context,
-        &["frozen", "--case", "process", "--stops", &number],
+        &["frozen", "--case", case, "--stops", &number],
     )?;
     for row in &rows {
         let events = row["events"].as_u64().context("no events")?;
@@ -123,6 +127,7 @@ fn frozen(context: &Context, stops: u64) -> Result<Outcome> {
         );
     }
     // Every way to stop has been tried.
-    ensure!(rows.len() == 4, "{} rows", rows.len());
+    let ways = if case == "vcpu" { 3 } else { 4 };
+    ensure!(rows.len() == ways, "{} rows", rows.len());
     Ok(Outcome::Pass)
 }

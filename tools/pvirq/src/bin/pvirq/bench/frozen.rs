@@ -11,7 +11,7 @@ use super::Output;
 
 /// Measures interrupts while another sender of the same vector to the same vCPU is stopped in its post
 ///
-/// A process that posts is killed, or a vCPU is kept from running after each step of its post.
+/// A process that posts is killed, or a vCPU is kept from running in its post.
 #[derive(clap::Args)]
 pub struct Args {
     /// Only this case: a process is killed, or a vCPU is stopped
