@@ -32,6 +32,8 @@ pub struct Frozen {
     pub measured: AtomicU32,
     /// Written by the VMM: that the job is over.
     pub over: AtomicU32,
+    /// Written by vCPU 0: that it sends no more, and the last of its interrupts has been acknowledged or is lost.
+    pub done: AtomicU32,
     /// Written by the target: how often it has changed what it does.
     pub changes: AtomicU32,
 }
@@ -44,6 +46,7 @@ impl Frozen {
             &self.stops,
             &self.measured,
             &self.over,
+            &self.done,
             &self.changes,
         ];
         all.into_iter().for_each(|flag| flag.store(0, Relaxed));

@@ -95,6 +95,7 @@ fn send(shared: &Shared, job: &Job, random: &mut Random) {
     }
     sends.publish(shared);
     shared.frozen.over.store(1, SeqCst);
+    shared.frozen.done.store(1, SeqCst);
     ipi::wake_others();
 }
 
@@ -102,8 +103,10 @@ fn send(shared: &Shared, job: &Job, random: &mut Random) {
 fn take(shared: &Shared, job: &Job, random: &mut Random) {
     let descriptor = &shared.descriptors[TARGET as usize];
     let interrupts = &shared.slots[TARGET as usize].interrupts;
+    // An interrupt may be under way when the job is over.
+    let is_done = || shared.frozen.done.load(SeqCst) != 0;
 
-    while !is_over(shared) {
+    while !is_done() {
         let before = interrupts.load(SeqCst);
         let span = random.below(job.gap.max(1));
         let start = cpu::cycles();
@@ -127,7 +130,7 @@ fn take(shared: &Shared, job: &Job, random: &mut Random) {
             }
             _ => {
                 cpu::disable_interrupts();
-                if !is_over(shared) {
+                if !is_done() {
                     cpu::halt();
                 }
             }
