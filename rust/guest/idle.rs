@@ -17,7 +17,8 @@
 //! answer from just now. Its descriptor's `guest_state` as well: it is Polling within [`poll_guest`]
 //! and Running everywhere else, so that a CPU that goes offline, sleeps, or stops in a panic is kicked. (Interrupts
 //! that come while it polls run in that state. What is posted to the CPU meanwhile waits until they, and the softirqs
-//! behind them, are done. So do wake-ups and calls of one CPU in the kernel's own polling state, but not multicasts.)
+//! behind them, are done. So do wake-ups and calls of one CPU in the kernel's own polling state, but not multicasts. The
+//! sender of those looks whether the target handles an interrupt, see `looks_late` in `sender.rs`.)
 //!
 //! A vector that is found by polling is handled without an interrupt. Reschedule is one that says to
 //! look at a flag that the idle loop looks at anyway. For the call-function vectors the idle loop is

@@ -14,9 +14,11 @@ use kernel_ext_cpu::{
         IpiSender,
         Sent, //
     },
-    kvm::yield_to, //
+    kvm::yield_to,
+    topology::handles_interrupt, //
 };
 use pvirq_protocol::{
+    Descriptor,
     Posted,
     Vector, //
 };
@@ -89,9 +91,24 @@ impl Guest {
         let Some(descriptor) = descriptor else {
             return Outcome::Unposted;
         };
+        // One CPU alone is sent nothing by the kernel while it polls; only of multicasts does a sender expect that they
+        // interrupt.
+        if ipi == Ipi::CallFunction && looks_late(descriptor, target) {
+            return Outcome::Kicked;
+        }
         let mut looker = None;
         let posted: Posted = descriptor.post_and_tell(vector, |who| looker = Some(who));
 
         Outcome::of(posted, looker)
     }
+}
+
+/// Returns whether a CPU polls and has been interrupted in it, so that it looks when it has handled that and the softirqs
+/// behind it.
+#[inline]
+fn looks_late(descriptor: &Descriptor, target: CpuId) -> bool {
+    // What counts interrupts is on a line that the target writes: nothing reads it that would be kicked anyway.
+    descriptor.guest_state().will_look()
+        && !descriptor.host_state().will_look()
+        && handles_interrupt(target)
 }

@@ -6,6 +6,8 @@
 #include <linux/cpumask.h>
 #include <linux/io.h>
 #include <linux/kvm_para.h>
+#include <linux/percpu.h>
+#include <linux/preempt.h>
 #include <linux/smp.h>
 #include <asm/apic.h>
 #include <asm/cpufeature.h>
@@ -14,6 +16,7 @@
 u32 rust_helper_cpu_physical_id(unsigned int cpu);
 bool rust_helper_cpu_possible(unsigned int cpu);
 bool rust_helper_cpu_online(unsigned int cpu);
+bool rust_helper_cpu_handles_interrupt(unsigned int cpu);
 void rust_helper_apic_send(unsigned int cpu, u8 vector);
 bool rust_helper_has_hypervisor(void);
 bool rust_helper_has_encrypted_memory(void);
@@ -34,6 +37,12 @@ bool rust_helper_cpu_possible(unsigned int cpu)
 bool rust_helper_cpu_online(unsigned int cpu)
 {
 	return cpu_online(cpu);
+}
+
+/* As hardirq_count() and in_serving_softirq() say it of the current CPU. */
+bool rust_helper_cpu_handles_interrupt(unsigned int cpu)
+{
+	return READ_ONCE(per_cpu(__preempt_count, cpu)) & (HARDIRQ_MASK | SOFTIRQ_OFFSET);
 }
 
 void rust_helper_apic_send(unsigned int cpu, u8 vector)

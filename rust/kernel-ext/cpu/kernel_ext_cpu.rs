@@ -37,6 +37,8 @@ mod bindings {
         #[link_name = "rust_helper_cpu_possible"]
         pub(crate) fn cpu_possible(cpu: c_uint) -> bool;
 
+        #[link_name = "rust_helper_cpu_handles_interrupt"]
+        pub(crate) fn cpu_handles_interrupt(cpu: c_uint) -> bool;
         #[link_name = "rust_helper_cpu_online"]
         pub(crate) fn cpu_online(cpu: c_uint) -> bool;
 

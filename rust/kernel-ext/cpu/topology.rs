@@ -37,6 +37,15 @@ pub fn is_online(cpu: CpuId) -> bool {
     unsafe { crate::bindings::cpu_online(cpu.as_u32()) }
 }
 
+/// Returns whether a CPU handles an interrupt or softirqs, as of just now. Any context.
+///
+/// It reads a line that the CPU writes at each interrupt.
+#[inline]
+pub fn handles_interrupt(cpu: CpuId) -> bool {
+    // SAFETY: It reads a per-CPU variable, which every possible CPU has, and others share CPU 0's.
+    unsafe { crate::bindings::cpu_handles_interrupt(cpu.as_u32()) }
+}
+
 /// Returns whether the CPUs say that they are those of a virtual machine.
 pub fn has_hypervisor() -> bool {
     // SAFETY: The boot CPU's features do not change any more.
