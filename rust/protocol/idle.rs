@@ -14,6 +14,9 @@ use crate::{
     state::HostState, //
 };
 
+/// The longest that anybody polls, in ns. Whoever wants to poll for longer wants a vCPU that never sleeps.
+pub const POLL_MAX_NS: u32 = 10_000_000;
+
 numbered! {
     /// What has ended an idle call.
     pub enum IdleEnd: u32 {
@@ -65,10 +68,12 @@ impl Descriptor {
         self.host.host_poll_ns.store(host_ns);
     }
 
-    /// How long the guest is to poll before it makes the idle call or halts, in ns.
+    /// How long the guest is to poll before it makes the idle call or halts, in ns: [`POLL_MAX_NS`] at most. No host asks for
+    /// more, but an image that the guest was restored from may hold anything, and the guest's own timers may wait for the end
+    /// of the poll.
     #[inline]
     pub fn guest_poll_ns(&self) -> u32 {
-        self.host.guest_poll_ns.load()
+        self.host.guest_poll_ns.load().min(POLL_MAX_NS)
     }
 
     /// Counts an idle period that has ended while the guest polled, for its host to know of. Only the

@@ -6,6 +6,7 @@
 //! know it refuses.
 
 use crate::{
+    idle::POLL_MAX_NS,
     vector::Vector,
     window::{
         Budget,
@@ -160,8 +161,8 @@ pub struct Poll {
 }
 
 impl Poll {
-    /// The longest time of all. Whoever wants to poll for longer wants a vCPU that never sleeps.
-    pub const MAX_NS: u32 = 10_000_000;
+    /// The longest time of all.
+    pub const MAX_NS: u32 = POLL_MAX_NS;
 
     /// Polls in the host, for `host_poll_ns` whenever a vCPU is idle, whatever that burns.
     pub const fn fixed(host_poll_ns: u32) -> Self {

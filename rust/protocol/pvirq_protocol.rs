@@ -44,7 +44,10 @@ pub mod window;
 
 pub use crate::{
     descriptor::Descriptor,
-    idle::IdleEnd,
+    idle::{
+        IdleEnd,
+        POLL_MAX_NS, //
+    },
     post::{
         post_all,
         Looker,

@@ -31,7 +31,8 @@ use pvirq_protocol::{
     ReservedVector,
     Tally,
     Vector,
-    Vectors, //
+    Vectors,
+    POLL_MAX_NS, //
 };
 
 const HOST_STATES: [HostState; 5] = [
@@ -380,6 +381,19 @@ fn each_counter_is_its_own() {
         (descriptor.guest_poll_ns(), descriptor.host_poll_ns()),
         (9, 10)
     );
+}
+
+#[test]
+fn nobody_polls_for_longer_than_a_host_may_ask() {
+    let descriptor = Descriptor::new();
+    for (word, ns) in [
+        (POLL_MAX_NS, POLL_MAX_NS),
+        (POLL_MAX_NS + 1, POLL_MAX_NS),
+        (u32::MAX, POLL_MAX_NS),
+    ] {
+        descriptor.set_poll_windows(word, 0);
+        assert_eq!(descriptor.guest_poll_ns(), ns);
+    }
 }
 
 #[test]
