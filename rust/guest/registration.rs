@@ -14,7 +14,8 @@
 //!   be handled is not idle.
 //! - A timer of each CPU that has left an interrupt to the host since ([`Promised`]), which wakes it: after the last promise
 //!   the guest may well be idle as a whole, for want of that interrupt. It expires once for all of the CPU's posts of a
-//!   second.
+//!   second, and if another CPU has checked less than a second ago, perhaps before the registration went, again when the
+//!   next check is due.
 //! - CPUs that come, and the last one when the system resumes.
 //!
 //! # Concurrency
@@ -217,17 +218,24 @@ impl Guest {
         self.registration.state.lock().stopped = false;
     }
 
-    /// Checks the registration, if it has not been for an interval. Any context but NMIs.
-    pub(crate) fn check_if_due(&self) {
-        if self.host.has_epochs() && self.registration.due.is_due() {
-            let change = self
-                .registration
-                .state
-                .try_lock()
-                .and_then(|mut state| self.check(&mut state));
-
-            log(change);
+    /// Checks the registration, if it has not been for an interval, and is one that may be gone. Any context but NMIs.
+    ///
+    /// # Errors
+    ///
+    /// After how long it is due again, if it was not checked now.
+    pub(crate) fn check_if_due(&self) -> Result<(), Jiffies> {
+        if !self.host.has_epochs() {
+            return Ok(());
         }
+        self.registration.due.claim()?;
+        let change = match self.registration.state.try_lock() {
+            Some(mut state) => self.check(&mut state),
+            // Whoever has it need not be checking.
+            None => return Err(interval()),
+        };
+
+        log(change);
+        Ok(())
     }
 
     /// Checks the registration. A host without epochs is given it again. Any context but NMIs.
@@ -346,7 +354,8 @@ impl CpuTimer for Regular {
     fn expired(&self, id: CpuId) -> Option<Jiffies> {
         let guest = &*self.0;
 
-        guest.check_if_due();
+        // It is due again soon enough for this.
+        _ = guest.check_if_due();
         if let Some(cpu) = guest.cpus.get(id) {
             guest.greet_if_new(cpu.greeted());
         }
@@ -354,14 +363,13 @@ impl CpuTimer for Regular {
     }
 }
 
-/// Checks the registration once after the CPU has left an interrupt to the host.
+/// Checks the registration after the CPU has left an interrupt to the host.
 pub(crate) struct Promised(pub(crate) Arc<Guest>);
 
 impl CpuTimer for Promised {
     const DEFERRABLE: bool = false;
 
     fn expired(&self, _id: CpuId) -> Option<Jiffies> {
-        self.0.check_if_due();
-        None
+        self.0.check_if_due().err()
     }
 }

@@ -30,8 +30,9 @@ pub fn jiffies() -> Jiffies {
 /// let seconds = Periodic::new(msecs_to_jiffies(1000));
 ///
 /// // On any number of CPUs, again and again.
-/// if seconds.is_due() {
-///     // On one of them.
+/// match seconds.claim() {
+///     Ok(()) => {} // On one of them.
+///     Err(rest) => {} // Another had it, and it is due again in so long.
 /// }
 /// ```
 pub struct Periodic {
@@ -48,18 +49,24 @@ impl Periodic {
         }
     }
 
-    /// Returns whether it is due, and that to one of those who ask. Any context.
-    pub fn is_due(&self) -> bool {
+    /// Takes it, if it is due, which succeeds for one of those who ask. The others are told after how long it is due again,
+    /// which is not 0. Any context.
+    pub fn claim(&self) -> Result<(), Jiffies> {
         let now = jiffies();
         let next = self.next.read_once();
+        let rest = next.wrapping_sub(now);
 
-        // As `time_before()`.
-        if (now.wrapping_sub(next) as isize) < 0 {
-            return false;
+        // As `time_after()`.
+        if rest as isize > 0 {
+            return Err(rest);
         }
-        self.next
+        match self
+            .next
             .cmpxchg(next, now.wrapping_add(self.interval), Relaxed)
-            .is_ok()
+        {
+            Ok(_) => Ok(()),
+            Err(_) => Err(self.interval),
+        }
     }
 
     /// Lets it be due the next time an interval from now.
