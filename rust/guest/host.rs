@@ -39,6 +39,8 @@ pub(crate) struct Host {
     ports: Ports,
     /// The version that we ask for.
     version: u16,
+    /// The features to use.
+    wanted: u32,
     /// Those of the host that there was when the descriptors were registered last.
     features: Atomic<u32>,
     max_descriptors: u32,
@@ -85,12 +87,12 @@ impl fmt::Display for Refusal {
 }
 
 impl Host {
-    /// Looks for a host at `base`, with which to speak `version`.
+    /// Looks for a host at `base`, with which to speak `version`, and of whose features to use those in `wanted`.
     ///
     /// # Errors
     ///
     /// `ENODEV` if there is none, or none that can be used; the log says why.
-    pub(crate) fn find(base: u16, version: u16) -> Result<Self> {
+    pub(crate) fn find(base: u16, version: u16, wanted: u32) -> Result<Self> {
         if !topology::has_hypervisor() {
             pr_err!("no pvirq host: this is not a virtual machine\n");
             return Err(ENODEV);
@@ -114,7 +116,7 @@ impl Host {
         if host_version < version.into() || version < VERSION {
             return Err(Self::wrong_version(host_version, version));
         }
-        let features = read(ReadRegister::Features);
+        let features = read(ReadRegister::Features) & wanted;
         if features & FEATURE_POST == 0 {
             pr_err!("no pvirq host for us: it does not offer posting\n");
             return Err(ENODEV);
@@ -123,6 +125,7 @@ impl Host {
         Ok(Self {
             ports,
             version,
+            wanted,
             features: Atomic::new(features),
             max_descriptors,
         })
@@ -168,7 +171,7 @@ impl Host {
         if self.read(ReadRegister::Magic) != MAGIC {
             return Err(Refusal::NoHost);
         }
-        let features = self.read(ReadRegister::Features);
+        let features = self.read(ReadRegister::Features) & self.wanted;
         if features & FEATURE_POST == 0 {
             return Err(Refusal::NoPosting);
         }

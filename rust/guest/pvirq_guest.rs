@@ -97,6 +97,10 @@ module! {
             default: pvirq_protocol::port::VERSION,
             description: "Version of the interface to ask for, to see a host refuse it",
         },
+        features: u32 {
+            default: u32::MAX,
+            description: "Features of the host's to use if it has them, to see what is done without the others",
+        },
     },
 }
 
@@ -112,8 +116,8 @@ struct Guest {
 
 impl Guest {
     /// Finds the host and registers the descriptors.
-    fn new(port: u16, version: u16) -> Result<Self> {
-        let host = Host::find(port, version)?;
+    fn new(port: u16, version: u16, features: u32) -> Result<Self> {
+        let host = Host::find(port, version, features)?;
         if memory::is_encrypted() {
             pr_err!("this guest's memory is encrypted, and the host could not read descriptors\n");
             return Err(ENODEV);
@@ -224,7 +228,11 @@ impl kernel::InPlaceModule for Module {
         pin_init::pin_init_scope(move || {
             let port = module_parameters::port.value();
             let guest = Arc::new(
-                Guest::new(port, module_parameters::version.value())?,
+                Guest::new(
+                    port,
+                    module_parameters::version.value(),
+                    module_parameters::features.value(),
+                )?,
                 GFP_KERNEL,
             )?;
             let interval = registration::interval();
