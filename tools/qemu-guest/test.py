@@ -27,6 +27,9 @@ SPOIL = "/sys/kernel/debug/spoil"
 # The states in which the host says that it looks, see include/uapi/linux/pvirq.h.
 HOST_PREEMPTED, HOST_OUTSIDE, HOST_POLLING = 2, 3, 4
 
+# Features of the host's, see there.
+FEATURE_POST, FEATURE_IDLE = 1, 2
+
 # Seconds of the guest's.
 HEALS_WITHIN = 2
 
@@ -44,6 +47,10 @@ ALL = INTERRUPTS + " && for load in membarrier futex munmap; do echo | /loads $l
 
 class Failed(Exception):
     """A test has failed."""
+
+
+class Skipped(Exception):
+    """A test has nothing to look at here."""
 
 
 def expect(condition, what):
@@ -215,6 +222,33 @@ def multicasts(guest):
     guest.check("rmmod pvirq_guest")
 
 
+def multicasts_to_softirqs(guest):
+    """A CPU that handles softirqs while it polls is interrupted by multicasts, as without the module."""
+    if guest.shares_cpus():
+        raise Skipped("CPUs that share one do not poll")
+
+    def mean_wait():
+        """How long multicasts wait to CPUs that handle softirqs two fifths of the time."""
+        guest.check("echo 300 >/sys/kernel/debug/softirq_load/multicasts", 300)
+        count, mean, longest = guest.check("cat /sys/kernel/debug/softirq_load/multicasts")[-1].split()
+        expect(count == "300", f"{count} multicasts")
+        print(f"# {int(mean) / 1000:.1f} us, at most {int(longest) / 1000:.1f} us")
+        return int(mean)
+
+    guest.check("insmod /softirq_load.ko busy_us=100 period_us=250")
+    try:
+        without = mean_wait()
+        guest.check(f"insmod {MODULE}")
+        wait = mean_wait()
+        sent = counters(guest)
+        print("# " + ", ".join(f"{outcome} {count}" for (kind, outcome), count in sent.items() if kind == "call_function"))
+        expect(sent["call_function", "elided_polling_guest"] > 0, "no CPU has polled")
+        expect(sent["call_function", "kicked"] > 0, "no CPU was interrupted")
+        expect(wait <= 1.2 * without, f"a multicast waits for {wait} ns, without the module for {without} ns")
+    finally:
+        guest.check("rmmod pvirq_guest; rmmod softirq_load")
+
+
 def posts_again(guest, before):
     """After the host has forgotten the descriptors, `before` which nobody had posted: it has new ones."""
     sent = sum(counters(guest).values())
@@ -295,17 +329,23 @@ def registered(guest, limit=60):
     return True
 
 
+def seconds_of(guest, commands, limit):
+    """How many seconds of the guest's commands take."""
+    output = guest.check(f"read start idle </proc/uptime; {commands} || exit 1;"
+                         " read end idle </proc/uptime; echo @seconds $start $end", limit)
+    start, end = next(line.split()[1:] for line in output if line.startswith("@seconds"))
+    return float(end) - float(start)
+
+
 def since_spoiled(guest, state, load, limit=120):
     """How many seconds of the guest's a load takes from when all descriptors have been spoiled."""
     before = host(guest)
-    output = guest.check(f"read start idle </proc/uptime; echo {state} >{SPOIL}/spoil; {load} || exit 1;"
-                         " read end idle </proc/uptime; echo @seconds $start $end", limit)
-    start, end = next(line.split()[1:] for line in output if line.startswith("@seconds"))
+    seconds = seconds_of(guest, f"echo {state} >{SPOIL}/spoil; {load}", limit)
     expect(registered(guest), "the host does not have the descriptors again")
     after = host(guest)
     expect(int(after["losses"]) > int(before["losses"]), "the module has not seen that the registration was gone")
     expect(int(after["registrations"]) > int(before["registrations"]), "the descriptors have not been registered")
-    return float(end) - float(start)
+    return seconds
 
 
 def heals(guest):
@@ -319,12 +359,14 @@ def heals(guest):
                     ("calls", "echo 1 >/sys/kernel/debug/ipi_bench/single && echo 1 >/sys/kernel/debug/ipi_bench/broadcast"),
                     # Threads that sleep, with nothing to do for any CPU if a wake-up is lost.
                     ("pipe", "echo | /loads pipe 5 >/dev/null")):
-                # A machine at work has its pauses: those are not in each of them.
-                seconds = []
-                while len(seconds) < 5 and min(seconds, default=HEALS_WITHIN + 1) > HEALS_WITHIN:
+                # The load takes its time by itself, on a machine at work more of it.
+                usual, seconds = [], []
+                for _ in range(4):
+                    usual.append(seconds_of(guest, load, 120))
                     seconds.append(since_spoiled(guest, state, load))
-                print(f"# {name} after a wrong host state {state}: {', '.join(f'{second:.2f}' for second in seconds)} s")
-                expect(min(seconds) <= HEALS_WITHIN, f"{name} took {seconds} s")
+                print(f"# {name} after a wrong host state {state}: {', '.join(f'{second:.2f}' for second in seconds)} s,"
+                      f" otherwise at most {max(usual):.2f} s")
+                expect(max(seconds) <= HEALS_WITHIN + 2 * max(usual), f"{name} took {seconds} s, otherwise {usual} s")
         posts_again(guest, before)
     finally:
         guest.check("rmmod spoil; rmmod pvirq_guest")
@@ -386,6 +428,30 @@ def without_registration(guest):
     finally:
         memory_limit(guest, None)
         guest.check("rmmod spoil; rmmod pvirq_guest || true")
+
+
+def without_epochs(guest):
+    """A host that does not tell when a registration ends, as those before epochs: the module works, and asks again when a CPU
+    comes."""
+    before = pinned()
+    guest.check(f"insmod {MODULE} features={FEATURE_POST | FEATURE_IDLE}; lsmod | grep -q ipi_bench || insmod /ipi_bench.ko")
+    known = host(guest)
+    expect(known["registered"] == "1" and int(known["epoch"], 0) == 0, f"not registered, or with an epoch: {known}")
+    guest.check(f"insmod /spoil.ko address={known['address']} count={known['descriptors']}")
+    try:
+        posts_again(guest, before)
+        guest.check(f"echo >{SPOIL}/end; sleep 2")
+        expect(pinned() <= before, "the host has the descriptors again, and nobody has asked")
+        # The host has said what it leaves the descriptors for: nothing is left to it.
+        posts = elided(guest, counters(guest))
+        guest.check(SEND_FEW)
+        guest.check("for load in futex pipe membarrier; do echo | /loads $load 5 >/dev/null || exit 1; done")
+        if guest.shares_cpus():
+            expect(elided(guest, counters(guest)) == posts, "posts are left to a host that has no descriptors")
+        guest.check("cd /sys/devices/system/cpu; echo 0 >cpu1/online && echo 1 >cpu1/online")
+        posts_again(guest, before)
+    finally:
+        guest.check("rmmod spoil; rmmod pvirq_guest")
 
 
 def without_cpuidle(guest):
@@ -450,9 +516,9 @@ def plan(args):
             wrong_version, wrong_port, loads,
             ("loops", lambda guest: loops(guest, rounds(args, 40))),
             ("hotplug", lambda guest: hotplug(guest, rounds(args, 20))),
-            stopped, heals, sleeps_without_host, stacked, reports_nothing, reboots]),
+            stopped, heals, sleeps_without_host, without_epochs, stacked, reports_nothing, reboots]),
         ("/dev/pvirq", 4, "", [
-            multicasts, loads, heals, ("hotplug", lambda guest: hotplug(guest, rounds(args, 20))), suspends,
+            multicasts, multicasts_to_softirqs, loads, heals, ("hotplug", lambda guest: hotplug(guest, rounds(args, 20))), suspends,
             reports_nothing]),
         ("/dev/pvirq", 2, "cpuidle_haltpoll.force=1", [other_driver, reports_nothing, panics]),
         ("/dev/pvirq", 2, "cpuidle.off=1", [without_cpuidle, without_registration, reports_nothing]),
@@ -504,11 +570,15 @@ def main():
                 name, run = name_of(test), test[1] if isinstance(test, tuple) else test
                 number += 1
                 start = time.monotonic()
+                skipped = ""
                 try:
                     if gone:
                         raise gone
                     run(guest)
                     result = "ok"
+                except Skipped as reason:
+                    result = "ok"
+                    skipped = f" # SKIP {reason}"
                 except Failed as error:
                     result = "not ok"
                     print(f"# {error}".replace("\n", "\n# "))
@@ -518,7 +588,7 @@ def main():
                     result = "not ok"
                     print("# " + "".join(traceback.format_exception_only(error)).strip().replace("\n", "\n# "))
                 failures += result != "ok"
-                print(f"{result} {number} linux-guest: {name} on {device}, {vcpus} vCPUs {append}".rstrip())
+                print(f"{result} {number} linux-guest: {name} on {device}, {vcpus} vCPUs {append}".rstrip() + skipped)
                 print(f"# {name} took {time.monotonic() - start:.0f} s", flush=True)
     sys.exit(failures != 0)
 
