@@ -3,8 +3,8 @@
  * Runs loads in turn for as long as the guest lives, and reports their progress: keep-going MILLISECONDS LOAD...
  *
  * Each load (see loads.c) does its operation as often as takes about MILLISECONDS, then the next one comes. A line for
- * each of these runs, and for each second that one takes, goes to the second serial port: lines of the kernel and
- * commands are on the first one.
+ * each of these runs, and for each quarter of a second that one takes, goes to the second serial port: lines of the kernel
+ * and commands are on the first one.
  *
  *   @NUMBER NOW LOAD STATE DONE TIME LONGEST ELIDED POSTED REGISTERED REGISTRATIONS;
  *
@@ -112,7 +112,7 @@ static void report(const char *load, const char *state)
 /* Runs a load. Returns how long its operations took. */
 static uint64_t run(const char *load, uint64_t count)
 {
-	static const struct timespec second = { .tv_sec = 1 };
+	static const struct timespec pause = { .tv_nsec = 250 * 1000 * 1000 };
 	sigset_t child_ends;
 	char number[32];
 	int status;
@@ -132,7 +132,7 @@ static uint64_t run(const char *load, uint64_t count)
 	sigemptyset(&child_ends);
 	sigaddset(&child_ends, SIGCHLD);
 	while (!waitpid(child, &status, WNOHANG))
-		if (sigtimedwait(&child_ends, NULL, &second) < 0 && errno == EAGAIN)
+		if (sigtimedwait(&child_ends, NULL, &pause) < 0 && errno == EAGAIN)
 			report(load, "running");
 	report(load, status ? "failed" : "ended");
 	return progress->last - progress->began;
