@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * How long a multicast waits for CPUs that handle softirqs: busy_us= in every period_us=, in a timer of each CPU but the
- * one that loads the module. Writing a number to the file "multicasts" in debugfs under softirq_load calls a function on all
+ * How long a multicast waits for CPUs that handle softirqs: busy_us= in every period_us= on average, at random times, in a
+ * timer of each CPU but the one that loads the module. Writing a number to the file "multicasts" in debugfs under softirq_load calls a function on all
  * other CPUs so many times, at random times; reading it gives the number, and the mean and the longest wait in ns.
  */
 #include <linux/cpu.h>
@@ -25,7 +25,8 @@ static u64 count, sum, longest;
 static enum hrtimer_restart expired(struct hrtimer *timer)
 {
 	udelay(busy_us);
-	hrtimer_forward_now(timer, us_to_ktime(period_us));
+	/* The periods of the CPUs are not to fall into step with each other, nor with the multicasts. */
+	hrtimer_forward_now(timer, us_to_ktime(busy_us + get_random_u32_below(2 * (period_us - busy_us))));
 	return HRTIMER_RESTART;
 }
 
@@ -84,6 +85,8 @@ static int __init softirq_load_init(void)
 {
 	unsigned int cpu;
 
+	if (busy_us >= period_us)
+		return -EINVAL;
 	for_each_possible_cpu(cpu)
 		hrtimer_setup(per_cpu_ptr(&timers, cpu), expired, CLOCK_MONOTONIC, HRTIMER_MODE_REL_PINNED_SOFT);
 	if (busy_us)
