@@ -113,10 +113,7 @@ fn frozen(context: &Context, case: &str, stops: u64) -> Result<Outcome> {
         return Ok(Outcome::Skip("no guest can register here"));
     }
     let number = stops.to_string();
-    let rows = rows(
-        context,
-        &["frozen", "--case", case, "--stops", &number],
-    )?;
+    let rows = rows(context, &["frozen", "--case", case, "--stops", &number])?;
     for row in &rows {
         let events = row["events"].as_u64().context("no events")?;
         ensure!(events >= stops, "{row}");
