@@ -354,12 +354,12 @@ impl CpuTimer for Regular {
     fn expired(&self, id: CpuId) -> Option<Jiffies> {
         let guest = &*self.0;
 
-        // It is due again soon enough for this.
-        _ = guest.check_if_due();
+        // If another CPU has checked since, this one may be the only one that is awake when it is due again.
+        let next = guest.check_if_due().err().unwrap_or_else(interval);
         if let Some(cpu) = guest.cpus.get(id) {
             guest.greet_if_new(cpu.greeted());
         }
-        Some(interval())
+        Some(next)
     }
 }
 
