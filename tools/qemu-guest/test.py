@@ -18,7 +18,7 @@ import traceback
 from environment import GUEST_FILES, add_options
 from guest import Guest, GuestError, pinned
 from quick import TESTS as SURVIVES
-from quick import Quick
+from quick import Quick, is_exact
 
 MODULE = "/pvirq_guest.ko"
 COUNTERS = "/sys/kernel/debug/pvirq_guest"
@@ -30,8 +30,9 @@ HOST_PREEMPTED, HOST_OUTSIDE, HOST_POLLING = 2, 3, 4
 # Features of the host's, see there.
 FEATURE_POST, FEATURE_IDLE = 1, 2
 
-# Seconds of the guest's.
+# Seconds of the guest's. On a machine at work one round of a few may have to wait for a CPU.
 HEALS_WITHIN = 2
+HEALS_AT_LAST = 10
 
 # Has a kernel and an initramfs to boot by kexec in it.
 KEXEC_INITRD = GUEST_FILES / "initramfs-kexec.cpio"
@@ -369,7 +370,10 @@ def heals(guest):
                     seconds.append(since_spoiled(guest, state, load))
                 print(f"# {name} after a wrong host state {state}: {', '.join(f'{second:.2f}' for second in seconds)} s,"
                       f" otherwise at most {max(usual):.2f} s")
-                expect(max(seconds) <= HEALS_WITHIN + 2 * max(usual), f"{name} took {seconds} s, otherwise {usual} s")
+                *_, second, slowest = sorted(seconds)
+                limit = HEALS_WITHIN + 2 * max(usual)
+                good = slowest <= limit if is_exact() else second <= limit and slowest <= HEALS_AT_LAST
+                expect(good, f"{name} took {seconds} s, otherwise {usual} s")
         posts_again(guest, before)
     finally:
         guest.check("rmmod spoil; rmmod pvirq_guest")

@@ -3,7 +3,7 @@
  * Makes a guest's memory what a restored image of it may be. Writing a state, as the header numbers them, to the file
  * "spoil" in debugfs ends the registration of the descriptors behind pvirq_guest's back, and then writes to each
  * descriptor that state of the host's, windows that are long, an end of the idle call that says that there is work, and
- * random pending bits. "idle" does so for what idle CPUs go by alone: no time to poll in the guest, some in the host. "end"
+ * some pending bits, at random: with half of them a guest is at work on interrupts that nobody handles for a second. "idle" does so for what idle CPUs go by alone: no time to poll in the guest, some in the host. "end"
  * only ends the registration.
  *
  * address= and count= say where the descriptors are, as /sys/kernel/debug/pvirq_guest/host does.
@@ -44,7 +44,8 @@ static ssize_t spoil(struct file *file, const char __user *buffer, size_t size, 
 		struct pvirq_descriptor *descriptor = &descriptors[i];
 
 		for (word = 0; word < ARRAY_SIZE(descriptor->pending); word++)
-			atomic64_or(get_random_u64(), (atomic64_t *)&descriptor->pending[word]);
+			atomic64_or(get_random_u64() & get_random_u64() & get_random_u64(),
+				    (atomic64_t *)&descriptor->pending[word]);
 		WRITE_ONCE(descriptor->guest_poll_ns, U32_MAX);
 		WRITE_ONCE(descriptor->host_poll_ns, U32_MAX);
 		WRITE_ONCE(descriptor->idle_end, PVIRQ_IDLE_EVENT);
