@@ -6,12 +6,17 @@
  * some pending bits, at random: with half of them a guest is at work on interrupts that nobody handles for a second. "idle" does so for what idle CPUs go by alone: no time to poll in the guest, some in the host. "end"
  * only ends the registration.
  *
+ * All CPUs stand still meanwhile, as when a guest is restored: otherwise one could find the registration gone and register
+ * the descriptors again before they are spoiled, and the host would inject what is pending there, vectors of the CPU's own
+ * among it.
+ *
  * address= and count= say where the descriptors are, as /sys/kernel/debug/pvirq_guest/host does.
  */
 #include <linux/debugfs.h>
 #include <linux/io.h>
 #include <linux/module.h>
 #include <linux/random.h>
+#include <linux/stop_machine.h>
 #include <linux/uaccess.h>
 
 #include "../../../include/uapi/linux/pvirq.h"
@@ -28,17 +33,10 @@ static void end_registration(void)
 	outl(PVIRQ_COMMAND_UNREGISTER, PVIRQ_PORT_BASE + PVIRQ_REG_COMMAND);
 }
 
-static ssize_t spoil(struct file *file, const char __user *buffer, size_t size, loff_t *position)
+static int spoil_all(void *state)
 {
-	unsigned long flags;
 	unsigned int i, word;
-	u32 state;
-	int ret;
 
-	ret = kstrtou32_from_user(buffer, size, 0, &state);
-	if (ret)
-		return ret;
-	local_irq_save(flags);
 	end_registration();
 	for (i = 0; i < count; i++) {
 		struct pvirq_descriptor *descriptor = &descriptors[i];
@@ -49,26 +47,41 @@ static ssize_t spoil(struct file *file, const char __user *buffer, size_t size, 
 		WRITE_ONCE(descriptor->guest_poll_ns, U32_MAX);
 		WRITE_ONCE(descriptor->host_poll_ns, U32_MAX);
 		WRITE_ONCE(descriptor->idle_end, PVIRQ_IDLE_EVENT);
-		WRITE_ONCE(descriptor->host_state, state);
+		WRITE_ONCE(descriptor->host_state, *(u32 *)state);
 	}
-	local_irq_restore(flags);
-	return size;
+	return 0;
 }
 
-static ssize_t idle(struct file *file, const char __user *buffer, size_t size, loff_t *position)
+static ssize_t spoil(struct file *file, const char __user *buffer, size_t size, loff_t *position)
 {
-	unsigned long flags;
+	u32 state;
+	int ret;
+
+	ret = kstrtou32_from_user(buffer, size, 0, &state);
+	if (ret)
+		return ret;
+	ret = stop_machine(spoil_all, &state, NULL);
+	return ret ?: size;
+}
+
+static int spoil_idle(void *unused)
+{
 	unsigned int i;
 
-	local_irq_save(flags);
 	end_registration();
 	for (i = 0; i < count; i++) {
 		WRITE_ONCE(descriptors[i].guest_poll_ns, 0);
 		WRITE_ONCE(descriptors[i].host_poll_ns, NSEC_PER_MSEC);
 		WRITE_ONCE(descriptors[i].idle_end, PVIRQ_IDLE_EVENT);
 	}
-	local_irq_restore(flags);
-	return size;
+	return 0;
+}
+
+static ssize_t idle(struct file *file, const char __user *buffer, size_t size, loff_t *position)
+{
+	int ret = stop_machine(spoil_idle, NULL, NULL);
+
+	return ret ?: size;
 }
 
 static ssize_t end(struct file *file, const char __user *buffer, size_t size, loff_t *position)
