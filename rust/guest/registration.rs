@@ -230,7 +230,7 @@ impl Guest {
         self.registration.due.claim()?;
         let change = match self.registration.state.try_lock() {
             Some(mut state) => self.check(&mut state),
-            // Whoever has it need not be checking.
+            // The holder may only be reading the counts.
             None => return Err(interval()),
         };
 

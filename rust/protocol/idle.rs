@@ -14,7 +14,7 @@ use crate::{
     state::HostState, //
 };
 
-/// The longest that anybody polls, in ns. Whoever wants to poll for longer wants a vCPU that never sleeps.
+/// The longest poll, in ns. With a longer one a vCPU would hardly ever sleep.
 pub const POLL_MAX_NS: u32 = 10_000_000;
 
 numbered! {

@@ -448,7 +448,7 @@ def without_epochs(guest):
     try:
         posts_again(guest, before)
         guest.check(f"echo >{SPOIL}/end; sleep 2")
-        expect(pinned() <= before, "the host has the descriptors again, and nobody has asked")
+        expect(pinned() <= before, "the descriptors have been registered again, although no CPU came")
         # The host has said what it leaves the descriptors for: nothing is left to it.
         posts = elided(guest, counters(guest))
         guest.check(SEND_FEW)
@@ -525,8 +525,8 @@ def plan(args):
             ("hotplug", lambda guest: hotplug(guest, rounds(args, 20))),
             stopped, heals, sleeps_without_host, without_epochs, stacked, reports_nothing, reboots]),
         ("/dev/pvirq", 4, "", [
-            multicasts, multicasts_to_softirqs, loads, heals, ("hotplug", lambda guest: hotplug(guest, rounds(args, 20))), suspends,
-            reports_nothing]),
+            multicasts, multicasts_to_softirqs, loads, heals,
+            ("hotplug", lambda guest: hotplug(guest, rounds(args, 20))), suspends, reports_nothing]),
         ("/dev/pvirq", 2, "cpuidle_haltpoll.force=1", [other_driver, reports_nothing, panics]),
         ("/dev/pvirq", 2, "cpuidle.off=1", [without_cpuidle, without_registration, reports_nothing]),
         # A guest that is saved, restored, plugged and reset, see Documentation/survive.rst.

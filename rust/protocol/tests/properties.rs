@@ -384,7 +384,7 @@ fn each_counter_is_its_own() {
 }
 
 #[test]
-fn nobody_polls_for_longer_than_a_host_may_ask() {
+fn a_poll_is_no_longer_than_a_host_may_ask() {
     let descriptor = Descriptor::new();
     for (word, ns) in [
         (POLL_MAX_NS, POLL_MAX_NS),

@@ -41,6 +41,16 @@ impl Ground {
         Self::find(&arguments, hypervisor().as_ref())
     }
 
+    /// The CPUs for a guest that uses all of its vCPUs at once: those given, or under TCG, where guests fail whose vCPUs run
+    /// in parallel (`Documentation/smp-guests.rst`), the last of them for all.
+    pub fn place(self, mut cpus: Vec<usize>) -> Vec<usize> {
+        if self == Ground::QemuTcg {
+            let last = cpus.last().copied().unwrap_or(0);
+            cpus.fill(last);
+        }
+        cpus
+    }
+
     /// The ground that the kernel's arguments name, or else the hypervisor's.
     fn find(arguments: &str, hypervisor: Option<&Signature>) -> Self {
         let named = arguments
@@ -203,6 +213,12 @@ mod tests {
         let accel = ["qemu-tcg", "bochs", "kvm-nested", "hardware"]
             .map(|name| Ground::from_name(name).accel().to_owned());
         assert_eq!(accel, ["tcg", "bochs", "kvm", "none"]);
+    }
+
+    #[test]
+    fn vcpus_share_a_cpu_under_tcg_alone() {
+        assert_eq!(Ground::QemuTcg.place(vec![0, 1, 2]), [2, 2, 2]);
+        assert_eq!(Ground::Bochs.place(vec![0, 1, 2]), [0, 1, 2]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
  * Makes a guest's memory what a restored image of it may be. Writing a state, as the header numbers them, to the file
  * "spoil" in debugfs ends the registration of the descriptors behind pvirq_guest's back, and then writes to each
  * descriptor that state of the host's, windows that are long, an end of the idle call that says that there is work, and
- * some pending bits, at random: with half of them a guest is at work on interrupts that nobody handles for a second. "idle" does so for what idle CPUs go by alone: no time to poll in the guest, some in the host. "end"
+ * some pending bits, at random: half of them would keep a guest busy with unhandled interrupts for a second. "idle" does so for what idle CPUs go by alone: no time to poll in the guest, some in the host. "end"
  * only ends the registration.
  *
  * All CPUs stand still meanwhile, as when a guest is restored: otherwise one could find the registration gone and register

@@ -90,16 +90,6 @@ impl Survive {
         Ok(row)
     }
 
-    /// Where the vCPUs are: all on one CPU under TCG, where guests fail that run in parallel.
-    fn place(&self, vcpus: usize) -> Vec<usize> {
-        let mut cpus = self.cpus.in_turn(vcpus);
-        if Ground::detect() == Ground::QemuTcg {
-            let last = cpus.last().copied().unwrap_or(0);
-            cpus.fill(last);
-        }
-        cpus
-    }
-
     fn run(
         &self,
         case: &SurviveCase,
@@ -117,7 +107,7 @@ impl Survive {
         let config = Config {
             image: &self.image,
             memory: MEMORY,
-            cpus: &self.place(case.vcpus),
+            cpus: &Ground::detect().place(self.cpus.in_turn(case.vcpus)),
             mode: Mode::Jobs,
             pv_eoi: true,
             count: false,
