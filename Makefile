@@ -75,7 +75,7 @@ intel_cpus := corei7_haswell_4770 corei7_skylake_x
 intel_kselftests := --ktap -- $(SHORT:%=KSFT_MACHINE_SLOW=%) selftests/run
 intel_tool := --ktap -- tools/testvm/scripts/test-tool
 intel_guest := --toolchain --ktap -- tools/testvm/scripts/test-guest --shorter 8
-intel_part = "$1-$2=$(testvm) --ground bochs --cpu $2 --name $1-$2 --timeout 3600 $(intel_$1)"
+intel_part = "$1-$2=$(testvm) --ground bochs --cpu $2 --name $1-$2 --timeout 9000 $(intel_$1)"
 
 intel_parts := guest kselftests tool
 # Before anything is built.

@@ -189,18 +189,47 @@ class Guest:
         return found + [line for line in self.log if line not in found and REPORT.search(line)]
 
     def autopsy(self, limit=60):
-        """Has a guest that is stuck say what its CPUs and tasks do. It does not live on."""
+        """What QEMU knows of a guest that is stuck, and what its kernel says of its CPUs and tasks. It does not live on."""
         if self._qemu.poll() is not None:
-            return ""
+            return "QEMU has ended"
+        # In two places half a second apart, a vCPU runs.
+        said = [self._monitor_says("info status"), self._places()]
+        time.sleep(0.5)
+        said += [self._places(), self._monitor_says("info lapic")]
+        first = len(self.log)
+        self._monitor_says("nmi")
+        try:
+            while True:
+                self.line(limit)
+        except GuestError:
+            return "\n".join(said + self.log[first:])
+
+    def _places(self):
+        """Where the vCPUs are: what they execute, whether they sleep, and the state of their threads and CPU time so far."""
+        registers = re.findall(r"^(?:CPU#|RIP=|CS =).*", self._monitor_says("info registers -a"), re.MULTILINE)
+        tasks = [" ".join((Path(f"/proc/{self.pid}/task/{thread}") / name).read_text().rpartition(")")[2].strip()[:60]
+                          for name in ("stat", "wchan", "schedstat")) for _, thread in sorted(self.threads().items())]
+        return "\n".join(registers + tasks)
+
+    def _monitor_says(self, command):
+        """What QEMU's monitor answers."""
         with socket.socket(socket.AF_UNIX) as monitor:
-            monitor.connect(self._monitor)
-            monitor.sendall(b"nmi\n")
-            first = len(self.log)
+            monitor.settimeout(30)
             try:
-                while True:
-                    self.line(limit)
-            except GuestError:
-                return "\n".join(self.log[first:])
+                monitor.connect(self._monitor)
+                answer = b""
+                for line in (b"", command.encode() + b"\n"):
+                    monitor.sendall(line)
+                    answer = b""
+                    while not answer.endswith(b"(qemu) "):
+                        part = monitor.recv(1 << 16)
+                        if not part:
+                            return f"{command}: the monitor has ended"
+                        answer += part
+            except OSError as error:
+                return f"{command}: {error}"
+        # Between the line that it has echoed and its prompt.
+        return "\n".join(answer.decode(errors="replace").replace("\r", "").split("\n")[1:-1])
 
     def wait(self, limit):
         """Waits until the guest has ended by itself. Returns QEMU's status."""

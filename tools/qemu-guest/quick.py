@@ -46,6 +46,11 @@ class Quick:
         except QmpError as error:
             raise GuestError(str(error)) from None
 
+    def autopsy(self):
+        """See Guest.autopsy()."""
+        guest = self._trial.survivor.guest
+        return guest.autopsy() if guest else "there is no QEMU"
+
     def survive(self, name):
         """Takes the guest through a scenario. A failure of one of its steps leaves nothing to go on with."""
         for step in SCENARIOS[name]:

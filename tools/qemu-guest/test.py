@@ -568,7 +568,7 @@ def main():
     number = failures = 0
     for device, vcpus, append, tests in guests:
         with make_guest(args, device, vcpus, append, tests) as guest:
-            gone = None
+            gone = autopsy = None
             try:
                 guest.boot()
             except GuestError as error:
@@ -597,6 +597,9 @@ def main():
                 failures += result != "ok"
                 print(f"{result} {number} linux-guest: {name} on {device}, {vcpus} vCPUs {append}".rstrip() + skipped)
                 print(f"# {name} took {time.monotonic() - start:.0f} s", flush=True)
+                if gone and not autopsy:
+                    autopsy = guest.autopsy()
+                    print(f"# {autopsy}".replace("\n", "\n# "), flush=True)
     sys.exit(failures != 0)
 
 
