@@ -10,7 +10,6 @@ use kernel::{
     },
     ioctl::{
         _IO,
-        _IOR,
         _IOW, //
     },
     prelude::*,
@@ -23,7 +22,7 @@ use kernel_ext::file::{
 };
 
 /// `KVMIO` of `include/uapi/linux/kvm.h`, as are the numbers below.
-const KVMIO: u32 = 0xae;
+pub(crate) const KVMIO: u32 = 0xae;
 
 pub(crate) const KVM_CREATE_VM: u32 = _IO(KVMIO, 0x01);
 pub(crate) const KVM_CHECK_EXTENSION: u32 = _IO(KVMIO, 0x03);
@@ -32,41 +31,15 @@ pub(crate) const KVM_SET_USER_MEMORY_REGION: u32 = _IOW::<kvm_userspace_memory_r
 /// Its argument begins as that of [`KVM_SET_USER_MEMORY_REGION`], and is five times as long.
 pub(crate) const KVM_SET_USER_MEMORY_REGION2: u32 =
     _IOW::<[kvm_userspace_memory_region; 5]>(KVMIO, 0x49);
-pub(crate) const KVM_CREATE_IRQCHIP: u32 = _IO(KVMIO, 0x60);
 pub(crate) const KVM_RUN: u32 = _IO(KVMIO, 0x80);
-pub(crate) const KVM_SET_SREGS: u32 = _IOW::<[u8; 312]>(KVMIO, 0x84);
-/// Its argument begins as that of [`KVM_SET_SREGS`].
-pub(crate) const KVM_SET_SREGS2: u32 = _IOW::<[u8; 320]>(KVMIO, 0xcd);
-pub(crate) const KVM_GET_LAPIC: u32 = _IOR::<[u8; 1024]>(KVMIO, 0x8e);
-pub(crate) const KVM_SET_LAPIC: u32 = _IOW::<[u8; 1024]>(KVMIO, 0x8f);
-pub(crate) const KVM_GET_MP_STATE: u32 = _IOR::<u32>(KVMIO, 0x98);
-pub(crate) const KVM_GET_VCPU_EVENTS: u32 = _IOR::<[u8; 64]>(KVMIO, 0x9f);
 pub(crate) const KVM_ENABLE_CAP: u32 = _IOW::<kvm_enable_cap>(KVMIO, 0xa3);
-pub(crate) const KVM_SIGNAL_MSI: u32 = _IOW::<[u8; 32]>(KVMIO, 0xa5);
 
 /// The argument of `KVM_ENABLE_CAP` takes, in `args[0]`, a VM's descriptor for these capabilities.
 pub(crate) const KVM_CAP_VM_COPY_ENC_CONTEXT_FROM: u32 = 197;
 pub(crate) const KVM_CAP_VM_MOVE_ENC_CONTEXT_FROM: u32 = 206;
 
-/// With this capability there are local APICs in the kernel, as with [`KVM_CREATE_IRQCHIP`].
-pub(crate) const KVM_CAP_SPLIT_IRQCHIP: u32 = 121;
-
-/// With this capability, and this bit in `args[0]`, messages can have APIC IDs of 32 bits.
-pub(crate) const KVM_CAP_X2APIC_API: u32 = 129;
-pub(crate) const KVM_X2APIC_API_USE_32BIT_IDS: u64 = 1 << 0;
-/// With this bit as well, the ID 255 is that of one APIC.
-pub(crate) const KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK: u64 = 1 << 1;
-
 /// This capability sets how long KVM polls before a halted vCPU sleeps, at most, in ns.
 pub(crate) const KVM_CAP_HALT_POLL: u32 = 182;
-
-/// The offset of `cr0` in the arguments of [`KVM_SET_SREGS`] and [`KVM_SET_SREGS2`].
-pub(crate) const SREGS_CR0: usize = 224;
-/// `CR0.PE`: protected mode, in which no CPU is after a reset.
-pub(crate) const CR0_PE: u64 = 1 << 0;
-
-/// The type of VM that [`KVM_CREATE_VM`] makes of the argument 0. The others keep their memory from the host.
-pub(crate) const KVM_X86_DEFAULT_VM: usize = 0;
 
 /// A flag of [`kvm_userspace_memory_region`]: KVM logs which pages are written.
 pub(crate) const KVM_MEM_LOG_DIRTY_PAGES: u32 = 1 << 0;

@@ -10,66 +10,50 @@
 //!
 //! Everything hangs on file references, and each file of ours holds one to the module:
 //!
-//! - an open `/dev/pvirq` ([`device::Device`]) → the real `/dev/kvm` as its opener may use it;
-//! - a VM's file ([`vm::VmFile`]) → KVM's file of that VM;
-//! - a vCPU's file ([`vcpu::Vcpu`]) → KVM's file of that vCPU;
-//! - both of the latter → [`vm::Vm`], what the files of one VM share;
-//! - all of them → [`Overlay`], what the module is.
+//! - an open `/dev/pvirq` ([`Device`]) → the real `/dev/kvm`, opened with its opener's rights;
+//! - a VM's file ([`VmFile`](overlay::vm_file::VmFile)) → KVM's file of that VM;
+//! - a vCPU's file ([`Vcpu`](vcpu::Vcpu)) → KVM's file of that vCPU;
+//! - both of the latter → [`Vm`](vm::Vm), what the files of one VM share;
+//! - VMs → [`Host`], what all VMs share; open devices and VMs' files → [`Overlay`], what these files share.
 //!
 //! A vCPU's file holds no reference to KVM's file of the VM: KVM drops the VM's irqfds as soon as
 //! that file is closed, vCPUs or not, and so must we.
 //!
 //! # Concurrency
 //!
-//! All of this is process context, but for what [`vcpu`] and [`injector`] say of others. No lock is
-//! held across a call to KVM, but for the one in [`vm`] that calls with a VM's descriptor as their
-//! argument take, before any of KVM's.
+//! All of this is process context, but for the contexts that [`vcpu`] and [`injection::bindings`] name. The order of
+//! locks is in [`posting::registration`]; [`Overlay::lending`] is taken before all of them.
+//!
+//! # Layers
+//!
+//! Imports point down: [`overlay`] knows all others; [`vcpu`], [`injection`] and [`posting::registration`] know [`vm`];
+//! that knows the descriptors; [`arch`] and [`kvm`] are the ground floor.
 
 use kernel::{
     debugfs,
-    new_mutex,
     prelude::*,
-    sync::{
-        Arc,
-        Mutex, //
-    }, //
+    sync::Arc, //
 };
 
-mod bottom_half;
-mod counter;
-mod descriptors;
-mod descriptors_file;
-mod device;
-mod epoch;
-mod extension;
-mod guest_interface;
-mod halt_poll;
-mod injector;
+mod arch;
+mod host;
+mod injection;
 mod kvm;
-mod memory;
-mod moderation;
-mod msi;
-mod poller;
-mod polling;
-mod ports;
-mod registration;
-mod run_area;
-mod source;
-mod statistics;
-mod target;
+mod overlay;
+mod posting;
+mod stats;
 mod vcpu;
 mod vm;
-mod wrap;
 
-use bottom_half::BottomHalves;
-use device::Device;
-use epoch::Epochs;
-use injector::Injector;
+use host::{
+    Host,
+    Parameters, //
+};
 use kernel_ext::cdev::Registration;
-use kvm::Kvm;
-use ports::Ports;
-use pvirq_protocol::ioctl::Poll;
-use statistics::Statistics;
+use overlay::{
+    device::Device,
+    Overlay, //
+};
 
 module! {
     type: Module,
@@ -105,60 +89,29 @@ module! {
     },
 }
 
-/// What all files of the module share.
-#[pin_data]
-struct Overlay {
-    kvm: Kvm,
-    ports: Ports,
-    /// How the vCPUs of new VMs poll.
-    poll: Poll,
-    bottom_halves: BottomHalves,
-    /// How long the vCPUs of new VMs are left alone after a burst, at most.
-    moderation_ns: u32,
-    #[pin]
-    injector: Injector,
-    epochs: Epochs,
-    /// Held while a descriptor of a VM refers to KVM's file instead of ours, see [`vm`].
-    #[pin]
-    lending: Mutex<()>,
-    #[pin]
-    statistics: Statistics,
-}
-
-impl Overlay {
-    fn new() -> impl PinInit<Self, Error> {
-        try_pin_init!(Self {
-            kvm: Kvm::find()?,
-            ports: Ports::new(module_parameters::port.value())?,
-            poll: polling::parameters(
-                module_parameters::guest_poll_ns.value(),
-                module_parameters::host_poll_ns.value(),
-                module_parameters::poll_budget.value(),
-            )?,
-            bottom_halves: BottomHalves::new(module_parameters::bottom_half.value())?,
-            moderation_ns: moderation::parameter(module_parameters::moderation_ns.value())?,
-            injector <- Injector::new(),
-            epochs: Epochs::new(),
-            lending <- new_mutex!(()),
-            statistics <- Statistics::new(),
-        })
-    }
-}
-
 #[pin_data]
 struct Module {
     _device: Registration<Device>,
     #[pin]
-    _debugfs: debugfs::Scope<Arc<Overlay>>,
+    _debugfs: debugfs::Scope<Arc<Host>>,
 }
 
 impl kernel::InPlaceModule for Module {
     fn init(_module: &'static ThisModule) -> impl PinInit<Self, Error> {
         pin_init::pin_init_scope(|| {
-            let overlay = Arc::pin_init(Overlay::new(), GFP_KERNEL)?;
+            let parameters = Parameters {
+                port: module_parameters::port.value(),
+                guest_poll_ns: module_parameters::guest_poll_ns.value(),
+                host_poll_ns: module_parameters::host_poll_ns.value(),
+                poll_budget: module_parameters::poll_budget.value(),
+                bottom_half: module_parameters::bottom_half.value(),
+                moderation_ns: module_parameters::moderation_ns.value(),
+            };
+            let host = Arc::pin_init(Host::new(parameters), GFP_KERNEL)?;
+            let overlay = Arc::pin_init(Overlay::new(host.clone()), GFP_KERNEL)?;
 
             Ok(try_pin_init!(Self {
-                _debugfs <- statistics::debugfs(overlay.clone()),
+                _debugfs <- stats::debugfs::show(host),
                 _device: Registration::register(overlay)?,
             }))
         })

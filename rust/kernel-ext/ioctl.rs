@@ -6,7 +6,16 @@
 
 use kernel::{
     fs::File,
-    types::NotThreadSafe, //
+    prelude::*,
+    transmute::{
+        AsBytes,
+        FromBytes, //
+    },
+    types::NotThreadSafe,
+    uaccess::{
+        UserPtr,
+        UserSlice, //
+    }, //
 };
 
 /// The ABI of the task that makes an ioctl.
@@ -68,5 +77,27 @@ impl<'a> Ioctl<'a> {
     /// Returns the argument: a number, or an address in user space.
     pub fn arg(&self) -> usize {
         self.arg
+    }
+
+    /// Reads from what the argument points to, at `offset` bytes from its beginning.
+    ///
+    /// # Errors
+    ///
+    /// `EFAULT` if that is not the caller's to read.
+    pub fn read_at<T: FromBytes>(&self, offset: usize) -> Result<T> {
+        let address = UserPtr::from_addr(self.arg).wrapping_byte_add(offset);
+
+        UserSlice::new(address, size_of::<T>()).reader().read()
+    }
+
+    /// Writes to what the argument points to.
+    ///
+    /// # Errors
+    ///
+    /// `EFAULT` if that is not the caller's to write.
+    pub fn write<T: AsBytes>(&self, value: &T) -> Result {
+        let address = UserPtr::from_addr(self.arg);
+
+        UserSlice::new(address, size_of::<T>()).writer().write(value)
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Idle vCPUs: the guest's idle call, and what the scheduler says of their threads. See [`poller`](crate::poller).
+//! Idle vCPUs: the guest's idle call, and what the scheduler says of their threads. See [`poller`](crate::vcpu::poller).
 
 use kernel_ext::preempt::{
     Leaving,
@@ -13,18 +13,18 @@ use pvirq_protocol::{
     IdleEnd, //
 };
 
-use super::Vcpu;
-use crate::{
+use super::{
     poller::Looks,
-    polling::Windows, //
+    Vcpu, //
 };
+use crate::vm::polling::Windows;
 
 impl Vcpu {
     /// Does what the guest's idle call asks for: polls, until there is something for the vCPU or it
     /// should sleep.
     ///
     /// If the registration ends meanwhile, so does the call, and the descriptor says that the guest should halt: it was
-    /// told so when it was [closed](crate::descriptors::Descriptors::close).
+    /// told so when it was [closed](crate::posting::descriptors::Descriptors::close).
     pub(super) fn idle(&self) -> Status {
         let began = self.with_registration(|epoch, descriptor| {
             descriptor.enter_host_polling();

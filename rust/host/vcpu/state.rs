@@ -22,14 +22,13 @@ use kernel_ext::{
 };
 use pvirq_protocol::ioctl::EndReason;
 
-use super::Vcpu;
-use crate::{
-    guest_interface::Registers,
-    kvm::{
-        CR0_PE,
-        SREGS_CR0, //
-    },
-    vm::read_argument_at, //
+use super::{
+    registers::Registers,
+    Vcpu, //
+};
+use crate::arch::{
+    State,
+    VcpuState, //
 };
 
 impl Vcpu {
@@ -42,7 +41,7 @@ impl Vcpu {
 
     /// Passes on a call by which the VMM saves some of the vCPU's state, with what is posted in it.
     #[cold]
-    pub(super) fn save(&self, request: Ioctl<'_>) -> Result<isize> {
+    pub(crate) fn save(&self, request: Ioctl<'_>) -> Result<isize> {
         let turn = self.take_turn()?;
 
         if turn.is_some() {
@@ -51,23 +50,21 @@ impl Vcpu {
         self.real.ioctl(request)
     }
 
-    /// Passes on `KVM_SET_SREGS` or its successor. A vCPU that is taken from protected mode to real mode is reset.
+    /// Passes on a call that may reset the vCPU, which ends the registration.
     #[cold]
-    pub(super) fn set_sregs(&self, request: Ioctl<'_>) -> Result<isize> {
+    pub(crate) fn set_registers(&self, request: Ioctl<'_>) -> Result<isize> {
         let _turn = self.take_turn()?;
 
-        if self.real.is_in_protected_mode() {
-            let cr0 = read_argument_at::<u64>(request, SREGS_CR0);
-            if cr0.is_ok_and(|cr0| cr0 & CR0_PE == 0) {
-                self.end_registration();
-            }
+        if State::resets(&self.real, request) {
+            self.end_registration();
         }
         self.real.ioctl(request)
     }
 
-    /// Passes on `KVM_SET_LAPIC`. That of a vCPU which has run is replaced, and with it what was posted before.
+    /// Passes on a call that replaces the vCPU's state. That of a vCPU which has run is gone, and with it what was posted
+    /// before.
     #[cold]
-    pub(super) fn set_lapic(&self, request: Ioctl<'_>) -> Result<isize> {
+    pub(crate) fn replace(&self, request: Ioctl<'_>) -> Result<isize> {
         let turn = self.take_turn()?;
 
         if self.runs() > 0 {

@@ -17,6 +17,12 @@ use kernel_ext::{
     }, //
 };
 
+use crate::arch::{
+    Access,
+    GuestAccess,
+    Ports, //
+};
+
 /// `KVM_EXIT_IO` of `include/uapi/linux/kvm.h`.
 const KVM_EXIT_IO: u32 = 2;
 /// `KVM_EXIT_IO_OUT`.
@@ -50,15 +56,15 @@ impl KvmRun {
 // SAFETY: All fields are atomic integers.
 unsafe impl Shared for KvmRun {}
 
-/// An access to a port that left KVM, of one value, which is not a string's.
+/// An access to a port that left KVM.
 #[derive(Clone, Copy)]
-pub(crate) struct PortAccess {
-    pub(crate) port: u16,
+struct PortAccess {
+    port: u16,
     /// Bytes: 1, 2 or 4.
-    pub(crate) size: u8,
-    pub(crate) write: bool,
+    size: u8,
+    write: bool,
     /// How often, for string instructions.
-    pub(crate) count: u32,
+    count: u32,
 }
 
 /// A vCPU's area.
@@ -97,7 +103,7 @@ impl RunArea {
 
     /// Returns the access to a port that made the vCPU exit, if it was one.
     #[inline]
-    pub(crate) fn port_access(&self) -> Option<PortAccess> {
+    fn port_access(&self) -> Option<PortAccess> {
         let run = self.run()?;
         if run.exit_reason.read_once() != KVM_EXIT_IO {
             return None;
@@ -112,22 +118,44 @@ impl RunArea {
         })
     }
 
-    /// Returns the 32 bits that the guest has written to a port.
-    pub(crate) fn written(&self) -> u32 {
-        self.data().map_or(0, |data| data.read_once())
+    /// Returns what the guest asks for by an access to one of its ports.
+    #[cold]
+    fn decode(&self, access: PortAccess, offset: u16) -> Access {
+        if access.size != 4 || access.count != 1 {
+            Access::Malformed
+        } else if access.write {
+            let value = self.data().map_or(0, |data| data.read_once());
+            Access::Write(offset, value)
+        } else {
+            Access::Read(offset)
+        }
+    }
+}
+
+impl GuestAccess for RunArea {
+    type Place = Ports;
+
+    #[inline(always)]
+    fn access(&self, ports: Ports) -> Option<Access> {
+        let access = self.port_access()?;
+        let offset = ports.offset(access.port)?;
+
+        Some(self.decode(access, offset))
     }
 
-    /// Answers a read of a port with `value`.
-    pub(crate) fn answer(&self, value: u32) {
+    fn answer(&self, value: u32) {
         if let Some(data) = self.data() {
             data.write_once(value);
         }
     }
 
-    /// Answers any access with all ones: there is nothing at that port.
-    pub(crate) fn answer_absent(&self, access: PortAccess) {
-        let words = (access.count as usize)
-            .saturating_mul(usize::from(access.size))
+    /// All that the access covers are ones, as where there is no port.
+    fn answer_absent(&self) {
+        let words = self
+            .port_access()
+            .map_or(0, |access| {
+                (access.count as usize).saturating_mul(access.size.into())
+            })
             .min(PAGE_SIZE)
             .div_ceil(size_of::<u32>());
         let data: &[Atomic<u32>] = self.data.get(0, words).unwrap_or_default();

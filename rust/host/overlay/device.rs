@@ -21,11 +21,11 @@ use kernel_ext::{
     ioctl::Ioctl, //
 };
 
-use crate::{
-    kvm::KVM_CREATE_VM,
-    vm::VmFile,
+use super::{
+    vm_file::VmFile,
     Overlay, //
 };
+use crate::kvm::KVM_CREATE_VM;
 
 /// An open `/dev/pvirq`.
 pub(crate) struct Device {
@@ -45,7 +45,7 @@ impl CharDevice for Device {
     fn open(overlay: &Arc<Overlay>, file: &File) -> Result<KBox<Self>> {
         Ok(KBox::new(
             Self {
-                real: overlay.kvm.open(file.flags())?,
+                real: overlay.host.kvm.open(file.flags())?,
                 overlay: overlay.clone(),
             },
             GFP_KERNEL_ACCOUNT,

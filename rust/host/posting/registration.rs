@@ -11,12 +11,12 @@
 //!
 //! All of it is process context. The locks are taken in this order:
 //!
-//! 1. [`Vcpu::turn`](crate::vcpu::Vcpu), by a vCPU's thread in `KVM_RUN`, where the guest registers, and by threads that
+//! 1. The `turn` of a [vCPU](crate::vcpu::Vcpu), taken by its thread in `KVM_RUN`, where the guest registers, and by threads that
 //!    read or replace that vCPU's state. It is killable;
 //! 2. the vCPU's registers;
 //! 3. [`Vm::memory`], held while KVM changes a memory slot, so that both agree, and while descriptors are exchanged and
 //!    closed. Under it KVM's own locks are taken, the VMM's memory is written, and RCU is waited for;
-//! 4. [`Vm::file`] and the locks of [`History`] and [`HaltPoll`](crate::halt_poll::HaltPoll). They are leaves.
+//! 4. [`Vm::file`] and the locks of [`History`](super::history::History) and [`HaltPoll`](crate::vm::halt_poll::HaltPoll). They are leaves.
 //!
 //! No thread waits for a vCPU's turn with one of the others held, so that an end never waits for a vCPU in `KVM_RUN`:
 //! vCPUs look at the descriptors in RCU's critical sections only, which they leave before they enter the guest.
@@ -24,15 +24,11 @@
 use kernel::{
     alloc::flags::GFP_KERNEL_ACCOUNT,
     fs::File,
-    new_spinlock,
     prelude::*,
-    seq_file::SeqFile,
-    seq_print,
     sync::{
         atomic::Relaxed,
         rcu,
-        Arc,
-        SpinLock, //
+        Arc, //
     }, //
 };
 use kernel_ext::file::FileExt;
@@ -47,88 +43,28 @@ use pvirq_protocol::{
     }, //
 };
 
+use super::descriptors::Descriptors;
 use crate::{
-    descriptors::Descriptors,
+    arch::{
+        Delivery,
+        MsiInjector,
+        VmEvents, //
+    },
     kvm::{
         kvm_userspace_memory_region,
         KVM_CHECK_EXTENSION, //
     },
-    memory::Memory,
-    msi::Messages,
-    vm::Vm, //
+    vm::{
+        memslots::Memory,
+        Vm, //
+    }, //
 };
-
-/// Each reason, and what `/proc/PID/fdinfo` calls it.
-const REASONS: [(EndReason, &CStr); 7] = [
-    (EndReason::Unregistered, c"unregistered"),
-    (EndReason::Replaced, c"replaced"),
-    (EndReason::MemoryMoved, c"memory-moved"),
-    (EndReason::DirtyLogging, c"dirty-logging"),
-    (EndReason::StateReplaced, c"state-replaced"),
-    (EndReason::Vmm, c"vmm"),
-    (EndReason::Forbidden, c"forbidden"),
-];
-
-/// The registrations that a VM has had.
-#[pin_data]
-pub(crate) struct History {
-    #[pin]
-    inner: SpinLock<Inner>,
-}
-
-#[derive(Clone, Copy)]
-struct Inner {
-    registrations: u64,
-    /// Why the last one that has ended did so.
-    last: EndReason,
-    /// How many have ended for each of [`REASONS`].
-    ended: [u64; REASONS.len()],
-}
-
-impl History {
-    pub(crate) fn new() -> impl PinInit<Self> {
-        pin_init!(Self {
-            inner <- new_spinlock!(Inner {
-                registrations: 0,
-                last: EndReason::None,
-                ended: [0; REASONS.len()],
-            }),
-        })
-    }
-
-    fn get(&self) -> Inner {
-        *self.inner.lock()
-    }
-
-    fn begin(&self) {
-        self.inner.lock().registrations += 1;
-    }
-
-    fn end(&self, why: EndReason) {
-        let mut inner = self.inner.lock();
-
-        inner.last = why;
-        for (count, (reason, _)) in inner.ended.iter_mut().zip(REASONS) {
-            *count += u64::from(reason == why);
-        }
-    }
-
-    /// Adds what has been counted to a `/proc/PID/fdinfo` file.
-    pub(crate) fn show(&self, m: &SeqFile) {
-        let inner = self.get();
-
-        seq_print!(m, "pvirq-registrations:\t{}\n", inner.registrations);
-        for (count, (_, name)) in inner.ended.into_iter().zip(REASONS) {
-            seq_print!(m, "pvirq-ended-{name}:\t{count}\n");
-        }
-    }
-}
 
 impl Vm {
     /// Registers descriptors, in the place of those before them. In the VMM's process.
     pub(crate) fn register(&self, array: Array) -> Result<(), Status> {
-        let len = array.check(self.max_descriptors())?;
-        if !self.has_lapics() {
+        let len = array.check(self.irqchip.max_descriptors())?;
+        if !self.irqchip.is_ready() {
             return Err(Status::NoLapic);
         }
         let file = self.file().ok_or(Status::NoMemory)?;
@@ -138,10 +74,10 @@ impl Vm {
         }
 
         // To pin pages can take the VMM's help, so it must not wait for us meanwhile.
-        let messages = Messages::new(file.file().clone(), Descriptors::slots(array.count))
+        let messages = MsiInjector::new(file.file().clone(), Descriptors::slots(array.count))
             .and_then(|messages| Ok(Arc::new(messages, GFP_KERNEL_ACCOUNT)?))
             .map_err(|_| Status::NoMemory)?;
-        let epoch = self.overlay.epochs.next();
+        let epoch = self.host.epochs.next();
         let new = Descriptors::new(array, user, messages, self.polling.first(), epoch)?;
         let new = KBox::new(new, GFP_KERNEL_ACCOUNT).map_err(|_| Status::NoMemory)?;
 
@@ -159,7 +95,7 @@ impl Vm {
         if !self.allowed.load(Relaxed) {
             return Err(Status::Forbidden);
         }
-        if self.is_private {
+        if self.irqchip.is_private {
             return Err(Status::Private);
         }
         memory.find(array.address, len)
@@ -172,15 +108,6 @@ impl Vm {
         self.descriptors
             .get(&guard)
             .is_some_and(|descriptors| descriptors.place() == (array, user))
-    }
-
-    /// Returns the number of the guest's registration, 0 if there is none.
-    pub(crate) fn epoch(&self) -> u32 {
-        let guard = rcu::read_lock();
-
-        self.descriptors
-            .get(&guard)
-            .map_or(0, |descriptors| descriptors.epoch().get())
     }
 
     /// Ends the registration, and returns whether there was one.

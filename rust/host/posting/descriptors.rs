@@ -29,10 +29,13 @@ use pvirq_protocol::{
     IdleEnd, //
 };
 
+use super::epoch::Epoch;
 use crate::{
-    epoch::Epoch,
-    msi::Messages,
-    polling::Windows, //
+    arch::{
+        Delivery,
+        MsiInjector, //
+    },
+    vm::polling::Windows, //
 };
 
 /// A descriptor in guest memory.
@@ -49,7 +52,7 @@ pub(crate) struct Descriptors {
     user: u64,
     pages: UserPages,
     _charge: LockedPages,
-    messages: Arc<Messages>,
+    messages: Arc<MsiInjector>,
     epoch: Epoch,
 }
 
@@ -59,7 +62,7 @@ impl Descriptors {
     pub(crate) fn new(
         array: Array,
         user: u64,
-        messages: Arc<Messages>,
+        messages: Arc<MsiInjector>,
         windows: Windows,
         epoch: Epoch,
     ) -> Result<Self, Status> {
@@ -105,7 +108,7 @@ impl Descriptors {
     }
 
     /// Returns the messages, of which each vCPU's thread uses the slot of its APIC ID.
-    pub(crate) fn messages(&self) -> &Arc<Messages> {
+    pub(crate) fn messages(&self) -> &Arc<MsiInjector> {
         &self.messages
     }
 

@@ -2,12 +2,12 @@
 
 //! Injection of vectors into a VM's local APICs, by message-signalled interrupts.
 //!
-//! KVM offers modules no function for that, but `KVM_SIGNAL_MSI` to user space. So the messages lie
-//! in memory of ours in the VMM: whoever is in that process can send one, and a VMM that writes
-//! there harms nobody but its own VM.
+//! KVM exports no function for that to modules; user space has `KVM_SIGNAL_MSI`. So the messages are in anonymous memory
+//! in the VMM's address space: a thread of that process can send one, and a VMM that writes there harms only its own VM.
 
 use kernel::{
     fs::File,
+    ioctl::_IOW,
     prelude::*,
     sync::aref::ARef,
     transmute::AsBytes, //
@@ -18,7 +18,12 @@ use kernel_ext::{
 };
 use pvirq_protocol::Vector;
 
-use crate::kvm::KVM_SIGNAL_MSI;
+use crate::{
+    arch::Delivery,
+    kvm::KVMIO, //
+};
+
+const KVM_SIGNAL_MSI: u32 = _IOW::<[u8; 32]>(KVMIO, 0xa5);
 
 /// The argument of `KVM_SIGNAL_MSI`.
 #[repr(C)]
@@ -49,18 +54,17 @@ impl KvmMsi {
     }
 }
 
-/// The messages of a VM, each in a slot of its own.
+/// Injects vectors into the local APICs of a VM, by messages each of which is in a slot of its own.
 ///
 /// To be used and dropped in the VMM's process; elsewhere it does nothing.
-pub(crate) struct Messages {
+pub(crate) struct MsiInjector {
     /// KVM's file of the VM.
     vm: ARef<File>,
     mapping: UserMapping,
 }
 
-impl Messages {
-    /// Makes `slots` slots.
-    pub(crate) fn new(vm: ARef<File>, slots: u32) -> Result<Self> {
+impl Delivery for MsiInjector {
+    fn new(vm: ARef<File>, slots: u32) -> Result<Self> {
         let size = (slots as usize)
             .checked_mul(size_of::<KvmMsi>())
             .ok_or(ENOMEM)?;
@@ -71,25 +75,22 @@ impl Messages {
         })
     }
 
-    /// Returns whether this is the VMM's process.
-    pub(crate) fn are_current(&self) -> bool {
+    fn is_current(&self) -> bool {
         self.mapping.is_current()
     }
 
-    /// Injects a vector. A slot is for one thread at a time.
-    ///
     /// # Errors
     ///
     /// What KVM says, and `EFAULT` if the VMM has unmapped the memory, or is not this process.
-    pub(crate) fn send(&self, slot: u32, apic_id: u32, vector: Vector) -> Result {
+    fn send(&self, slot: u32, id: u32, vector: Vector) -> Result {
         let offset = (slot as usize).wrapping_mul(size_of::<KvmMsi>());
         let slice = self
             .mapping
             .get(offset, size_of::<KvmMsi>())
-            .filter(|_| self.are_current())
+            .filter(|_| self.is_current())
             .ok_or(EFAULT)?;
 
-        slice.writer().write(&KvmMsi::new(apic_id, vector))?;
+        slice.writer().write(&KvmMsi::new(id, vector))?;
         self.vm.call(KVM_SIGNAL_MSI, self.mapping.address(offset))?;
         Ok(())
     }

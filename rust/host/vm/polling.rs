@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! How the vCPUs of a VM poll when they are idle: the longest windows, the policy, and the budget. See
-//! [`poller`](crate::poller).
+//! [`poller`](crate::vcpu::poller).
 //!
 //! # Concurrency
 //!

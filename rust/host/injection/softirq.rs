@@ -53,7 +53,7 @@ use pvirq_protocol::{
     Posted, //
 };
 
-use crate::source::{
+use super::delivery::{
     Counter,
     Counters,
     Source, //

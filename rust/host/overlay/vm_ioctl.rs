@@ -18,10 +18,6 @@ use kernel::{
     transmute::{
         AsBytes,
         FromBytes, //
-    },
-    uaccess::{
-        UserPtr,
-        UserSlice, //
     }, //
 };
 use kernel_ext::{
@@ -35,12 +31,14 @@ use pvirq_protocol::{
 };
 
 use crate::{
-    descriptors_file::DescriptorsFile,
-    injector::Bind,
+    injection::bindings::{
+        Bind,
+        Bindings, //
+    },
     kvm::KVM_CHECK_EXTENSION,
-    target::Target,
+    posting::descriptors_file::DescriptorsFile,
     vm::{
-        read_argument_at,
+        kick_target::Target,
         Vm, //
     }, //
 };
@@ -77,19 +75,17 @@ where
     Wire<T>: FromBytes,
 {
     // Whoever has another size in mind is told so, whether or not all of ours can be read.
-    if read_argument_at::<u32>(request, 0)? as usize != size_of::<T>() {
+    if request.read_at::<u32>(0)? as usize != size_of::<T>() {
         return Err(EINVAL);
     }
-    Ok(read_argument_at::<Wire<T>>(request, 0)?.0)
+    Ok(request.read_at::<Wire<T>>(0)?.0)
 }
 
 fn write<T>(request: Ioctl<'_>, value: T) -> Result<isize>
 where
     Wire<T>: AsBytes,
 {
-    UserSlice::new(UserPtr::from_addr(request.arg()), size_of::<T>())
-        .writer()
-        .write(&Wire(value))?;
+    request.write(&Wire(value))?;
     Ok(0)
 }
 
@@ -111,14 +107,19 @@ fn eventfd_file(request: Ioctl<'_>, fd: i32) -> Result<(ARef<File>, EventFd)> {
 
 /// Makes the ioctl `request` on the file of `vm`, which is `real` in KVM. Returns nothing if it is none
 /// of ours.
-pub(crate) fn ioctl(vm: &Arc<Vm>, real: &File, request: Ioctl<'_>) -> Option<Result<isize>> {
+pub(super) fn ioctl(
+    vm: &Arc<Vm>,
+    bindings: &Bindings,
+    real: &File,
+    request: Ioctl<'_>,
+) -> Option<Result<isize>> {
     Some(match request.cmd() {
         ioctl::GET_VERSION => Ok(ioctl::VERSION as isize),
         ioctl::SET_POLL => set_poll(vm, request),
         ioctl::GET_POLL => get_poll(vm, request),
-        ioctl::BIND => bind(vm, real, request),
-        ioctl::UNBIND => unbind(vm, request),
-        ioctl::GET_SOURCE => get_source(vm, request),
+        ioctl::BIND => bind(vm, bindings, real, request),
+        ioctl::UNBIND => unbind(vm, bindings, request),
+        ioctl::GET_SOURCE => get_source(vm, bindings, request),
         ioctl::GET_BOTTOM_HALF => get_bottom_half(vm, request),
         ioctl::MAP_DESCRIPTORS => map_descriptors(vm, real, request),
         _ => return posting::ioctl(vm, real, request),
@@ -137,10 +138,10 @@ fn get_poll(vm: &Vm, request: Ioctl<'_>) -> Result<isize> {
     write(request, vm.polling.get())
 }
 
-fn bind(vm: &Arc<Vm>, real: &File, request: Ioctl<'_>) -> Result<isize> {
+fn bind(vm: &Arc<Vm>, bindings: &Bindings, real: &File, request: Ioctl<'_>) -> Result<isize> {
     let bind: ioctl::Bind = read(request)?;
     check(bind.is_valid())?;
-    let kind = vm.overlay.bottom_halves.kind(bind.bottom_half);
+    let kind = vm.host.bottom_halves.kind(bind.bottom_half);
     // KVM refuses whatever another process asks, and that asks for nothing.
     real.call(KVM_CHECK_EXTENSION, 0)?;
 
@@ -162,7 +163,7 @@ fn bind(vm: &Arc<Vm>, real: &File, request: Ioctl<'_>) -> Result<isize> {
         sink,
         kind: kind.ok_or(EINVAL)?,
     };
-    vm.overlay.injector.bind(vm, bind)?;
+    bindings.bind(vm, bind)?;
     Ok(0)
 }
 
@@ -181,20 +182,20 @@ fn target(vm: &Vm, bind: &ioctl::Bind) -> Result<(Arc<Target>, Vector)> {
     Ok((target, vector))
 }
 
-fn unbind(vm: &Arc<Vm>, request: Ioctl<'_>) -> Result<isize> {
+fn unbind(vm: &Arc<Vm>, bindings: &Bindings, request: Ioctl<'_>) -> Result<isize> {
     let unbind: ioctl::Unbind = read(request)?;
     check(unbind.is_valid())?;
     let (_, eventfd) = eventfd_file(request, unbind.source)?;
 
-    vm.overlay.injector.unbind(vm, &eventfd)?;
+    bindings.unbind(vm, &eventfd)?;
     Ok(0)
 }
 
-fn get_source(vm: &Arc<Vm>, request: Ioctl<'_>) -> Result<isize> {
+fn get_source(vm: &Arc<Vm>, bindings: &Bindings, request: Ioctl<'_>) -> Result<isize> {
     let asked: ioctl::Source = read(request)?;
     check(asked.is_valid())?;
     let (_, eventfd) = eventfd_file(request, asked.source)?;
-    let counted = vm.overlay.injector.counted(vm, &eventfd)?;
+    let counted = bindings.counted(vm, &eventfd)?;
 
     write(
         request,
@@ -209,7 +210,7 @@ fn get_source(vm: &Arc<Vm>, request: Ioctl<'_>) -> Result<isize> {
 fn get_bottom_half(vm: &Vm, request: Ioctl<'_>) -> Result<isize> {
     let asked: ioctl::BottomHalf = read(request)?;
     check(asked.is_valid())?;
-    let bottom_halves = &vm.overlay.bottom_halves;
+    let bottom_halves = &vm.host.bottom_halves;
     let kind = bottom_halves.kind(asked.kind).ok_or(EINVAL)?;
     let counted = bottom_halves.counted(asked.cpu, kind).ok_or(ENOENT)?;
 

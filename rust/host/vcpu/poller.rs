@@ -20,7 +20,7 @@
 //! What is known of a vCPU, and its windows, are of one registration: they begin anew with the first idle call of the
 //! next one.
 //!
-//! KVM's own polling in a halt would come on top, and sees no posts. So [it is switched off](crate::halt_poll) while the
+//! KVM's own polling in a halt would come on top, and sees no posts. So [it is switched off](crate::vm::halt_poll) while the
 //! guest makes idle calls.
 //!
 //! # Concurrency
@@ -46,8 +46,8 @@ use kernel_ext::{
 use pvirq_protocol::IdleEnd;
 
 use crate::{
-    counter::Counter,
-    polling::{
+    stats::counter::Counter,
+    vm::polling::{
         Known,
         Polling,
         Windows, //

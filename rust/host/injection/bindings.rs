@@ -5,7 +5,7 @@
 //! A VMM binds an eventfd, the source, to a vector of a vCPU, to another eventfd, the sink, or to both.
 //! When the source is signalled, its [`TopHalf`] posts the vector, and is done if the vCPU will look.
 //! If the vCPU will not, and there is no sink, it [kicks](Target::kick) the vCPU. A sink is for a [bottom
-//! half](crate::bottom_half) to signal, as an eventfd's callback must not signal another eventfd: KVM's
+//! half](crate::injection::softirq) to signal, as an eventfd's callback must not signal another eventfd: KVM's
 //! irqfd routes it to where the VMM wants it.
 //!
 //! # Lifetimes
@@ -13,7 +13,7 @@
 //! | what         | is kept by                                                        |
 //! |--------------|-------------------------------------------------------------------|
 //! | [`TopHalf`]  | the waiter in the eventfd's wait queue                            |
-//! | the waiter   | [`Injector`], until it is unbound or the VM's file is closed      |
+//! | the waiter   | [`Bindings`], until it is unbound or the VM's file is closed      |
 //! | [`Source`]   | its top half, and while it is in a queue, the queue               |
 //! | [`Target`]   | the VM, and the sources that are bound to it                      |
 //!
@@ -30,7 +30,7 @@
 //! | softirq                                                    | bottom halves                 |
 //! | process                                                    | bind, unbind, the VM's end    |
 //!
-//! The locks are taken in this order: [`Injector::bindings`]; the lock of an eventfd's wait queue; the
+//! The locks are taken in this order: [`Bindings::bindings`]; the lock of an eventfd's wait queue; the
 //! lock of a bottom half's queue, or of a vCPU's [`Runner`](kernel_ext::kvm::Runner), and in that what
 //! it takes to wake a task. A bottom half holds none when it signals a sink, so that no wait queue's
 //! lock is ever taken under another's, and the eventfds of a chain cannot lock each other out. A chain
@@ -66,11 +66,13 @@ use pvirq_protocol::{
     Vector, //
 };
 
-use crate::{
-    bottom_half::Kind,
-    source::Source,
-    target::Target,
-    vm::Vm, //
+use super::{
+    delivery::Source,
+    softirq::Kind, //
+};
+use crate::vm::{
+    kick_target::Target,
+    Vm, //
 };
 
 /// What runs when a source is signalled.
@@ -110,7 +112,7 @@ impl Woken for TopHalf {
         if self.closed.load(Relaxed) {
             return;
         }
-        let bottom_halves = &self.vm.overlay.bottom_halves;
+        let bottom_halves = &self.vm.host.bottom_halves;
         let posted = self.post();
 
         self.source.counters.count_top_half(posted);
@@ -142,7 +144,7 @@ fn end(binding: Pin<KBox<Binding>>) {
 
 /// What is bound, of all VMs: a chain can lead from one to another.
 #[pin_data]
-pub(crate) struct Injector {
+pub(crate) struct Bindings {
     #[pin]
     bindings: Mutex<KVec<Pin<KBox<Binding>>>>,
 }
@@ -156,7 +158,7 @@ pub(crate) struct Bind {
     pub(crate) kind: Kind,
 }
 
-impl Injector {
+impl Bindings {
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
             bindings <- new_mutex!(KVec::new()),

@@ -4,7 +4,7 @@
 //!
 //! A post that no descriptor takes is a kick: the vector becomes pending here, in memory of the
 //! host's own, and the thread that runs the vCPU is forced out of `KVM_RUN`, at once or [after a
-//! pause](crate::moderation). It injects what is pending before it goes on. If nobody runs the vCPU, the
+//! pause](crate::vm::moderation). It injects what is pending before it goes on. If nobody runs the vCPU, the
 //! next `KVM_RUN` begins with that.
 //!
 //! # Concurrency
@@ -42,7 +42,8 @@ use pvirq_protocol::{
     Vectors, //
 };
 
-use crate::moderation::Moderation;
+use super::moderation::Moderation;
+use crate::stats::counter::Counter;
 
 /// A vCPU that can be interrupted. It stays as long as anybody wants to, even without its file.
 #[pin_data]
@@ -56,18 +57,29 @@ pub(crate) struct Target {
     /// What it has been kicked for. For its senders it always looks.
     kicks: Descriptor,
     moderation: Moderation,
+    /// How many times `KVM_RUN` has been called; a VMM whose threads take turns at it is counted right.
+    pub(crate) runs: Counter,
     #[pin]
     pub(crate) runner: Runner,
     /// For the list in [`Vm`](crate::vm::Vm).
     #[pin]
     links: ListLinks,
+    /// For the list in [`Totals`](crate::stats::totals::Totals).
+    #[pin]
+    live_links: ListLinks<1>,
 }
 
 impl_list_arc_safe! {
     impl ListArcSafe<0> for Target { untracked; }
 }
+impl_list_arc_safe! {
+    impl ListArcSafe<1> for Target { untracked; }
+}
 impl_list_item! {
     impl ListItem<0> for Target { using ListLinks { self.links }; }
+}
+impl_list_item! {
+    impl ListItem<1> for Target { using ListLinks { self.live_links }; }
 }
 
 impl Target {
@@ -82,8 +94,10 @@ impl Target {
             blind: Atomic::new(false),
             kicks,
             moderation: Moderation::new(moderation_ns),
+            runs: Counter::new(),
             runner <- Runner::new(),
             links <- ListLinks::new(),
+            live_links <- ListLinks::new(),
         })
     }
 

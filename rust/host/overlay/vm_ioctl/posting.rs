@@ -31,6 +31,7 @@ use super::{
     Wire, //
 };
 use crate::{
+    arch::VmEvents,
     kvm::KVM_CHECK_EXTENSION,
     vm::Vm, //
 };
@@ -122,7 +123,7 @@ fn set_posted(vm: &Vm, real: &File, request: Ioctl<'_>) -> Result<isize> {
     check_process(real)?;
     let target = vm.target(asked.vcpu).ok_or(ENOENT)?;
     // To the first of the APIC IDs that are out of reach a message would go to all.
-    if !vm.has_lapics() || asked.vcpu >= vm.max_descriptors() {
+    if !vm.irqchip.is_ready() || asked.vcpu >= vm.irqchip.max_descriptors() {
         return Err(ENXIO);
     }
 

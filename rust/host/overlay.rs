@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What a VMM opens and calls: `/dev/pvirq`, and the files that wrap KVM's.
+
+pub(crate) mod device;
+mod vcpu_file;
+pub(crate) mod vm_file;
+mod vm_ioctl;
+mod wrap;
+
+use kernel::{
+    new_mutex,
+    prelude::*,
+    sync::{
+        Arc,
+        Mutex, //
+    }, //
+};
+
+use crate::{
+    host::Host,
+    injection::bindings::Bindings, //
+};
+
+/// What the files of all VMs share.
+#[pin_data]
+pub(crate) struct Overlay {
+    pub(crate) host: Arc<Host>,
+    /// Of all VMs: a chain of eventfds can lead from one to another.
+    #[pin]
+    pub(crate) bindings: Bindings,
+    /// Held while a descriptor of a VM refers to KVM's file instead of ours, see
+    /// [`VmFile`](vm_file::VmFile).
+    #[pin]
+    pub(crate) lending: Mutex<()>,
+}
+
+impl Overlay {
+    /// Makes one without VMs.
+    pub(crate) fn new(host: Arc<Host>) -> impl PinInit<Self> {
+        pin_init!(Self {
+            host,
+            bindings <- Bindings::new(),
+            lending <- new_mutex!(()),
+        })
+    }
+}

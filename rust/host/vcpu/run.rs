@@ -1,0 +1,224 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The run loop of a vCPU: see [`vcpu`](super).
+
+use kernel::{
+    prelude::*,
+    sync::rcu, //
+};
+use kernel_ext::{
+    ioctl::Ioctl,
+    kvm::Running,
+    once::Once,
+    thread_flags, //
+};
+use pvirq_protocol::{
+    ioctl::EndReason,
+    port::Status,
+    HostState,
+    Vectors, //
+};
+
+use super::{
+    registers::Action,
+    Vcpu, //
+};
+use crate::arch::{
+    Access,
+    Delivery,
+    GuestAccess,
+    MsiInjector,
+    RunArea, //
+};
+
+impl Vcpu {
+    /// Runs the vCPU until the VMM has to do something.
+    ///
+    /// A vCPU on which the guest has never used its interface, and that nothing is bound to, costs next
+    /// to nothing: its descriptor, if there is one, says `Running`, and senders kick it.
+    #[inline(always)]
+    pub(crate) fn run(&self, request: Ioctl<'_>) -> Result<isize> {
+        self.target.runs.add(1);
+        if self.target.begin_blind() {
+            let result = self.real.ioctl(request);
+            self.target.end_blind();
+            let told = self.target.looks() && self.end_blind_force(&result);
+            if !told && (result.is_err() || !self.guest_access()) {
+                return result;
+            }
+            self.target.set_looks();
+        }
+        self.run_told(request)
+    }
+
+    /// Runs the vCPU as [`Vcpu::run`] does, and tells senders where it is.
+    fn run_told(&self, request: Ioctl<'_>) -> Result<isize> {
+        let _turn = self.turn.lock()?;
+        let running = self.target.runner.enter();
+        let run = || self.run_for_vmm(&running, request);
+        let result = self.vm.notifiers.notify(self, run);
+
+        self.leave(&result);
+        result
+    }
+
+    /// Gives the vCPU to its VMM, as `KVM_RUN` returns `result`.
+    #[inline]
+    fn leave(&self, result: &Result<isize>) {
+        if result.is_ok() && self.real.completes_on_entry() {
+            self.with_descriptor(|descriptor| descriptor.set_host_state(HostState::Outside));
+        } else {
+            self.settle();
+        }
+    }
+
+    /// Runs the vCPU until there is an exit that is none of ours.
+    fn run_for_vmm(&self, running: &Running<'_>, request: Ioctl<'_>) -> Result<isize> {
+        loop {
+            self.settle();
+            let result = self.real.ioctl(request);
+            // Both, as both may have set the flag, which either takes back. Kicks come last: one that came
+            // after it was looked for, and lost its flag to the other, would count as made for ever.
+            let forced = self.forced.read_once() && self.end_force(&result);
+            let kicked = running.is_forced() && self.end_kick(running, &result);
+
+            if !kicked && !forced && (result.is_err() || !self.guest_access()) {
+                return result;
+            }
+        }
+    }
+
+    /// Says that the vCPU will not look, and injects what is pending: it is about to enter the guest, or may be saved. By the
+    /// thread that has its turn.
+    #[inline]
+    pub(super) fn settle(&self) {
+        if self.target.has_kicks() {
+            self.inject_kicks();
+        }
+        let guard = rcu::read_lock();
+        let Some(descriptors) = self.vm.descriptors.get(&guard) else {
+            return;
+        };
+        let Some(descriptor) = descriptors.get(self.target.id) else {
+            return;
+        };
+        // In another process KVM is not going to run the vCPU, and nothing can be injected.
+        if !descriptors.messages().is_current() {
+            return;
+        }
+        let vectors = descriptor.leave(HostState::Running);
+        if vectors.is_empty() {
+            return;
+        }
+        let messages = descriptors.messages().clone();
+        guard.unlock();
+
+        self.inject(vectors, &messages);
+        self.with_descriptor(|descriptor| descriptor.publish(&self.counters.get()));
+    }
+
+    /// Injects what the vCPU has been [kicked](Target::kick) for.
+    #[cold]
+    fn inject_kicks(&self) {
+        let messages = self.vm.kicks().filter(|messages| messages.is_current());
+
+        // When the VMM has closed the VM's file, nothing is bound to it any more.
+        if let Some(messages) = messages {
+            self.inject(self.target.take_kicks(), &messages);
+        }
+    }
+
+    fn inject(&self, mut vectors: Vectors, messages: &MsiInjector) {
+        let reserved = vectors.remove_reserved();
+
+        self.counters.drains.add(1);
+        self.counters.dropped_reserved.add(reserved.into());
+        for vector in vectors {
+            // If the VMM has taken our memory away, its guest has one interrupt less.
+            let sent = messages.send(self.target.id, self.target.id, vector);
+            if sent.is_ok() {
+                self.counters.injected.add(1);
+            }
+        }
+    }
+
+    /// Gets the current task out of `KVM_RUN`.
+    pub(super) fn force(&self) {
+        self.forced.write_once(true);
+        self.counters.forced_exits.add(1);
+        thread_flags::set_notify_signal();
+    }
+
+    /// Takes back [`Vcpu::force`], and returns whether it is all that has made `KVM_RUN` return.
+    ///
+    /// If the scheduler forces the vCPU out again meanwhile, the flag may stay behind. Then this is
+    /// called once more than needed, and finds out.
+    fn end_force(&self, result: &Result<isize>) -> bool {
+        self.forced.write_once(false);
+        self.is_alone(thread_flags::clear_notify_signal(), result)
+    }
+
+    /// As [`Vcpu::end_force`], of what has been done by [`Runner::force`](kernel_ext::kvm::Runner).
+    #[cold]
+    fn end_kick(&self, running: &Running<'_>, result: &Result<isize>) -> bool {
+        self.is_alone(running.end(), result)
+    }
+
+    /// As [`Vcpu::end_force`], of what has been done by [`Target::look`](crate::vm::kick_target::Target::look).
+    #[cold]
+    fn end_blind_force(&self, result: &Result<isize>) -> bool {
+        self.is_alone(thread_flags::clear_notify_signal(), result)
+    }
+
+    /// Returns whether nobody but us has made `KVM_RUN` return: no signal, no task work, as `no_signal`
+    /// says, and not the VMM.
+    fn is_alone(&self, no_signal: bool, result: &Result<isize>) -> bool {
+        let interrupted = matches!(result, Err(err) if *err == EINTR);
+        let immediate = self.area.as_ref().is_none_or(RunArea::immediate_exit);
+
+        interrupted && no_signal && !immediate
+    }
+
+    /// Serves the vCPU if it has exited for an access to the guest interface; returns whether it has.
+    #[inline(always)]
+    fn guest_access(&self) -> bool {
+        let Some(area) = &self.area else {
+            return false;
+        };
+        let Some(access) = area.access(self.ports) else {
+            return false;
+        };
+        self.serve(area, access);
+        true
+    }
+
+    /// Serves an access to the guest interface. Out of the way of all other exits.
+    #[cold]
+    fn serve(&self, area: &RunArea, access: Access) {
+        match access {
+            Access::Malformed => area.answer_absent(),
+            Access::Read(offset) => {
+                let registers = self.registers.lock();
+                let value = registers.read(&self.vm.irqchip, self.vm.epoch(), offset);
+                area.answer(value);
+            }
+            Access::Write(offset, value) => {
+                let action = self.registers.lock().write(offset, value);
+                let status = match action {
+                    Action::None => return,
+                    Action::Fail(status) => status,
+                    Action::Register(array) => status_of(self.vm.register(array)),
+                    Action::Unregister if self.vm.end(EndReason::Unregistered) => Status::Ok,
+                    Action::Unregister => Status::NotRegistered,
+                    Action::Idle => self.idle(),
+                };
+                self.registers.lock().set_status(status);
+            }
+        }
+    }
+}
+
+/// The status that the guest reads after a command.
+fn status_of(result: Result<(), Status>) -> Status {
+    result.err().unwrap_or(Status::Ok)
+}
