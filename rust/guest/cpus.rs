@@ -10,7 +10,7 @@ use kernel::{
     prelude::*,
     sync::atomic::Atomic, //
 };
-use kernel_ext_cpu::once::Once;
+use kernel_ext_cpu::read_once::ReadOnce;
 
 use crate::{
     counters::Counters,

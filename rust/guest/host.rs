@@ -15,8 +15,8 @@ use kernel::{
 };
 use kernel_ext_cpu::{
     cpuidle::Idle,
-    once::Once,
     port_io::Ports,
+    read_once::ReadOnce,
     topology, //
 };
 use pvirq_protocol::port::{

@@ -45,7 +45,7 @@ use kernel_ext_cpu::{
         is_of_devices,
         Ipi, //
     },
-    once::Once, //
+    read_once::ReadOnce, //
 };
 use pvirq_protocol::{
     Descriptor,

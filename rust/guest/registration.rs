@@ -50,7 +50,7 @@ use kernel_ext_cpu::{
     },
     cpu_timer::CpuTimer,
     ipi::send_native,
-    once::Once,
+    read_once::ReadOnce,
     topology::{
         apic_id,
         is_online,

@@ -53,11 +53,11 @@ pub(crate) trait GuestAccess {
 }
 
 /// How a posted vector is made pending in a vCPU.
-pub(crate) trait Delivery: Sized {
+pub(crate) trait Inject: Sized {
     /// Makes one for the VM of KVM's file `vm`, which as many threads as `slots` use at a time.
     fn new(vm: ARef<File>, slots: u32) -> Result<Self>;
 
-    /// Returns whether the current process is the VMM: [`Delivery::send`] fails in all others.
+    /// Returns whether the current process is the VMM: [`Inject::send`] fails in all others.
     fn is_current(&self) -> bool;
 
     /// Injects a vector into the vCPU `id`. A slot is for one thread at a time.

@@ -41,7 +41,6 @@ use kernel::{
     prelude::*,
     static_lock_class,
     sync::{
-        atomic::Atomic,
         rcu,
         Arc,
         Mutex, //
@@ -63,7 +62,7 @@ use crate::{
     },
     stats::counter::Counter,
     vm::{
-        kick_target::Target,
+        kick_target::KickTarget,
         Vm, //
     }, //
 };
@@ -82,13 +81,11 @@ use registers::Registers;
 pub(crate) struct Vcpu {
     /// KVM's file.
     pub(crate) real: VcpuFile,
-    pub(crate) target: Arc<Target>,
+    pub(crate) target: Arc<KickTarget>,
     pub(crate) vm: Arc<Vm>,
     /// Held by the thread that runs the vCPU.
     #[pin]
     turn: KillableMutex,
-    /// Whether the scheduler has taken the vCPU out of `KVM_RUN`, or is about to.
-    forced: Atomic<bool>,
     pub(crate) poller: Poller,
     ports: Ports,
     /// Nothing if it could not be found.
@@ -129,7 +126,7 @@ impl Counters {
 
 impl Vcpu {
     /// Takes KVM's file of a vCPU of the current process.
-    pub(crate) fn new(real: VcpuFile, target: Arc<Target>, vm: Arc<Vm>) -> impl PinInit<Self> {
+    pub(crate) fn new(real: VcpuFile, target: Arc<KickTarget>, vm: Arc<Vm>) -> impl PinInit<Self> {
         let area = RunArea::find(real.file()).inspect_err(|err| {
             pr_warn_once!(
                 "a vCPU's memory is out of reach, and it has no guest interface: error {}\n",
@@ -137,12 +134,11 @@ impl Vcpu {
             );
         });
 
-        target.runner.attach(&real);
+        target.kicker.attach(&real);
         pin_init!(Self {
             real,
             target,
             turn <- KillableMutex::new(c"pvirq_vcpu_turn", static_lock_class!()),
-            forced: Atomic::new(false),
             poller: Poller::new(vm.polling.first()),
             ports: vm.host.ports,
             area: area.ok(),

@@ -26,12 +26,12 @@ use kernel::{
 use kernel_ext::{
     kvm,
     preempt::PreemptNotifiers,
-    published::Published, //
+    rcu_box::RcuBox, //
 };
 
 use crate::{
     arch::{
-        Delivery,
+        Inject,
         Irqchip,
         MsiInjector, //
     },
@@ -52,8 +52,8 @@ use halt_poll::{
     HaltPoll,
     Need, //
 };
-use kick_target::Target;
-use memslots::Memory;
+use kick_target::KickTarget;
+use memslots::MemSlots;
 use polling::Polling;
 
 /// What the files of one VM share.
@@ -63,14 +63,14 @@ use polling::Polling;
 pub(crate) struct Vm {
     pub(crate) host: Arc<Host>,
     pub(crate) notifiers: PreemptNotifiers,
-    pub(crate) descriptors: Published<Descriptors>,
+    pub(crate) descriptors: RcuBox<Descriptors>,
     pub(crate) irqchip: Irqchip,
     #[pin]
     pub(crate) polling: Polling,
     #[pin]
     pub(crate) halt_poll: HaltPoll,
     #[pin]
-    pub(crate) memory: Mutex<Memory>,
+    pub(crate) memory: Mutex<MemSlots>,
     /// Whether the VMM allows registrations. Written with `memory` locked.
     pub(crate) allowed: Atomic<bool>,
     #[pin]
@@ -80,7 +80,7 @@ pub(crate) struct Vm {
     file: Mutex<Option<kvm::VmFile>>,
     /// All vCPUs that there have been: KVM makes none twice.
     #[pin]
-    targets: Mutex<List<Target>>,
+    targets: Mutex<List<KickTarget>>,
     /// What injects the vectors that vCPUs are kicked for, if they are, as long as the VMM has our file.
     #[pin]
     kicks: Mutex<Option<Arc<MsiInjector>>>,
@@ -94,11 +94,11 @@ impl Vm {
         pin_init!(Self {
             host,
             notifiers: PreemptNotifiers::enable(),
-            descriptors: Published::empty(),
+            descriptors: RcuBox::empty(),
             irqchip: Irqchip::new(vm_type),
             polling <- polling,
             halt_poll <- HaltPoll::new(),
-            memory <- new_mutex!(Memory::new()),
+            memory <- new_mutex!(MemSlots::new()),
             allowed: Atomic::new(true),
             history <- History::new(),
             file <- new_mutex!(Some(file)),
@@ -113,20 +113,20 @@ impl Vm {
     }
 
     /// Adds a vCPU.
-    pub(crate) fn add_target(&self, target: ListArc<Target>) {
+    pub(crate) fn add_target(&self, target: ListArc<KickTarget>) {
         self.targets.lock().push_back(target);
     }
 
     /// Returns the vCPU with this number.
-    pub(crate) fn target(&self, id: u32) -> Option<Arc<Target>> {
+    pub(crate) fn target(&self, id: u32) -> Option<Arc<KickTarget>> {
         let targets = self.targets.lock();
 
         let target = targets.iter().find(|target| target.id == id)?;
         Some(target.into())
     }
 
-    /// Makes sure that a vCPU can be [kicked](Target::kick). In the VMM's process.
-    pub(crate) fn prepare_kicks(&self, target: &Target) -> Result {
+    /// Makes sure that a vCPU can be [kicked](KickTarget::kick). In the VMM's process.
+    pub(crate) fn prepare_kicks(&self, target: &KickTarget) -> Result {
         let mut kicks = self.kicks.lock();
 
         if kicks.is_none() {
@@ -135,7 +135,7 @@ impl Vm {
             *kicks = Some(Arc::new(messages, GFP_KERNEL_ACCOUNT)?);
         }
         drop(kicks);
-        target.look()
+        target.track()
     }
 
     /// Returns what injects the vectors that vCPUs are kicked for, each vCPU in the slot of its number.
@@ -159,7 +159,7 @@ impl Vm {
         }
     }
 
-    /// Looks again for how long KVM should poll, as the registration or the windows have changed.
+    /// Decides again how long KVM should poll, as the registration or the windows have changed.
     pub(crate) fn update_halt_poll(&self) {
         if let Some(file) = self.file() {
             self.halt_poll.update(&file, || self.need_of_polling());
@@ -189,4 +189,3 @@ impl PinnedDrop for Vm {
         self.host.totals.end_vm();
     }
 }
-

@@ -95,7 +95,7 @@ impl Drop for EventFd {
 ///
 /// The callbacks run with interrupts off and the lock of the eventfd's wait queue held. They must
 /// not signal an eventfd.
-pub trait Woken: Send + Sync {
+pub trait EventFdCallback: Send + Sync {
     /// The eventfd has been signalled, and its counter has been read.
     fn signalled(&self);
 
@@ -109,7 +109,7 @@ pub trait Woken: Send + Sync {
 ///
 /// `entry` is in the wait queue of `eventfd` if `queued` says so, which only the owner asks.
 #[pin_data(PinnedDrop)]
-pub struct Waiter<T: Woken> {
+pub struct Waiter<T: EventFdCallback> {
     entry: Opaque<bindings::wait_queue_entry>,
     queued: Atomic<bool>,
     eventfd: EventFd,
@@ -119,9 +119,9 @@ pub struct Waiter<T: Woken> {
 }
 
 // SAFETY: The entry is changed under the lock of the wait queue only.
-unsafe impl<T: Woken> Send for Waiter<T> {}
+unsafe impl<T: EventFdCallback> Send for Waiter<T> {}
 // SAFETY: As above.
-unsafe impl<T: Woken> Sync for Waiter<T> {}
+unsafe impl<T: EventFdCallback> Sync for Waiter<T> {}
 
 /// What `poll` hands to [`Registration::register`].
 #[repr(C)]
@@ -151,7 +151,7 @@ impl Registration {
     }
 }
 
-impl<T: Woken> Waiter<T> {
+impl<T: EventFdCallback> Waiter<T> {
     /// Returns whom it calls.
     pub fn target(&self) -> &T {
         &self.target
@@ -236,7 +236,7 @@ impl<T: Woken> Waiter<T> {
 }
 
 #[pinned_drop]
-impl<T: Woken> PinnedDrop for Waiter<T> {
+impl<T: EventFdCallback> PinnedDrop for Waiter<T> {
     fn drop(self: Pin<&mut Self>) {
         if !self.queued.load(Relaxed) {
             return;

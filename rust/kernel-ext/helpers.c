@@ -18,14 +18,14 @@
 #include "lapic.h"
 #include "vmx/vmx.h"
 
-bool rust_helper_kvm_vcpu_is_wanted(const struct file *file);
+bool rust_helper_kvm_vcpu_has_pending_event(const struct file *file);
 bool rust_helper_kvm_vcpu_yield_needs_interrupt(const struct file *file);
 bool rust_helper_kvm_vcpu_is_callers(const struct file *file);
 bool rust_helper_kvm_vcpu_completes_on_entry(const struct file *file);
 bool rust_helper_kvm_vcpu_is_in_protected_mode(const struct file *file);
 void rust_helper_kvm_vm_set_halt_poll(const struct file *file, bool override, unsigned int max_ns);
-void rust_helper_kvm_vcpu_force(const struct file *file, struct task_struct *task);
-void rust_helper_kvm_vcpu_force_last(const struct file *file);
+void rust_helper_kvm_vcpu_kick_task(const struct file *file, struct task_struct *task);
+void rust_helper_kvm_vcpu_kick_last(const struct file *file);
 bool rust_helper_fatal_signal_pending(void);
 bool rust_helper_in_interrupt(void);
 bool rust_helper_in_ksoftirqd(void);
@@ -118,7 +118,7 @@ static bool pic_has_interrupt(const struct kvm_vcpu *vcpu)
  * KVM_REQ_EVENT says that there may be an interrupt, but also that there was one whose end KVM has just seen, as after each exit
  * of a guest with a paravirtual EOI. So it does not count, and the interrupt controllers are looked at.
  */
-bool rust_helper_kvm_vcpu_is_wanted(const struct file *file)
+bool rust_helper_kvm_vcpu_has_pending_event(const struct file *file)
 {
 	const struct kvm_vcpu *vcpu = file->private_data;
 	const struct vcpu_vmx *vmx = vcpu_vmx(file);
@@ -197,7 +197,7 @@ void rust_helper_kvm_vm_set_halt_poll(const struct file *file, bool override, un
  * The barrier in rcuwait_wake_up() is between the flag and the mode. It pairs with KVM's between writing the mode and
  * looking for signals.
  */
-void rust_helper_kvm_vcpu_force(const struct file *file, struct task_struct *task)
+void rust_helper_kvm_vcpu_kick_task(const struct file *file, struct task_struct *task)
 {
 	struct kvm_vcpu *vcpu = file->private_data;
 
@@ -207,7 +207,7 @@ void rust_helper_kvm_vcpu_force(const struct file *file, struct task_struct *tas
 }
 
 /* The same for the task that has last begun to run the vCPU, which may be anywhere. */
-void rust_helper_kvm_vcpu_force_last(const struct file *file)
+void rust_helper_kvm_vcpu_kick_last(const struct file *file)
 {
 	struct kvm_vcpu *vcpu = file->private_data;
 	struct task_struct *task;
@@ -217,7 +217,7 @@ void rust_helper_kvm_vcpu_force_last(const struct file *file)
 	read_unlock(&vcpu->pid_lock);
 	if (!task)
 		return;
-	rust_helper_kvm_vcpu_force(file, task);
+	rust_helper_kvm_vcpu_kick_task(file, task);
 	put_task_struct(task);
 }
 

@@ -98,6 +98,8 @@ impl<'a> Ioctl<'a> {
     pub fn write<T: AsBytes>(&self, value: &T) -> Result {
         let address = UserPtr::from_addr(self.arg);
 
-        UserSlice::new(address, size_of::<T>()).writer().write(value)
+        UserSlice::new(address, size_of::<T>())
+            .writer()
+            .write(value)
     }
 }

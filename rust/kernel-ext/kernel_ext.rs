@@ -15,16 +15,16 @@ pub mod file_operations;
 pub mod ioctl;
 pub mod killable;
 pub mod kvm;
-pub mod once;
 pub mod preempt;
-pub mod published;
 pub mod random;
+pub mod rcu_box;
+pub mod read_once;
+pub mod revocable_pages;
 pub mod sched;
 pub mod softirq;
 pub mod thread_flags;
 pub mod user_mapping;
 pub mod user_pages;
-pub mod window;
 
 /// C functions that `kernel::bindings` does not declare.
 mod bindings {
@@ -74,8 +74,8 @@ mod bindings {
         pub(crate) fn single_task_running() -> bool;
 
         /// From `helpers.c`.
-        #[link_name = "rust_helper_kvm_vcpu_is_wanted"]
-        pub(crate) fn kvm_vcpu_is_wanted(file: *const file) -> bool;
+        #[link_name = "rust_helper_kvm_vcpu_has_pending_event"]
+        pub(crate) fn kvm_vcpu_has_pending_event(file: *const file) -> bool;
         #[link_name = "rust_helper_kvm_vcpu_yield_needs_interrupt"]
         pub(crate) fn kvm_vcpu_yield_needs_interrupt(file: *const file) -> bool;
 
@@ -96,12 +96,12 @@ mod bindings {
         pub(crate) fn kvm_vm_set_halt_poll(file: *const file, overrides: bool, max_ns: c_uint);
 
         /// From `helpers.c`.
-        #[link_name = "rust_helper_kvm_vcpu_force"]
-        pub(crate) fn kvm_vcpu_force(file: *const file, task: *mut task_struct);
+        #[link_name = "rust_helper_kvm_vcpu_kick_task"]
+        pub(crate) fn kvm_vcpu_kick_task(file: *const file, task: *mut task_struct);
 
         /// From `helpers.c`.
-        #[link_name = "rust_helper_kvm_vcpu_force_last"]
-        pub(crate) fn kvm_vcpu_force_last(file: *const file);
+        #[link_name = "rust_helper_kvm_vcpu_kick_last"]
+        pub(crate) fn kvm_vcpu_kick_last(file: *const file);
 
         /// From `helpers.c`.
         #[link_name = "rust_helper_fatal_signal_pending"]

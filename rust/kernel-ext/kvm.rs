@@ -33,6 +33,7 @@ use kernel::{
 use crate::{
     file::IoctlFile,
     ioctl::Ioctl,
+    read_once::ReadOnce,
     thread_flags, //
 };
 
@@ -111,9 +112,9 @@ impl VcpuFile {
     /// Any context. Interrupts that are posted to the vCPU (APICv) and not yet moved to its local APIC count,
     /// and so does a timer that only VMX would see expire (kvm-intel's `preemption_timer`).
     #[inline]
-    pub fn is_wanted(&self) -> bool {
+    pub fn has_pending_event(&self) -> bool {
         // SAFETY: By the type invariants the file is a vCPU's, to which it holds a reference.
-        unsafe { crate::bindings::kvm_vcpu_is_wanted(self.0.file().as_ptr()) }
+        unsafe { crate::bindings::kvm_vcpu_has_pending_event(self.0.file().as_ptr()) }
     }
 
     /// Returns whether KVM lets the current task use the vCPU: it is of the process that has made the VM.
@@ -154,32 +155,43 @@ impl VcpuFile {
     }
 }
 
-/// Who runs a vCPU, so that others can get it out of `KVM_RUN`.
+/// Why a thread has been kicked, as bits of [`Kicker::reasons`].
+mod reason {
+    /// A post, by another thread or an interrupt.
+    pub(super) const POST: u32 = 1 << 0;
+    /// The thread's own scheduler callback found something to do.
+    pub(super) const SCHEDULER: u32 = 1 << 1;
+    /// The thread is not tracked, and has to be from now on.
+    pub(super) const TRACK: u32 = 1 << 2;
+}
+
+/// Gets the thread that runs a vCPU out of `KVM_RUN`.
 ///
-/// There is one thread at a time. If there are more, which KVM would keep waiting, the last one counts.
+/// There is one thread at a time. If there are more, of which KVM keeps all but one waiting, the last one counts.
+///
+/// All kicks set `TIF_NOTIFY_SIGNAL`, of which there is one per thread. So there is one word of reasons and one function
+/// that takes it, with the flag: if each reason were taken alone, it would take the flag of another.
 ///
 /// # Concurrency
 ///
-/// The lock protects the file. It is held while a thread is forced, and by that thread while it
-/// [ends](Running::end) that, so that no flag is set on a thread that has left. It is taken with
-/// interrupts off, and what it takes to wake a task is taken under it.
+/// The lock protects the file. It is held while a thread is kicked, and by that thread while it [takes](Kicker::take)
+/// the reasons, so that no flag is set on a thread that has left. It is taken with interrupts off. The locks by which a
+/// task is woken are taken under it.
 ///
-/// A thread writes that it is there, and then looks for what there is to do; others write what there
-/// is to do, and then look for the thread: with a full barrier between on both sides, one sees what
-/// the other wrote. A thread that leaves and others that force are ordered by the same pattern.
-/// So are a thread that takes back the flag for another reason, and others that force it: it has to look
-/// [whether it is forced](Running::is_forced) afterwards.
+/// A thread writes that it is there, and then looks for what there is to do; others write what there is to do, and then
+/// look for the thread. There is a full barrier between on both sides, so that one sees what the other wrote. The same
+/// pattern orders a thread that leaves and others that kick it.
 ///
-/// `timed` is set by whoever starts the timer, and cleared by the timer before it forces the thread: if
-/// it is found set, the timer is yet to do so. It may do it in vain.
+/// `timed` is set by the thread that starts the timer, and cleared by the timer before it kicks: if it is found set, the
+/// timer is yet to do so. It may do it in vain.
 ///
 /// # Invariants
 ///
 /// While `task` is not null, it is in `KVM_RUN`. `file` is a vCPU's.
 #[pin_data(PinnedDrop)]
-pub struct Runner {
+pub struct Kicker {
     task: Atomic<*mut bindings::task_struct>,
-    forced: Atomic<bool>,
+    reasons: Atomic<u32>,
     #[pin]
     file: SpinLockIrq<Option<ARef<File>>>,
     timed: Atomic<bool>,
@@ -190,16 +202,16 @@ pub struct Runner {
 }
 
 // SAFETY: The task is used as the invariants say, and by any thread.
-unsafe impl Send for Runner {}
+unsafe impl Send for Kicker {}
 // SAFETY: As above.
-unsafe impl Sync for Runner {}
+unsafe impl Sync for Kicker {}
 
-impl Runner {
-    /// Makes one for a vCPU that nobody runs.
+impl Kicker {
+    /// Makes one for a vCPU that no thread runs.
     pub fn new() -> impl PinInit<Self> {
         pin_init!(Self {
             task: Atomic::new(null_mut()),
-            forced: Atomic::new(false),
+            reasons: Atomic::new(0),
             file <- new_spinlock_irq!(None),
             timed: Atomic::new(false),
             // SAFETY: The slot is valid.
@@ -215,7 +227,7 @@ impl Runner {
         })
     }
 
-    /// Says whose vCPU it is. The file is kept until [`Runner::detach`].
+    /// Names the vCPU. The file is kept until [`Kicker::detach`].
     pub fn attach(&self, vcpu: &VcpuFile) {
         // INVARIANT: It is a vCPU's.
         let before = self.file.lock().replace(vcpu.file().into());
@@ -224,51 +236,61 @@ impl Runner {
         drop(before);
     }
 
-    /// Lets the vCPU's file go. From then on nobody is forced.
+    /// Drops the vCPU's file. From then on no thread is kicked.
     pub fn detach(&self) {
         let file = self.file.lock().take();
 
         drop(file);
     }
 
-    /// Says that the current task runs the vCPU from now on, until the result is dropped. There is a
-    /// full barrier after that.
+    /// Notes that the current task runs the vCPU until the result is dropped. A full barrier.
     #[inline]
     pub fn enter(&self) -> Running<'_> {
         // INVARIANT: The caller is about to run the vCPU.
         self.task.xchg(Task::current_raw(), Full);
         Running {
-            runner: self,
+            kicker: self,
             _not_send: NotThreadSafe,
         }
     }
 
-    /// Gets the thread that runs the vCPU, if there is one, out of `KVM_RUN`. Any context but NMIs.
+    /// Adds a reason, and returns those that there were. A full barrier.
+    fn add(&self, reason: u32) -> u32 {
+        let mut old = self.reasons.load(Relaxed);
+
+        while let Err(now) = self.reasons.cmpxchg(old, old | reason, Full) {
+            old = now;
+        }
+        old
+    }
+
+    /// Kicks the thread that runs the vCPU, if there is one. Any context but NMIs.
     ///
     /// What it is to find must have been written before, by an operation with a full barrier.
-    pub fn force(&self) {
+    pub fn kick(&self) {
         let file = self.file.lock();
         let Some(file) = file.as_ref() else {
             return;
         };
 
-        // If it has been forced and has not ended that, it has not looked yet.
-        if self.forced.xchg(true, Full) {
+        // If it has been kicked and has not taken that, it has not looked yet.
+        if self.add(reason::POST) & reason::POST != 0 {
             return;
         }
         let task = self.task.load(Relaxed);
         if task.is_null() {
-            self.forced.store(false, Relaxed);
+            // Only this function sets the bit, and only with the lock held.
+            self.reasons.fetch_sub(reason::POST, Relaxed);
             return;
         }
-        // SAFETY: By the type invariants the task runs the vCPU of this file. It has seen the flag, or
+        // SAFETY: By the type invariants the task runs the vCPU of this file. It has seen the reason, or
         // will when it leaves, and waits for the lock then.
-        unsafe { crate::bindings::kvm_vcpu_force(file.as_ptr(), task) };
+        unsafe { crate::bindings::kvm_vcpu_kick_task(file.as_ptr(), task) };
     }
 
-    /// Does what [`Runner::force`] does at `time_ns` of [`monotonic_ns`](crate::sched::monotonic_ns), or
-    /// when others have said before. Any context but NMIs.
-    pub fn force_at(&self, time_ns: u64) {
+    /// Does what [`Kicker::kick`] does at `time_ns` of [`monotonic_ns`](crate::sched::monotonic_ns), or
+    /// at an earlier time that another caller has given. Any context but NMIs.
+    pub fn kick_at(&self, time_ns: u64) {
         if self.timed.xchg(true, Full) {
             return;
         }
@@ -287,31 +309,49 @@ impl Runner {
     ///
     /// To be called as the function of a timer that is in one of these.
     unsafe extern "C" fn expire(timer: *mut bindings::hrtimer) -> bindings::hrtimer_restart {
-        // SAFETY: The runner lives until its timer was cancelled.
+        // SAFETY: The kicker lives until its timer was cancelled.
         let this = unsafe { &*container_of!(Opaque::cast_from(timer), Self, timer) };
 
         this.timed.xchg(false, Full);
-        this.force();
+        this.kick();
         bindings::hrtimer_restart::HRTIMER_NORESTART
     }
 
-    /// Gets the thread that has last begun to run the vCPU, by KVM's own account, out of `KVM_RUN`, if
-    /// it is there. It has not [entered](Runner::enter). Process context.
+    /// Kicks the current thread, which is in `KVM_RUN`, from a callback of the scheduler's.
+    pub fn kick_current(&self) {
+        self.add(reason::SCHEDULER);
+        thread_flags::set_notify_signal();
+    }
+
+    /// Kicks the thread that KVM knows to have last begun to run the vCPU, if it is in `KVM_RUN`. It has not
+    /// [entered](Kicker::enter). Process context.
     ///
-    /// If it is elsewhere, it finds nothing to do when it next returns to user space.
-    pub fn force_last(&self) {
+    /// A thread that is elsewhere finds nothing to do when it next returns to user space.
+    pub fn kick_untracked(&self) {
         // KVM takes its lock of the thread's number with interrupts on, so ours must not be held.
         let file = self.file.lock().clone();
 
+        self.add(reason::TRACK);
         if let Some(file) = file {
             // SAFETY: By the type invariants the file is a vCPU's.
-            unsafe { crate::bindings::kvm_vcpu_force_last(file.as_ptr()) };
+            unsafe { crate::bindings::kvm_vcpu_kick_last(file.as_ptr()) };
         }
+    }
+
+    /// Takes all reasons, with the flag that has made the current thread leave `KVM_RUN`. By the thread that runs the
+    /// vCPU. Returns what [`clear_notify_signal`](thread_flags::clear_notify_signal) does.
+    pub fn take(&self) -> bool {
+        let _guard = self.file.lock();
+
+        // What was written before the thread was kicked is visible from here on. The scheduler's callback cannot come
+        // between these two, as interrupts are off.
+        self.reasons.xchg(0, Full);
+        thread_flags::clear_notify_signal()
     }
 }
 
 #[pinned_drop]
-impl PinnedDrop for Runner {
+impl PinnedDrop for Kicker {
     fn drop(self: Pin<&mut Self>) {
         // SAFETY: The timer was set up. Its function does not drop this.
         unsafe { bindings::hrtimer_cancel(self.timer.get()) };
@@ -321,34 +361,24 @@ impl PinnedDrop for Runner {
 /// The current task runs a vCPU.
 #[must_use = "the task runs the vCPU until this is dropped"]
 pub struct Running<'a> {
-    runner: &'a Runner,
+    kicker: &'a Kicker,
     _not_send: NotThreadSafe,
 }
 
 impl Running<'_> {
-    /// Returns whether somebody may have forced this thread out of `KVM_RUN`.
+    /// Returns whether this thread has been kicked and has not [taken](Kicker::take) that.
     #[inline]
-    pub fn is_forced(&self) -> bool {
-        self.runner.forced.load(Relaxed)
-    }
-
-    /// Takes back what has forced this thread out. Returns what
-    /// [`clear_notify_signal`](thread_flags::clear_notify_signal) does.
-    pub fn end(&self) -> bool {
-        let _guard = self.runner.file.lock();
-
-        // Whatever was written before the thread was forced is visible from here on.
-        self.runner.forced.xchg(false, Full);
-        thread_flags::clear_notify_signal()
+    pub fn is_kicked(&self) -> bool {
+        self.kicker.reasons.read_once() != 0
     }
 }
 
 impl Drop for Running<'_> {
     #[inline]
     fn drop(&mut self) {
-        self.runner.task.xchg(null_mut(), Full);
-        if self.is_forced() {
-            self.end();
+        self.kicker.task.xchg(null_mut(), Full);
+        if self.is_kicked() {
+            self.kicker.take();
         }
     }
 }

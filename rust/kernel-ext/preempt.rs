@@ -25,7 +25,7 @@ use kernel::{
 
 /// Why a task leaves its CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Leaving {
+pub enum SchedOut {
     /// It could go on, but another one is to run.
     Preempted,
     /// It waits for something.
@@ -38,7 +38,7 @@ pub trait PreemptNotified {
     ///
     /// Called by the scheduler, with interrupts off and the run queue's lock held: nothing may be
     /// woken up, and no lock be taken that is ever held while something is.
-    fn sched_out(&self, why: Leaving);
+    fn sched_out(&self, why: SchedOut);
 
     /// The current task is back on a CPU.
     ///
@@ -124,9 +124,9 @@ impl<T: PreemptNotified> Frame<'_, T> {
         };
 
         frame.target.sched_out(if runnable {
-            Leaving::Preempted
+            SchedOut::Preempted
         } else {
-            Leaving::Blocked
+            SchedOut::Blocked
         });
     }
 }

@@ -28,7 +28,7 @@ use kernel::{
     }, //
 };
 
-use crate::window::Window;
+use crate::revocable_pages::RevocablePages;
 
 /// `NUMA_NO_NODE`.
 const NO_NODE: c_int = -1;
@@ -133,7 +133,7 @@ impl Drop for Pinned {
 /// `address` is the kernel's mapping of all of `pinned`. `window` shows them, and is closed first.
 pub struct UserPages {
     address: NonNull<u8>,
-    window: Arc<Window>,
+    window: Arc<RevocablePages>,
     pinned: Pinned,
 }
 
@@ -164,7 +164,7 @@ impl UserPages {
         let address = NonNull::new(address.cast()).ok_or(ENOMEM)?;
         // SAFETY: So many pages have just been mapped there, and stay until this is dropped. Without a
         // window nobody sees them.
-        let window = unsafe { Window::new(address, pinned.count()) }.inspect_err(|_| {
+        let window = unsafe { RevocablePages::new(address, pinned.count()) }.inspect_err(|_| {
             // SAFETY: They are not used any more.
             unsafe { crate::bindings::vm_unmap_ram(address.as_ptr().cast(), count) };
         })?;
@@ -177,7 +177,7 @@ impl UserPages {
     }
 
     /// Returns the window by which processes can map the pages, until it is closed.
-    pub fn window(&self) -> &Arc<Window> {
+    pub fn window(&self) -> &Arc<RevocablePages> {
         &self.window
     }
 

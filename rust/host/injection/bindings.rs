@@ -4,7 +4,7 @@
 //!
 //! A VMM binds an eventfd, the source, to a vector of a vCPU, to another eventfd, the sink, or to both.
 //! When the source is signalled, its [`TopHalf`] posts the vector, and is done if the vCPU will look.
-//! If the vCPU will not, and there is no sink, it [kicks](Target::kick) the vCPU. A sink is for a [bottom
+//! If the vCPU will not, and there is no sink, it [kicks](KickTarget::kick) the vCPU. A sink is for a [bottom
 //! half](crate::injection::softirq) to signal, as an eventfd's callback must not signal another eventfd: KVM's
 //! irqfd routes it to where the VMM wants it.
 //!
@@ -14,8 +14,8 @@
 //! |--------------|-------------------------------------------------------------------|
 //! | [`TopHalf`]  | the waiter in the eventfd's wait queue                            |
 //! | the waiter   | [`Bindings`], until it is unbound or the VM's file is closed      |
-//! | [`Source`]   | its top half, and while it is in a queue, the queue               |
-//! | [`Target`]   | the VM, and the sources that are bound to it                      |
+//! | [`Delivery`]   | its top half, and while it is in a queue, the queue               |
+//! | [`KickTarget`]   | the VM, and the sources that are bound to it                      |
 //!
 //! To unbind is to take the waiter out of the wait queue, after which no top half runs, and then to
 //! wait until no bottom half delivers for the source. If the eventfd's last descriptor is closed, its
@@ -57,8 +57,8 @@ use kernel::{
 };
 use kernel_ext::eventfd::{
     EventFd,
+    EventFdCallback, //
     Waiter,
-    Woken, //
 };
 use pvirq_protocol::{
     ioctl,
@@ -67,11 +67,11 @@ use pvirq_protocol::{
 };
 
 use super::{
-    delivery::Source,
+    delivery::Delivery,
     softirq::Kind, //
 };
 use crate::vm::{
-    kick_target::Target,
+    kick_target::KickTarget,
     Vm, //
 };
 
@@ -79,8 +79,8 @@ use crate::vm::{
 pub(crate) struct TopHalf {
     vm: Arc<Vm>,
     /// What is posted, and to whom.
-    post: Option<(Arc<Target>, Vector)>,
-    source: Arc<Source>,
+    post: Option<(Arc<KickTarget>, Vector)>,
+    source: Arc<Delivery>,
     kind: Kind,
     /// Whether the eventfd's last descriptor has been closed.
     closed: Atomic<bool>,
@@ -88,7 +88,7 @@ pub(crate) struct TopHalf {
 
 impl TopHalf {
     /// Posts to the guest's descriptor, if it has one.
-    fn post_to_guest(&self, target: &Target, vector: Vector) -> Option<Posted> {
+    fn post_to_guest(&self, target: &KickTarget, vector: Vector) -> Option<Posted> {
         let guard = rcu::read_lock();
         let descriptors = self.vm.descriptors.get(&guard)?;
 
@@ -107,7 +107,7 @@ impl TopHalf {
     }
 }
 
-impl Woken for TopHalf {
+impl EventFdCallback for TopHalf {
     fn signalled(&self) {
         if self.closed.load(Relaxed) {
             return;
@@ -122,7 +122,7 @@ impl Woken for TopHalf {
         }
         if self.source.sink().is_none() {
             self.source.counters.delivered.count();
-        } else if let Some(source) = Source::signal(&self.source) {
+        } else if let Some(source) = Delivery::signal(&self.source) {
             bottom_halves.push(self.kind, source);
         }
     }
@@ -153,7 +153,7 @@ pub(crate) struct Bindings {
 pub(crate) struct Bind {
     /// A file that is an eventfd.
     pub(crate) file: ARef<File>,
-    pub(crate) post: Option<(Arc<Target>, Vector)>,
+    pub(crate) post: Option<(Arc<KickTarget>, Vector)>,
     pub(crate) sink: Option<EventFd>,
     pub(crate) kind: Kind,
 }
@@ -193,7 +193,7 @@ impl Bindings {
                 return Err(ELOOP);
             }
         }
-        let source = Arc::pin_init(Source::new(sink), GFP_KERNEL_ACCOUNT)?;
+        let source = Arc::pin_init(Delivery::new(sink), GFP_KERNEL_ACCOUNT)?;
         let top_half = TopHalf {
             vm: vm.clone(),
             post,

@@ -9,7 +9,7 @@
 //!
 //! # Concurrency
 //!
-//! All that is known of a source is one word, [`Source::state`], which only read-modify-write
+//! All that is known of a source is one word, [`Delivery::state`], which only read-modify-write
 //! operations with full barriers change:
 //!
 //! - `OWNED`: somebody has the source in a queue or delivers for it. Whoever sets it puts the source
@@ -53,7 +53,7 @@ const STOPPING: u32 = 1 << 2;
 
 /// What is bound to something.
 #[pin_data]
-pub(crate) struct Source {
+pub(crate) struct Delivery {
     /// The eventfd that a bottom half signals. Without one there is nothing for it to do.
     sink: Option<EventFd>,
     state: Atomic<u32>,
@@ -68,13 +68,13 @@ pub(crate) struct Source {
 }
 
 impl_list_arc_safe! {
-    impl ListArcSafe<0> for Source { tracked_by tracker: AtomicTracker; }
+    impl ListArcSafe<0> for Delivery { tracked_by tracker: AtomicTracker; }
 }
 impl_list_item! {
-    impl ListItem<0> for Source { using ListLinks { self.links }; }
+    impl ListItem<0> for Delivery { using ListLinks { self.links }; }
 }
 
-impl Source {
+impl Delivery {
     pub(crate) fn new(sink: Option<EventFd>) -> impl PinInit<Self> {
         pin_init!(Self {
             sink,
@@ -135,7 +135,7 @@ impl Source {
     }
 
     /// Waits until nobody delivers for the source any more. What it was signalled for is delivered by
-    /// then. Once; nobody may signal it any more. Process context.
+    /// then. ReadOnce; nobody may signal it any more. Process context.
     pub(crate) fn stop(&self) {
         if self.update(|state| state | STOPPING) & OWNED != 0 {
             self.stopped.wait_for_completion();

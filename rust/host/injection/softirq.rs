@@ -56,7 +56,7 @@ use pvirq_protocol::{
 use super::delivery::{
     Counter,
     Counters,
-    Source, //
+    Delivery, //
 };
 
 /// How many sources a bottom half delivers for before others have their turn, as NAPI's weight.
@@ -103,7 +103,7 @@ pub(crate) struct Queue {
 
 #[derive(Default)]
 struct Waiting {
-    sources: List<Source>,
+    sources: List<Delivery>,
     /// Whether the bottom half runs, or is going to.
     active: bool,
 }
@@ -120,7 +120,7 @@ impl Queue {
     }
 
     /// Adds a source, and returns whether the bottom half has to be started.
-    fn push(&self, source: ListArc<Source>) -> bool {
+    fn push(&self, source: ListArc<Delivery>) -> bool {
         self.counters.queued.count();
         source.counters.queued.count();
 
@@ -130,7 +130,7 @@ impl Queue {
         !core::mem::replace(&mut waiting.active, true)
     }
 
-    fn pop(&self) -> Option<ListArc<Source>> {
+    fn pop(&self) -> Option<ListArc<Delivery>> {
         self.waiting.lock().sources.pop_front()
     }
 
@@ -169,7 +169,7 @@ impl Runs for Queue {
             let Some(source) = self.pop() else {
                 break;
             };
-            if let Some(again) = Source::deliver(source) {
+            if let Some(again) = Delivery::deliver(source) {
                 self.push(again);
             }
             self.counters.delivered.count();
@@ -218,7 +218,7 @@ impl<B: BottomHalf> Lane<B> {
     }
 
     /// Has the bottom half of this CPU deliver for a source. Interrupts are off.
-    fn push(&self, source: ListArc<Source>) {
+    fn push(&self, source: ListArc<Delivery>) {
         if !self.queue.push(source) {
             return;
         }
@@ -272,7 +272,7 @@ impl BottomHalves {
     }
 
     /// Has the bottom half of this CPU deliver for a source. Interrupts are off.
-    pub(crate) fn push(&self, kind: Kind, source: ListArc<Source>) {
+    pub(crate) fn push(&self, kind: Kind, source: ListArc<Delivery>) {
         let cpu = CpuId::current().as_u32() as usize;
 
         // There are as many as there can be CPUs.

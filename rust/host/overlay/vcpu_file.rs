@@ -37,7 +37,7 @@ use crate::{
     kvm::KVM_RUN,
     vcpu::Vcpu,
     vm::{
-        kick_target::Target,
+        kick_target::KickTarget,
         Vm, //
     }, //
 };
@@ -48,7 +48,7 @@ pub(crate) fn create(vm: &Arc<Vm>, real: &File, request: Ioctl<'_>) -> Result<is
     let name = CString::try_from_fmt(fmt!("kvm-vcpu:{}", request.arg() as i32))?;
     let this = UniqueArc::new_uninit(GFP_KERNEL_ACCOUNT)?;
     let target = UniqueArc::pin_init(
-        Target::new(request.arg() as u32, vm.host.moderation_ns),
+        KickTarget::new(request.arg() as u32, vm.host.moderation_ns),
         GFP_KERNEL_ACCOUNT,
     )?;
     let (target, live) = ListArc::pair_from_pin_unique(target);
@@ -108,7 +108,7 @@ impl FileOperations for Vcpu {
     }
 
     fn release(this: Arc<Self>) {
-        this.target.runner.detach();
+        this.target.kicker.detach();
         this.vm.host.totals.end_vcpu(&this.target);
     }
 }

@@ -121,7 +121,7 @@ impl VmFile {
     /// Passes on `KVM_ENABLE_CAP` for a capability that names another VM.
     ///
     /// KVM takes nothing but its own files for the VM whose encryption context is to be copied or
-    /// moved. So it finds its own behind the descriptor while it looks.
+    /// moved. So it finds its own behind the descriptor while it events.
     fn lend(&self, capability: &kvm_enable_cap, request: Ioctl<'_>) -> Result<isize> {
         let forward = || self.real.file().ioctl(request);
         // KVM takes the lower half as well.

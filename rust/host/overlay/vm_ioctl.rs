@@ -38,7 +38,7 @@ use crate::{
     kvm::KVM_CHECK_EXTENSION,
     posting::descriptors_file::DescriptorsFile,
     vm::{
-        kick_target::Target,
+        kick_target::KickTarget,
         Vm, //
     }, //
 };
@@ -168,7 +168,7 @@ fn bind(vm: &Arc<Vm>, bindings: &Bindings, real: &File, request: Ioctl<'_>) -> R
 }
 
 /// Returns what `bind` is to post, and to whom.
-fn target(vm: &Vm, bind: &ioctl::Bind) -> Result<(Arc<Target>, Vector)> {
+fn target(vm: &Vm, bind: &ioctl::Bind) -> Result<(Arc<KickTarget>, Vector)> {
     let vector = u8::try_from(bind.vector).map_err(|_| ERANGE)?;
     let vector = Vector::new(vector).map_err(|_| ERANGE)?;
     let target = vm.target(bind.vcpu).ok_or(ENOENT)?;

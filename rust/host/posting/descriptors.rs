@@ -12,12 +12,12 @@ use kernel::{
     sync::Arc, //
 };
 use kernel_ext::{
+    revocable_pages::RevocablePages, //
     user_pages::{
         LockedPages,
         Shared,
         UserPages, //
     },
-    window::Window, //
 };
 use pvirq_protocol::{
     port::{
@@ -32,7 +32,7 @@ use pvirq_protocol::{
 use super::epoch::Epoch;
 use crate::{
     arch::{
-        Delivery,
+        Inject,
         MsiInjector, //
     },
     vm::polling::Windows, //
@@ -58,7 +58,7 @@ pub(crate) struct Descriptors {
 
 impl Descriptors {
     /// Pins and maps `array`, which has been [checked](Array::check) and is at `user` in the current
-    /// process. Nobody knows of it before it is [published](kernel_ext::published::Published).
+    /// process. Nobody knows of it before it is [published](kernel_ext::rcu_box::RcuBox).
     pub(crate) fn new(
         array: Array,
         user: u64,
@@ -135,7 +135,7 @@ impl Descriptors {
 
     /// Returns the window by which VMMs map the descriptors, how many bytes of it are before the first
     /// one, and how many there are.
-    pub(crate) fn window(&self) -> (Arc<Window>, u32, u32) {
+    pub(crate) fn window(&self) -> (Arc<RevocablePages>, u32, u32) {
         let offset = self.user as usize % PAGE_SIZE;
 
         (self.pages.window().clone(), offset as u32, self.array.count)

@@ -8,7 +8,7 @@
 //!
 //! # Concurrency
 //!
-//! That of [`Window`], which is closed before what is pending in the descriptors is delivered. A post that
+//! That of [`RevocablePages`], which is closed before what is pending in the descriptors is delivered. A post that
 //! began in the guest's descriptor and ends in a blank one is among that, if its bit was set before: it
 //! finds no bit to take back, as if the vCPU had looked. One whose bit is set in the blank one finds nobody
 //! who looks there, and takes it back.
@@ -32,9 +32,9 @@ use kernel_ext::{
         FileOps, //
     },
     ioctl::Ioctl,
-    window::{
+    revocable_pages::{
         Opened,
-        Window, //
+        RevocablePages, //
     }, //
 };
 
@@ -43,7 +43,7 @@ pub(crate) struct DescriptorsFile(Opened);
 
 impl DescriptorsFile {
     /// Makes a file by which what is in a window can be mapped.
-    pub(crate) fn create(window: &Arc<Window>) -> Result<ARef<File>> {
+    pub(crate) fn create(window: &Arc<RevocablePages>) -> Result<ARef<File>> {
         let new = AnonFile::<Self>::with_inode(c"pvirq-descriptors", flags::O_RDWR)?;
         let this = Self(window.open(new.file())?);
 

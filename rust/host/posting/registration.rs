@@ -46,7 +46,7 @@ use pvirq_protocol::{
 use super::descriptors::Descriptors;
 use crate::{
     arch::{
-        Delivery,
+        Inject,
         MsiInjector,
         VmEvents, //
     },
@@ -55,7 +55,7 @@ use crate::{
         KVM_CHECK_EXTENSION, //
     },
     vm::{
-        memslots::Memory,
+        memslots::MemSlots,
         Vm, //
     }, //
 };
@@ -91,7 +91,7 @@ impl Vm {
     }
 
     /// Returns where an array of `len` bytes is in the VMM, if descriptors may be registered there.
-    fn place(&self, memory: &Memory, array: Array, len: u64) -> Result<u64, Status> {
+    fn place(&self, memory: &MemSlots, array: Array, len: u64) -> Result<u64, Status> {
         if !self.allowed.load(Relaxed) {
             return Err(Status::Forbidden);
         }
@@ -120,7 +120,7 @@ impl Vm {
     /// Ends the registration, if there is one, and puts `new` in its place. Returns whether there was one.
     ///
     /// When this returns, no sender finds a state by which a vCPU will look, and what was pending has been injected.
-    fn exchange(&self, _memory: &Memory, new: Option<KBox<Descriptors>>, why: EndReason) -> bool {
+    fn exchange(&self, _memory: &MemSlots, new: Option<KBox<Descriptors>>, why: EndReason) -> bool {
         let Some(old) = self.descriptors.replace(new) else {
             return false;
         };
@@ -194,12 +194,12 @@ impl Vm {
         self.descriptors.get(&guard).is_some_and(|descriptors| {
             let (array, _) = descriptors.place();
 
-            Memory::logs(region, array.address, array.len())
+            MemSlots::logs(region, array.address, array.len())
         })
     }
 
     /// Returns whether the descriptors are at another place in the VMM than they were, or at none.
-    fn has_moved(&self, memory: &Memory) -> bool {
+    fn has_moved(&self, memory: &MemSlots) -> bool {
         let guard = rcu::read_lock();
 
         self.descriptors.get(&guard).is_some_and(|descriptors| {

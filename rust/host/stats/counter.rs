@@ -3,7 +3,7 @@
 //! Counters that cost next to nothing.
 
 use kernel::sync::atomic::Atomic;
-use kernel_ext::once::Once;
+use kernel_ext::read_once::ReadOnce;
 
 /// A counter that one thread at a time adds to, and any reads.
 ///

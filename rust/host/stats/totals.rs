@@ -19,7 +19,7 @@ use kernel::{
     sync::Mutex, //
 };
 
-use crate::vm::kick_target::Target;
+use crate::vm::kick_target::KickTarget;
 
 /// The module's totals.
 #[pin_data]
@@ -32,7 +32,7 @@ pub(crate) struct Totals {
 struct Inner {
     vms: Population,
     vcpus: Population,
-    live_vcpus: List<Target, 1>,
+    live_vcpus: List<KickTarget, 1>,
     /// The runs of the vCPUs that are gone.
     past_runs: u64,
 }
@@ -73,7 +73,7 @@ impl Totals {
     }
 
     /// Counts a new vCPU, and its runs from now on.
-    pub(crate) fn begin_vcpu(&self, vcpu: ListArc<Target, 1>) {
+    pub(crate) fn begin_vcpu(&self, vcpu: ListArc<KickTarget, 1>) {
         let mut inner = self.inner.lock();
 
         inner.vcpus.begin();
@@ -81,7 +81,7 @@ impl Totals {
     }
 
     /// Counts a vCPU as gone, and its runs among those of the past.
-    pub(crate) fn end_vcpu(&self, vcpu: &Target) {
+    pub(crate) fn end_vcpu(&self, vcpu: &KickTarget) {
         let mut inner = self.inner.lock();
 
         inner.vcpus.end();

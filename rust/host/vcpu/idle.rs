@@ -3,8 +3,8 @@
 //! Idle vCPUs: the guest's idle call, and what the scheduler says of their threads. See [`poller`](crate::vcpu::poller).
 
 use kernel_ext::preempt::{
-    Leaving,
     PreemptNotified, //
+    SchedOut,
 };
 use pvirq_protocol::{
     port::Status,
@@ -14,7 +14,7 @@ use pvirq_protocol::{
 };
 
 use super::{
-    poller::Looks,
+    poller::PollEvents,
     Vcpu, //
 };
 use crate::vm::polling::Windows;
@@ -51,7 +51,7 @@ impl Vcpu {
     }
 }
 
-impl Looks for Vcpu {
+impl PollEvents for Vcpu {
     #[inline]
     fn hits(&self) -> Option<u32> {
         self.with_descriptor(Descriptor::idle_hits)
@@ -64,14 +64,14 @@ impl Looks for Vcpu {
 
     #[inline]
     fn wanted(&self) -> bool {
-        self.real.is_wanted()
+        self.real.has_pending_event()
     }
 }
 
 impl PreemptNotified for Vcpu {
-    fn sched_out(&self, why: Leaving) {
+    fn sched_out(&self, why: SchedOut) {
         match why {
-            Leaving::Preempted => {
+            SchedOut::Preempted => {
                 // A sender that spins gets this vCPU a CPU by KVM's directed yield, which may need an interrupt
                 // that KVM knows of. A post would make both wait for the end of a time slice there. So the
                 // state stays `Running`, which it is in `KVM_RUN`.
@@ -86,7 +86,7 @@ impl PreemptNotified for Vcpu {
                     }
                 });
             }
-            Leaving::Blocked => {
+            SchedOut::Blocked => {
                 self.with_registration(|epoch, descriptor| {
                     descriptor.set_host_state(HostState::Blocked);
                     self.poller.sleep(epoch);
@@ -104,7 +104,8 @@ impl PreemptNotified for Vcpu {
         });
 
         if pending == Some(true) {
-            self.force();
+            self.counters.forced_exits.add(1);
+            self.target.kicker.kick_current();
         }
     }
 }

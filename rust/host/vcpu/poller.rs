@@ -35,7 +35,7 @@ use kernel::{
     sync::atomic::Atomic, //
 };
 use kernel_ext::{
-    once::Once,
+    read_once::ReadOnce,
     sched::{
         is_contended,
         local_clock_ns,
@@ -92,8 +92,8 @@ struct Counters {
     polled_ns: Counter,
 }
 
-/// Where a vCPU that polls in the host looks.
-pub(crate) trait Looks {
+/// Where a vCPU that polls in the host events.
+pub(crate) trait PollEvents {
     /// How many idle periods the guest has polled through; nothing if there is no descriptor any more.
     fn hits(&self) -> Option<u32>;
     /// Whether something is posted; nothing if there is no descriptor any more.
@@ -147,11 +147,11 @@ impl Poller {
         &self,
         polling: &Polling,
         windows: Windows,
-        looks: &impl Looks,
+        events: &impl PollEvents,
         idle_ns: u64,
     ) -> Windows {
         let before = self.known.hits.read_once();
-        let hits = looks.hits().unwrap_or(before);
+        let hits = events.hits().unwrap_or(before);
 
         self.known.hits.write_once(hits);
         polling.next(&self.known, windows, hits.wrapping_sub(before), idle_ns)
@@ -184,7 +184,7 @@ impl Poller {
 
     /// Polls on behalf of an idle vCPU, and returns what has ended it: nothing if the registration has ended. Process
     /// context.
-    pub(crate) fn poll(&self, polling: &Polling, looks: &impl Looks) -> Option<IdleEnd> {
+    pub(crate) fn poll(&self, polling: &Polling, events: &impl PollEvents) -> Option<IdleEnd> {
         let start = local_clock_ns();
         let windows = self.set_windows(polling.current(self.windows()));
         let stolen = self.is_stolen(start);
@@ -193,7 +193,7 @@ impl Poller {
         } else if stolen || is_contended() {
             (Some(IdleEnd::Contended), 0)
         } else {
-            self.poll_within_budget(polling, start, windows.host_ns, looks)
+            self.poll_within_budget(polling, start, windows.host_ns, events)
         };
         let idle_ns = u64::from(windows.guest_ns).saturating_add(polled);
         self.since_ns.write_once(0);
@@ -204,7 +204,7 @@ impl Poller {
                     _ => &self.counters.events,
                 };
                 hits.add(1);
-                self.set_windows(self.next(polling, windows, looks, idle_ns));
+                self.set_windows(self.next(polling, windows, events, idle_ns));
             }
             IdleEnd::Contended => {
                 self.counters.contended.add(1);
@@ -237,13 +237,13 @@ impl Poller {
         polling: &Polling,
         start: u64,
         want_ns: u32,
-        looks: &impl Looks,
+        events: &impl PollEvents,
     ) -> (Option<IdleEnd>, u64) {
         let granted = polling.budget.lock().take(start, want_ns);
         if granted == 0 {
             return (Some(IdleEnd::Contended), 0);
         }
-        let end = Self::poll_until(start.saturating_add(granted.into()), looks);
+        let end = Self::poll_until(start.saturating_add(granted.into()), events);
         // It does not end on the dot.
         let polled = local_clock_ns().saturating_sub(start);
 
@@ -253,12 +253,12 @@ impl Poller {
     }
 
     /// Returns nothing if there is no descriptor any more.
-    fn poll_until(deadline: u64, looks: &impl Looks) -> Option<IdleEnd> {
+    fn poll_until(deadline: u64, events: &impl PollEvents) -> Option<IdleEnd> {
         loop {
-            if looks.posted()? {
+            if events.posted()? {
                 return Some(IdleEnd::Posted);
             }
-            if looks.wanted() || thread_flags::signal_pending() {
+            if events.wanted() || thread_flags::signal_pending() {
                 return Some(IdleEnd::Event);
             }
             if is_contended() {
@@ -302,7 +302,7 @@ impl Poller {
     pub(crate) fn wake(
         &self,
         polling: &Polling,
-        looks: &impl Looks,
+        events: &impl PollEvents,
         epoch: u32,
     ) -> Option<Windows> {
         if !self.is_of(epoch) {
@@ -326,7 +326,7 @@ impl Poller {
         let next = if is_contended() {
             Windows::NONE
         } else {
-            self.next(polling, windows, looks, self.idle_ns())
+            self.next(polling, windows, events, self.idle_ns())
         };
         self.since_ns.write_once(0);
         (next != windows).then(|| self.set_windows(next))

@@ -8,9 +8,7 @@ use kernel::{
 };
 use kernel_ext::{
     ioctl::Ioctl,
-    kvm::Running,
-    once::Once,
-    thread_flags, //
+    kvm::Running, //
 };
 use pvirq_protocol::{
     ioctl::EndReason,
@@ -25,36 +23,36 @@ use super::{
 };
 use crate::arch::{
     Access,
-    Delivery,
     GuestAccess,
+    Inject,
     MsiInjector,
     RunArea, //
 };
 
 impl Vcpu {
-    /// Runs the vCPU until the VMM has to do something.
+    /// Runs the vCPU until its VMM has to do something.
     ///
-    /// A vCPU on which the guest has never used its interface, and that nothing is bound to, costs next
+    /// A vCPU on which the guest has never used its interface, and that nothing is bound to, is not tracked and costs next
     /// to nothing: its descriptor, if there is one, says `Running`, and senders kick it.
     #[inline(always)]
     pub(crate) fn run(&self, request: Ioctl<'_>) -> Result<isize> {
         self.target.runs.add(1);
-        if self.target.begin_blind() {
+        if self.target.begin_untracked() {
             let result = self.real.ioctl(request);
-            self.target.end_blind();
-            let told = self.target.looks() && self.end_blind_force(&result);
-            if !told && (result.is_err() || !self.guest_access()) {
+            self.target.end_untracked();
+            let kicked = self.target.is_tracked() && self.take_kick(&result);
+            if !kicked && (result.is_err() || !self.guest_access()) {
                 return result;
             }
-            self.target.set_looks();
+            self.target.set_tracked();
         }
-        self.run_told(request)
+        self.run_tracked(request)
     }
 
     /// Runs the vCPU as [`Vcpu::run`] does, and tells senders where it is.
-    fn run_told(&self, request: Ioctl<'_>) -> Result<isize> {
+    fn run_tracked(&self, request: Ioctl<'_>) -> Result<isize> {
         let _turn = self.turn.lock()?;
-        let running = self.target.runner.enter();
+        let running = self.target.kicker.enter();
         let run = || self.run_for_vmm(&running, request);
         let result = self.vm.notifiers.notify(self, run);
 
@@ -72,17 +70,14 @@ impl Vcpu {
         }
     }
 
-    /// Runs the vCPU until there is an exit that is none of ours.
+    /// Runs the vCPU until an exit that user space must handle.
     fn run_for_vmm(&self, running: &Running<'_>, request: Ioctl<'_>) -> Result<isize> {
         loop {
             self.settle();
             let result = self.real.ioctl(request);
-            // Both, as both may have set the flag, which either takes back. Kicks come last: one that came
-            // after it was looked for, and lost its flag to the other, would count as made for ever.
-            let forced = self.forced.read_once() && self.end_force(&result);
-            let kicked = running.is_forced() && self.end_kick(running, &result);
+            let kicked = running.is_kicked() && self.take_kick(&result);
 
-            if !kicked && !forced && (result.is_err() || !self.guest_access()) {
+            if !kicked && (result.is_err() || !self.guest_access()) {
                 return result;
             }
         }
@@ -117,7 +112,7 @@ impl Vcpu {
         self.with_descriptor(|descriptor| descriptor.publish(&self.counters.get()));
     }
 
-    /// Injects what the vCPU has been [kicked](Target::kick) for.
+    /// Injects what the vCPU has been [kicked](KickTarget::kick) for.
     #[cold]
     fn inject_kicks(&self) {
         let messages = self.vm.kicks().filter(|messages| messages.is_current());
@@ -142,37 +137,11 @@ impl Vcpu {
         }
     }
 
-    /// Gets the current task out of `KVM_RUN`.
-    pub(super) fn force(&self) {
-        self.forced.write_once(true);
-        self.counters.forced_exits.add(1);
-        thread_flags::set_notify_signal();
-    }
-
-    /// Takes back [`Vcpu::force`], and returns whether it is all that has made `KVM_RUN` return.
-    ///
-    /// If the scheduler forces the vCPU out again meanwhile, the flag may stay behind. Then this is
-    /// called once more than needed, and finds out.
-    fn end_force(&self, result: &Result<isize>) -> bool {
-        self.forced.write_once(false);
-        self.is_alone(thread_flags::clear_notify_signal(), result)
-    }
-
-    /// As [`Vcpu::end_force`], of what has been done by [`Runner::force`](kernel_ext::kvm::Runner).
+    /// Takes the kicks of the current thread, and returns whether they are all that has made `KVM_RUN` return: there is no
+    /// signal, no task work, and the VMM has not asked for it.
     #[cold]
-    fn end_kick(&self, running: &Running<'_>, result: &Result<isize>) -> bool {
-        self.is_alone(running.end(), result)
-    }
-
-    /// As [`Vcpu::end_force`], of what has been done by [`Target::look`](crate::vm::kick_target::Target::look).
-    #[cold]
-    fn end_blind_force(&self, result: &Result<isize>) -> bool {
-        self.is_alone(thread_flags::clear_notify_signal(), result)
-    }
-
-    /// Returns whether nobody but us has made `KVM_RUN` return: no signal, no task work, as `no_signal`
-    /// says, and not the VMM.
-    fn is_alone(&self, no_signal: bool, result: &Result<isize>) -> bool {
+    fn take_kick(&self, result: &Result<isize>) -> bool {
+        let no_signal = self.target.kicker.take();
         let interrupted = matches!(result, Err(err) if *err == EINTR);
         let immediate = self.area.as_ref().is_none_or(RunArea::immediate_exit);
 

@@ -34,7 +34,7 @@ use crate::arch::{
 impl Vcpu {
     /// Waits until no thread runs the vCPU. Returns nothing if it is not tracked, or KVM is going to refuse the call.
     fn take_turn(&self) -> Result<Option<KillableGuard<'_>>> {
-        (self.target.looks() && self.real.is_callers())
+        (self.target.is_tracked() && self.real.is_callers())
             .then(|| self.turn.lock())
             .transpose()
     }

@@ -83,7 +83,7 @@ impl HaltPoll {
         }
     }
 
-    /// Looks again, as the registration or the windows have changed.
+    /// Decides again, as the registration or the windows have changed.
     pub(crate) fn update(&self, vm: &VmFile, need: impl FnOnce() -> Need) {
         self.inner.lock().update(vm, need());
     }

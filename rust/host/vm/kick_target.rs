@@ -10,11 +10,11 @@
 //! # Concurrency
 //!
 //! Whoever kicks sets a bit and then looks for the thread; a thread says that it is there and then
-//! looks for bits. The barriers are those of the posting protocol and of [`Runner`]. Any context but
+//! looks for bits. The barriers are those of the posting protocol and of [`Kicker`]. Any context but
 //! NMIs.
 //!
-//! Threads whose vCPU nobody has ever posted to do not say so. They are blind: [`Target::blind`] is
-//! set, and the barrier between that and reading [`Target::looks`] is one on all CPUs, of whoever sets
+//! Threads whose vCPU nobody has ever posted to do not say so. They are blind: [`KickTarget::blind`] is
+//! set, and the barrier between that and reading [`KickTarget::looks`] is one on all CPUs, of whoever sets
 //! that for the first time. It then gets the thread out of `KVM_RUN`, whichever it is.
 
 use kernel::{
@@ -27,8 +27,8 @@ use kernel::{
     sync::atomic::Atomic, //
 };
 use kernel_ext::{
-    kvm::Runner,
-    once::Once,
+    kvm::Kicker,
+    read_once::ReadOnce,
     sched::{
         barrier_on_all_cpus,
         sleep_killable_one_tick, //
@@ -47,20 +47,20 @@ use crate::stats::counter::Counter;
 
 /// A vCPU that can be interrupted. It stays as long as anybody wants to, even without its file.
 #[pin_data]
-pub(crate) struct Target {
+pub(crate) struct KickTarget {
     /// The vCPU's number, which is its APIC ID, too.
     pub(crate) id: u32,
     /// Whether the vCPU's thread has to look for posts, see [`Vcpu`](crate::vcpu::Vcpu).
-    looks: Atomic<bool>,
+    tracked: Atomic<bool>,
     /// Whether the vCPU's thread is in `KVM_RUN`, or about to be, and does not look.
-    blind: Atomic<bool>,
-    /// What it has been kicked for. For its senders it always looks.
+    untracked: Atomic<bool>,
+    /// What it has been kicked for. For its senders it always events.
     kicks: Descriptor,
     moderation: Moderation,
     /// How many times `KVM_RUN` has been called; a VMM whose threads take turns at it is counted right.
     pub(crate) runs: Counter,
     #[pin]
-    pub(crate) runner: Runner,
+    pub(crate) kicker: Kicker,
     /// For the list in [`Vm`](crate::vm::Vm).
     #[pin]
     links: ListLinks,
@@ -70,19 +70,19 @@ pub(crate) struct Target {
 }
 
 impl_list_arc_safe! {
-    impl ListArcSafe<0> for Target { untracked; }
+    impl ListArcSafe<0> for KickTarget { untracked; }
 }
 impl_list_arc_safe! {
-    impl ListArcSafe<1> for Target { untracked; }
+    impl ListArcSafe<1> for KickTarget { untracked; }
 }
 impl_list_item! {
-    impl ListItem<0> for Target { using ListLinks { self.links }; }
+    impl ListItem<0> for KickTarget { using ListLinks { self.links }; }
 }
 impl_list_item! {
-    impl ListItem<1> for Target { using ListLinks { self.live_links }; }
+    impl ListItem<1> for KickTarget { using ListLinks { self.live_links }; }
 }
 
-impl Target {
+impl KickTarget {
     /// Makes one of a vCPU that is left alone after a burst, for so long at most.
     pub(crate) fn new(id: u32, moderation_ns: u32) -> impl PinInit<Self> {
         let kicks = Descriptor::new();
@@ -90,12 +90,12 @@ impl Target {
 
         pin_init!(Self {
             id,
-            looks: Atomic::new(false),
-            blind: Atomic::new(false),
+            tracked: Atomic::new(false),
+            untracked: Atomic::new(false),
             kicks,
             moderation: Moderation::new(moderation_ns),
             runs: Counter::new(),
-            runner <- Runner::new(),
+            kicker <- Kicker::new(),
             links <- ListLinks::new(),
             live_links <- ListLinks::new(),
         })
@@ -103,13 +103,13 @@ impl Target {
 
     /// Returns whether the vCPU's thread has to look for posts.
     #[inline]
-    pub(crate) fn looks(&self) -> bool {
-        self.looks.read_once()
+    pub(crate) fn is_tracked(&self) -> bool {
+        self.tracked.read_once()
     }
 
     /// Has the vCPU's thread, the current one, look for posts from now on, for ever.
-    pub(crate) fn set_looks(&self) {
-        self.looks.write_once(true);
+    pub(crate) fn set_tracked(&self) {
+        self.tracked.write_once(true);
     }
 
     /// Has the vCPU's thread look for posts from now on, for ever. Process context.
@@ -117,14 +117,14 @@ impl Target {
     /// # Errors
     ///
     /// `EINTR` if the current task is to die.
-    pub(crate) fn look(&self) -> Result {
-        if !self.looks() {
-            self.set_looks();
+    pub(crate) fn track(&self) -> Result {
+        if !self.is_tracked() {
+            self.set_tracked();
             barrier_on_all_cpus();
         }
         // The thread may have yet to tell KVM which it is.
-        while self.blind.read_once() {
-            self.runner.force_last();
+        while self.untracked.read_once() {
+            self.kicker.kick_untracked();
             sleep_killable_one_tick()?;
         }
         Ok(())
@@ -132,20 +132,20 @@ impl Target {
 
     /// Says that the vCPU's thread is about to run it and does not look; returns whether it need not.
     #[inline]
-    pub(crate) fn begin_blind(&self) -> bool {
-        self.blind.write_once(true);
-        let blind = !self.looks();
+    pub(crate) fn begin_untracked(&self) -> bool {
+        self.untracked.write_once(true);
+        let blind = !self.is_tracked();
 
         if !blind {
-            self.end_blind();
+            self.end_untracked();
         }
         blind
     }
 
     /// Says that the vCPU's thread does not run it any more.
     #[inline]
-    pub(crate) fn end_blind(&self) {
-        self.blind.write_once(false);
+    pub(crate) fn end_untracked(&self) {
+        self.untracked.write_once(false);
     }
 
     /// Makes a vector pending, and makes the vCPU look, unless it was pending already: whoever made it so
@@ -158,8 +158,8 @@ impl Target {
             return posted;
         }
         match wait {
-            None => self.runner.force(),
-            Some(time_ns) => self.runner.force_at(time_ns),
+            None => self.kicker.kick(),
+            Some(time_ns) => self.kicker.kick_at(time_ns),
         }
         Posted::Kick
     }
@@ -170,7 +170,7 @@ impl Target {
             // However often it is pending, it is injected once.
             let _ = self.kicks.post(vector);
         }
-        self.runner.force();
+        self.kicker.kick();
     }
 
     /// Returns what the vCPU has been kicked for and has not taken yet.

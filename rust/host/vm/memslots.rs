@@ -38,21 +38,21 @@ impl Slot {
 /// The slots of a VM that have memory.
 ///
 /// KVM has checked them: they do not overlap, and none wraps around.
-pub(crate) struct Memory {
+pub(crate) struct MemSlots {
     slots: KVec<Slot>,
 }
 
-impl Memory {
+impl MemSlots {
     pub(crate) const fn new() -> Self {
         Self { slots: KVec::new() }
     }
 
-    /// Makes sure that [`Memory::set`] will have room for one more slot.
+    /// Makes sure that [`MemSlots::set`] will have room for one more slot.
     pub(crate) fn reserve(&mut self) -> Result {
         Ok(self.slots.reserve(1, GFP_KERNEL_ACCOUNT)?)
     }
 
-    /// Notes that KVM has accepted `region`. There must be room, see [`Memory::reserve`].
+    /// Notes that KVM has accepted `region`. There must be room, see [`MemSlots::reserve`].
     pub(crate) fn set(&mut self, region: &kvm_userspace_memory_region) {
         // The other address space is that of system management mode, where nobody registers.
         if region.slot >> 16 != 0 {

@@ -15,7 +15,7 @@ use kernel::{
         SpinLock, //
     }, //
 };
-use kernel_ext::once::Once;
+use kernel_ext::read_once::ReadOnce;
 use pvirq_protocol::{
     ioctl::Poll,
     window::{
@@ -127,7 +127,7 @@ impl Polling {
         };
         let Windows { guest_ns, host_ns } = windows;
         let in_host_ns = idle_ns.saturating_sub(guest_ns.into());
-        let [guest_max, host_max] = [&self.guest_ns, &self.host_ns].map(Once::read_once);
+        let [guest_max, host_max] = [&self.guest_ns, &self.host_ns].map(ReadOnce::read_once);
 
         Windows {
             guest_ns: next(&known.guest, hits, guest_ns, idle_ns, guest_max),

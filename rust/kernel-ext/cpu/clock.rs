@@ -13,7 +13,7 @@ use kernel::{
     time::Jiffies, //
 };
 
-use crate::once::Once;
+use crate::read_once::ReadOnce;
 
 /// Returns the time in jiffies. Any context.
 #[inline]

@@ -16,9 +16,9 @@ pub mod kvm;
 pub mod local_counter;
 pub mod memory;
 // The same as the host's module has.
-#[path = "../once.rs"]
-pub mod once;
 pub mod port_io;
+#[path = "../read_once.rs"]
+pub mod read_once;
 pub mod system;
 pub mod topology;
 

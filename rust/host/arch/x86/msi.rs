@@ -19,7 +19,7 @@ use kernel_ext::{
 use pvirq_protocol::Vector;
 
 use crate::{
-    arch::Delivery,
+    arch::Inject,
     kvm::KVMIO, //
 };
 
@@ -63,7 +63,7 @@ pub(crate) struct MsiInjector {
     mapping: UserMapping,
 }
 
-impl Delivery for MsiInjector {
+impl Inject for MsiInjector {
     fn new(vm: ARef<File>, slots: u32) -> Result<Self> {
         let size = (slots as usize)
             .checked_mul(size_of::<KvmMsi>())

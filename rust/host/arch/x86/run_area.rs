@@ -9,7 +9,7 @@ use kernel::{
     sync::atomic::Atomic, //
 };
 use kernel_ext::{
-    once::Once,
+    read_once::ReadOnce,
     user_mapping::UserMapping,
     user_pages::{
         Shared,

@@ -29,17 +29,17 @@ use kernel::{
 ///
 /// The pointer is null or came from a box. It goes back into one only when no reader that has
 /// loaded it can still be in its RCU read-side critical section.
-pub struct Published<T> {
+pub struct RcuBox<T> {
     pointer: Atomic<*mut T>,
     _owned: core::marker::PhantomData<KBox<T>>,
 }
 
 // SAFETY: It owns a `KBox<T>`, and lends it to any thread.
-unsafe impl<T: Send + Sync> Send for Published<T> {}
+unsafe impl<T: Send + Sync> Send for RcuBox<T> {}
 // SAFETY: As above.
-unsafe impl<T: Send + Sync> Sync for Published<T> {}
+unsafe impl<T: Send + Sync> Sync for RcuBox<T> {}
 
-impl<T> Published<T> {
+impl<T> RcuBox<T> {
     /// Makes one that has no object.
     pub const fn empty() -> Self {
         // INVARIANT: It is null.
@@ -81,7 +81,7 @@ impl<T> Published<T> {
     }
 }
 
-impl<T> Drop for Published<T> {
+impl<T> Drop for RcuBox<T> {
     fn drop(&mut self) {
         if let Some(last) = NonNull::new(*self.pointer.get_mut()) {
             // SAFETY: By the type invariants it came from a box, and nobody can be looking: a

@@ -16,7 +16,7 @@ use kernel::sync::atomic::{
 /// `READ_ONCE` and `WRITE_ONCE` of an atomic.
 ///
 /// Any context. They order nothing: as [`Relaxed`](kernel::sync::atomic::Relaxed).
-pub trait Once<T> {
+pub trait ReadOnce<T> {
     /// Reads the value.
     fn read_once(&self) -> T;
 
@@ -26,7 +26,7 @@ pub trait Once<T> {
 
 // `atomic64_t` is no single word elsewhere.
 #[cfg(CONFIG_64BIT)]
-impl<T: AtomicType> Once<T> for Atomic<T> {
+impl<T: AtomicType> ReadOnce<T> for Atomic<T> {
     #[inline(always)]
     fn read_once(&self) -> T {
         // SAFETY: The pointer is valid and aligned, and what is there is always a valid `T`. A

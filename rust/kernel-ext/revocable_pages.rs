@@ -94,7 +94,7 @@ unsafe impl Send for View {}
 ///
 /// While `view` is `Pages`, there are `count` of them.
 #[pin_data]
-pub struct Window {
+pub struct RevocablePages {
     count: usize,
     #[pin]
     inner: Mutex<Inner>,
@@ -105,13 +105,13 @@ struct Inner {
     inodes: KVec<Inode>,
 }
 
-impl Window {
+impl RevocablePages {
     /// Makes a window.
     ///
     /// # Safety
     ///
     /// `address` is that of `count` pages in the kernel's `vmalloc` range, which stay there until
-    /// [`Window::close`] has returned.
+    /// [`RevocablePages::close`] has returned.
     pub(crate) unsafe fn new(address: NonNull<u8>, count: usize) -> Result<Arc<Self>> {
         // INVARIANT: The caller vouches for it.
         Arc::pin_init(
@@ -235,15 +235,15 @@ struct Operations(bindings::vm_operations_struct);
 unsafe impl Sync for Operations {}
 
 static OPERATIONS: Operations = Operations(bindings::vm_operations_struct {
-    open: Some(Window::open_vma),
-    close: Some(Window::close_vma),
-    fault: Some(Window::fault),
+    open: Some(RevocablePages::open_vma),
+    close: Some(RevocablePages::close_vma),
+    fault: Some(RevocablePages::fault),
     ..pin_init::zeroed()
 });
 
 /// What a file has that a window was opened for.
 pub struct Opened {
-    window: Arc<Window>,
+    window: Arc<RevocablePages>,
     /// That of the file's inode.
     mapping: *mut bindings::address_space,
 }
