@@ -19,7 +19,7 @@ use kernel_ext_cpu::{
 };
 use pvirq_protocol::{
     HostState,
-    Looker,
+    Pickup,
     Posted, //
 };
 
@@ -65,13 +65,13 @@ impl Outcome {
         )
     }
 
-    /// What has become of a post, of which `looker` is who finds it if it was elided.
-    pub(crate) fn of(posted: Posted, looker: Option<Looker>) -> Self {
-        match (posted, looker) {
+    /// What has become of a post, of which `pickup` is who finds it if it was elided.
+    pub(crate) fn of(posted: Posted, pickup: Option<Pickup>) -> Self {
+        match (posted, pickup) {
             (Posted::Coalesced, _) => Self::Coalesced,
             (Posted::Kick, _) => Self::Kicked,
-            (Posted::Elided, Some(Looker::Guest) | None) => Self::ElidedPollingGuest,
-            (Posted::Elided, Some(Looker::Host(state))) => match state {
+            (Posted::Elided, Some(Pickup::Guest) | None) => Self::ElidedPollingGuest,
+            (Posted::Elided, Some(Pickup::Host(state))) => match state {
                 HostState::Polling => Self::ElidedPollingHost,
                 HostState::Preempted => Self::ElidedPreempted,
                 HostState::Outside | HostState::Running | HostState::Blocked => Self::ElidedOutside,

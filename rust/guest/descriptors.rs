@@ -11,7 +11,7 @@ use kernel_ext_cpu::{
     }, //
 };
 use pvirq_protocol::{
-    port::{
+    registers::{
         Array,
         ARRAY_ALIGN, //
     },

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The host, as its ports show it, see [`pvirq_protocol::port`].
+//! The host, as its ports show it, see [`pvirq_protocol::registers`].
 //!
 //! # Concurrency
 //!
@@ -19,7 +19,7 @@ use kernel_ext_cpu::{
     read_once::ReadOnce,
     topology, //
 };
-use pvirq_protocol::port::{
+use pvirq_protocol::registers::{
     Array,
     Command,
     ReadRegister,

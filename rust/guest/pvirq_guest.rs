@@ -86,7 +86,7 @@ module! {
     license: "GPL",
     params: {
         port: u16 {
-            default: pvirq_protocol::port::BASE,
+            default: pvirq_protocol::registers::BASE,
             description: "First I/O port of the host's interface",
         },
         idle: bool {
@@ -94,7 +94,7 @@ module! {
             description: "Whether idle CPUs poll for posts",
         },
         version: u16 {
-            default: pvirq_protocol::port::VERSION,
+            default: pvirq_protocol::registers::VERSION,
             description: "Version of the interface to ask for, to see a host refuse it",
         },
         features: u32 {

@@ -96,10 +96,10 @@ impl Guest {
         if ipi == Ipi::CallFunction && looks_late(descriptor, target) {
             return Outcome::Kicked;
         }
-        let mut looker = None;
-        let posted: Posted = descriptor.post_and_tell(vector, |who| looker = Some(who));
+        let mut pickup = None;
+        let posted: Posted = descriptor.post_and_tell(vector, |who| pickup = Some(who));
 
-        Outcome::of(posted, looker)
+        Outcome::of(posted, pickup)
     }
 }
 
@@ -108,7 +108,7 @@ impl Guest {
 #[inline]
 fn looks_late(descriptor: &Descriptor, target: CpuId) -> bool {
     // What counts interrupts is on a line that the target writes: nothing reads it that would be kicked anyway.
-    descriptor.guest_state().will_look()
-        && !descriptor.host_state().will_look()
+    descriptor.guest_state().will_poll()
+        && !descriptor.host_state().will_poll()
         && handles_interrupt(target)
 }

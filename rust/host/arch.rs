@@ -29,7 +29,7 @@ pub(crate) use x86::{
     state::State, //
 };
 
-/// An access of a vCPU to the guest interface, at an offset of [`pvirq_protocol::port`].
+/// An access of a vCPU to the guest interface, at an offset of [`pvirq_protocol::registers`].
 pub(crate) enum Access {
     Read(u16),
     Write(u16, u32),

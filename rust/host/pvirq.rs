@@ -63,7 +63,7 @@ module! {
     license: "GPL",
     params: {
         port: u16 {
-            default: pvirq_protocol::port::BASE,
+            default: pvirq_protocol::registers::BASE,
             description: "First I/O port of the guest interface",
         },
         guest_poll_ns: u32 {

@@ -28,6 +28,7 @@ use crate::{
         BottomHalfKind,
         EndReason,
         Map,
+        PolicyName,
         Poll,
         Posted,
         Posting,
@@ -35,14 +36,13 @@ use crate::{
         Source,
         Unbind, //
     },
-    port::{
+    registers::{
         self,
         Command as GuestCommand,
         ReadRegister,
         Status,
         WriteRegister, //
     },
-    window::PolicyName,
     Descriptor,
     GuestState,
     HostState,
@@ -129,14 +129,14 @@ fn macros() -> BTreeMap<String, u64> {
     }
     for (name, value) in [
         ("FirstVector", Vector::FIRST.into()),
-        ("PortBase", port::BASE.into()),
-        ("PortLen", port::LEN.into()),
-        ("Magic", port::MAGIC.into()),
-        ("Version", port::VERSION.into()),
-        ("Absent", port::ABSENT.into()),
-        ("FeaturePost", port::FEATURE_POST.into()),
-        ("FeatureIdle", port::FEATURE_IDLE.into()),
-        ("FeatureEpoch", port::FEATURE_EPOCH.into()),
+        ("PortBase", registers::BASE.into()),
+        ("PortLen", registers::LEN.into()),
+        ("Magic", registers::MAGIC.into()),
+        ("Version", registers::VERSION.into()),
+        ("Absent", registers::ABSENT.into()),
+        ("FeaturePost", registers::FEATURE_POST.into()),
+        ("FeatureIdle", registers::FEATURE_IDLE.into()),
+        ("FeatureEpoch", registers::FEATURE_EPOCH.into()),
         ("CommandRegister", GuestCommand::REGISTER.into()),
         ("CommandUnregister", GuestCommand::UNREGISTER.into()),
         ("CommandIdle", GuestCommand::IDLE.into()),

@@ -4,40 +4,19 @@
 //!
 //! The guest first polls its own descriptor for [`guest_poll_ns`](Descriptor::guest_poll_ns). Then
 //! it stops saying that it polls, and if nothing was pending, writes
-//! [`Command::Idle`](crate::port::Command::Idle) with interrupts on, as if it was a HLT: on x86,
+//! [`Command::Idle`](crate::registers::Command::Idle) with interrupts on, as if it was a HLT: on x86,
 //! `sti; out`. When the write returns, [`idle_end`](Descriptor::idle_end) says why. Unless there is
 //! something to do, the guest executes a HLT, after the look with interrupts off that goes before
 //! every HLT.
 
-use crate::{
+use crate::abi::{
     descriptor::Descriptor,
-    state::HostState, //
+    state::{
+        HostState,
+        IdleEnd,
+        POLL_MAX_NS, //
+    }, //
 };
-
-/// The longest poll, in ns. With a longer one a vCPU would hardly ever sleep.
-pub const POLL_MAX_NS: u32 = 10_000_000;
-
-numbered! {
-    /// What has ended an idle call.
-    pub enum IdleEnd: u32 {
-        /// The host has polled for as long as it wanted to.
-        Expired = 0,
-        /// Somebody has posted an interrupt. It has been injected.
-        Posted = 1,
-        /// There is, or may be, something else for the vCPU: a timer, a device's interrupt, an NMI.
-        Event = 2,
-        /// Somebody else can use the CPU, or the VM has burnt its share of one by polling.
-        Contended = 3,
-    }
-}
-
-impl IdleEnd {
-    /// Whether the vCPU is to sleep now.
-    #[inline]
-    pub const fn may_halt(self) -> bool {
-        matches!(self, Self::Expired | Self::Contended)
-    }
-}
 
 impl Descriptor {
     /// For the host: says that it polls on the vCPU's behalf from now on.

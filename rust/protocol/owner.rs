@@ -6,14 +6,16 @@
 //! Drains may overlap all the same: each vector goes to one of them.
 
 use crate::{
-    atomic::full_barrier,
-    descriptor::Descriptor,
-    idle::IdleEnd,
-    state::{
-        GuestState,
-        HostState, //
+    abi::{
+        descriptor::Descriptor,
+        irq::Vectors,
+        state::{
+            GuestState,
+            HostState,
+            IdleEnd, //
+        }, //
     },
-    vector::Vectors, //
+    atomic::full_barrier, //
 };
 
 /// The guest, on the vCPU that the descriptor is of.

@@ -3,10 +3,12 @@
 //! The sender's side.
 
 use crate::{
-    atomic::full_barrier_after_rmw,
-    descriptor::Descriptor,
-    state::HostState,
-    vector::Vector, //
+    abi::{
+        descriptor::Descriptor,
+        irq::Vector,
+        state::HostState, //
+    },
+    atomic::full_barrier_after_rmw, //
 };
 
 /// What became of a post.
@@ -23,7 +25,7 @@ pub enum Posted {
 
 /// Who finds what was posted, without being kicked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Looker {
+pub enum Pickup {
     /// The guest, which polls.
     Guest,
     /// The host, which has the vCPU in this state.
@@ -62,7 +64,7 @@ enum Tried {
     /// The target does not look, and nothing was written.
     Nobody,
     /// The bit is set, the target looks, and the bit was set before or not.
-    Found(Looker, bool),
+    Found(Pickup, bool),
     /// The bit is set, which it was before or not, but the target does not look any more.
     TooLate(bool),
 }
@@ -89,10 +91,10 @@ impl Descriptor {
     /// [Posts](Self::post), and if the interrupt is [`Posted::Elided`], tells by whom it will be
     /// found.
     #[inline]
-    pub fn post_and_tell(&self, vector: Vector, tell: impl FnOnce(Looker)) -> Posted {
+    pub fn post_and_tell(&self, vector: Vector, tell: impl FnOnce(Pickup)) -> Posted {
         match self.try_post(vector) {
-            Tried::Found(looker, false) => {
-                tell(looker);
+            Tried::Found(pickup, false) => {
+                tell(pickup);
                 Posted::Elided
             }
             Tried::Found(_, true) => Posted::Coalesced,
@@ -119,17 +121,28 @@ impl Descriptor {
         }
     }
 
+    /// What finds a pending bit of the vCPU without a kick; nothing if it will not poll.
+    #[inline]
+    pub(crate) fn pickup(&self) -> Option<Pickup> {
+        if self.guest_state().will_poll() {
+            return Some(Pickup::Guest);
+        }
+        Some(self.host_state())
+            .filter(|state| state.will_poll())
+            .map(Pickup::Host)
+    }
+
     #[inline]
     fn try_post(&self, vector: Vector) -> Tried {
-        if self.looker().is_none() {
+        if self.pickup().is_none() {
             return Tried::Nobody;
         }
         let was_set = self.set(vector);
         // Pairs with the barrier of the owner, who writes its state and reads the bits: one of us
         // sees what the other wrote.
         full_barrier_after_rmw();
-        match self.looker() {
-            Some(looker) => Tried::Found(looker, was_set),
+        match self.pickup() {
+            Some(pickup) => Tried::Found(pickup, was_set),
             None => Tried::TooLate(was_set),
         }
     }

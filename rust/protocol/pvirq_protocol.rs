@@ -25,46 +25,40 @@ extern crate std;
 #[macro_use]
 mod numbered;
 
+mod abi;
 mod atomic;
-mod descriptor;
+mod counters;
 #[cfg(all(test, not(loom)))]
 mod header;
 mod idle;
-pub mod ioctl;
 #[cfg(all(test, loom))]
 mod model;
-pub mod moderation;
 mod owner;
-pub mod port;
 mod post;
-mod state;
-mod statistics;
-mod vector;
-pub mod window;
 
-pub use crate::{
+pub use abi::{
     descriptor::Descriptor,
-    idle::{
-        IdleEnd,
-        POLL_MAX_NS, //
-    },
-    post::{
-        post_all,
-        Looker,
-        Posted,
-        Tally, //
-    },
-    state::{
-        GuestState,
-        HostState, //
-    },
-    statistics::{
-        GuestCounters,
-        HostStatistics, //
-    },
-    vector::{
+    ioctl,
+    irq::{
         ReservedVector,
         Vector,
         Vectors, //
+    },
+    registers,
+    state::{
+        GuestState,
+        HostState,
+        IdleEnd,
+        POLL_MAX_NS, //
     }, //
+};
+pub use counters::{
+    GuestCounters,
+    HostStatistics, //
+};
+pub use post::{
+    post_all,
+    Pickup,
+    Posted,
+    Tally, //
 };

@@ -20,7 +20,7 @@ use kernel_ext::{
     },
 };
 use pvirq_protocol::{
-    port::{
+    registers::{
         Array,
         Status, //
     },

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Numbers for registrations, see [`ReadRegister::Epoch`](pvirq_protocol::port::ReadRegister::Epoch).
+//! Numbers for registrations, see [`ReadRegister::Epoch`](pvirq_protocol::registers::ReadRegister::Epoch).
 
 use kernel::sync::atomic::{
     Atomic,
     Relaxed, //
 };
 use kernel_ext::random::random_u32;
-use pvirq_protocol::port::ABSENT;
+use pvirq_protocol::registers::ABSENT;
 
 /// The number of a registration. No other on this host has it, until there have been 2³² of them; on other hosts it is
 /// as unlikely as any.

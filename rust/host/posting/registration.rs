@@ -37,7 +37,7 @@ use pvirq_protocol::{
         self,
         EndReason, //
     },
-    port::{
+    registers::{
         Array,
         Status, //
     }, //

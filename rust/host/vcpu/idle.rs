@@ -7,7 +7,7 @@ use kernel_ext::preempt::{
     SchedOut,
 };
 use pvirq_protocol::{
-    port::Status,
+    registers::Status,
     Descriptor,
     HostState,
     IdleEnd, //

@@ -4,11 +4,11 @@
 //!
 //! A guest that can (`FEATURE_IDLE`) polls its descriptor for `guest_poll_ns`, then makes the idle
 //! call, in which the host polls for `host_poll_ns`, and then executes HLT. Both windows are the
-//! host's to choose, by a [`Policy`](pvirq_protocol::window::Policy) that sees how long each idle period was. The host sees that of
+//! host's to choose, by a [`Policy`](pvirq_policy::poll_window::Policy) that sees how long each idle period was. The host sees that of
 //! those that end in the idle call or in a halt. Those that end in the guest's window the guest counts
 //! in its descriptor. If it does not, or lies, its window is not what it could be, which is its loss.
 //!
-//! Nobody polls while another task wants the CPU, and no longer than the VM's [`Budget`](pvirq_protocol::window::Budget) allows. The
+//! Nobody polls while another task wants the CPU, and no longer than the VM's [`Budget`](pvirq_policy::budget::Budget) allows. The
 //! guest's window is on trust: a guest that polls for longer burns time that it is billed for as
 //! for any other. A guest whose interrupts all come within its window never leaves it, and so says
 //! nothing to the host. That it keeps others waiting shows when it is preempted: its window is 0

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The registers of the guest interface, of one vCPU. See [`pvirq_protocol::port`].
+//! The registers of the guest interface, of one vCPU. See [`pvirq_protocol::registers`].
 
-use pvirq_protocol::port::{
+use pvirq_protocol::registers::{
     Array,
     Command,
     ReadRegister,

@@ -12,7 +12,7 @@ use kernel_ext::{
 };
 use pvirq_protocol::{
     ioctl::EndReason,
-    port::Status,
+    registers::Status,
     HostState,
     Vectors, //
 };

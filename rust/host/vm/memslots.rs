@@ -6,7 +6,7 @@ use kernel::{
     alloc::flags::GFP_KERNEL_ACCOUNT,
     prelude::*, //
 };
-use pvirq_protocol::port::Status;
+use pvirq_protocol::registers::Status;
 
 use crate::kvm::{
     kvm_userspace_memory_region,

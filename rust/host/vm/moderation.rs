@@ -21,7 +21,7 @@ use kernel::{
     }, //
 };
 use kernel_ext::sched::monotonic_ns;
-use pvirq_protocol::moderation::Batch;
+use pvirq_policy::moderation::Batch;
 
 /// The longest pause that may be asked for.
 const MAX_NS: u32 = 10_000_000;

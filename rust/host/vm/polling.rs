@@ -16,15 +16,18 @@ use kernel::{
     }, //
 };
 use kernel_ext::read_once::ReadOnce;
-use pvirq_protocol::{
-    ioctl::Poll,
-    window::{
-        Budget,
+use pvirq_policy::{
+    budget::Budget,
+    poll_window::{
+        policy,
         HaltPoll,
         History,
-        Policy,
-        PolicyName, //
+        Policy, //
     }, //
+};
+use pvirq_protocol::ioctl::{
+    PolicyName,
+    Poll, //
 };
 
 /// Checks what the module's parameters say, and returns it.
@@ -32,7 +35,7 @@ pub(crate) fn parameters(guest_poll_ns: u32, host_poll_ns: u32, budget: u32) -> 
     for (name, value, max) in [
         (c"guest_poll_ns", guest_poll_ns, Poll::MAX_NS),
         (c"host_poll_ns", host_poll_ns, Poll::MAX_NS),
-        (c"poll_budget", budget, Budget::PERCENT_MAX),
+        (c"poll_budget", budget, Poll::BUDGET_MAX),
     ] {
         if value > max {
             pr_err!("{name}={value} is above {max}\n");
@@ -110,9 +113,9 @@ impl Polling {
     }
 
     fn policy(&self) -> &'static dyn Policy {
-        PolicyName::from_number(self.policy.read_once())
-            .unwrap_or(PolicyName::Adaptive)
-            .policy()
+        policy(
+            PolicyName::from_number(self.policy.read_once()).unwrap_or(PolicyName::Adaptive),
+        )
     }
 
     /// The windows after an idle period of `idle_ns`, and after as many `hits` as the guest has counted

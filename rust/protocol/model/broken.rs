@@ -70,12 +70,12 @@ fn post_by(
     barrier: fn(),
     kick: fn(&Descriptor, Vector) -> Posted,
 ) -> Option<Posted> {
-    if target.looker().is_none() {
+    if target.pickup().is_none() {
         return Some(Posted::Kick);
     }
     let was_set = target.set(vector);
     barrier();
-    Some(match target.looker() {
+    Some(match target.pickup() {
         None => kick(target, vector),
         Some(_) if was_set => Posted::Coalesced,
         Some(_) => Posted::Elided,
@@ -106,7 +106,7 @@ fn post_whatever_the_retract_says(target: &Descriptor, vector: Vector) -> Option
 
 /// The second look is what the first one saw.
 fn post_that_looks_once(target: &Descriptor, vector: Vector) -> Option<Posted> {
-    if target.looker().is_none() {
+    if target.pickup().is_none() {
         return Some(Posted::Kick);
     }
     full_barrier();
@@ -118,14 +118,14 @@ fn post_that_looks_once(target: &Descriptor, vector: Vector) -> Option<Posted> {
 
 /// What is pending is left to the sender that has posted it, where nobody looks as well.
 fn post_that_relies_on_others(target: &Descriptor, vector: Vector) -> Option<Posted> {
-    if target.looker().is_none() {
+    if target.pickup().is_none() {
         return Some(Posted::Kick);
     }
     if target.set(vector) {
         return Some(Posted::Coalesced);
     }
     full_barrier_after_rmw();
-    Some(match target.looker() {
+    Some(match target.pickup() {
         None => Posted::Kick,
         Some(_) => Posted::Elided,
     })

@@ -36,7 +36,7 @@ use super::{
 
 /// Stops when it has set its bit.
 pub(super) fn after_the_bit(target: &Descriptor, vector: Vector) -> Option<Posted> {
-    if target.looker().is_none() {
+    if target.pickup().is_none() {
         return Some(Posted::Kick);
     }
     target.set(vector);
@@ -45,12 +45,12 @@ pub(super) fn after_the_bit(target: &Descriptor, vector: Vector) -> Option<Poste
 
 /// Stops when it has seen that the target does not look any more, and before its kick.
 pub(super) fn before_the_kick(target: &Descriptor, vector: Vector) -> Option<Posted> {
-    if target.looker().is_none() {
+    if target.pickup().is_none() {
         return None;
     }
     target.set(vector);
     full_barrier_after_rmw();
-    target.looker().map(|_| Posted::Elided)
+    target.pickup().map(|_| Posted::Elided)
 }
 
 /// Stops when it has taken a bit back, in [`Descriptor::post_once`].
@@ -127,14 +127,14 @@ fn one_that_stops_with_another_ones_bit_loses_it() {
 #[test]
 fn one_that_relies_on_another_ones_bit_loses_its_own() {
     fn post_that_relies(target: &Descriptor, vector: Vector) -> Option<Posted> {
-        if target.looker().is_none() {
+        if target.pickup().is_none() {
             return Some(Posted::Kick);
         }
         if target.set(vector) {
             return Some(Posted::Coalesced);
         }
         full_barrier_after_rmw();
-        Some(match target.looker() {
+        Some(match target.pickup() {
             Some(_) => Posted::Elided,
             None => Posted::Kick,
         })

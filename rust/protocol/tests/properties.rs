@@ -11,7 +11,7 @@ use std::{
 
 use proptest::prelude::*;
 use pvirq_protocol::{
-    port::{
+    registers::{
         self,
         Array,
         Command,
@@ -26,7 +26,7 @@ use pvirq_protocol::{
     HostState,
     HostStatistics,
     IdleEnd,
-    Looker,
+    Pickup,
     Posted,
     ReservedVector,
     Tally,
@@ -98,7 +98,7 @@ proptest! {
     #[test]
     fn what_is_posted_while_the_owner_looks_is_drained_once(
         posts in proptest::collection::vec(vector(), 0..100),
-        state in host_state().prop_filter("has to look", |state| state.will_look()),
+        state in host_state().prop_filter("has to look", |state| state.will_poll()),
     ) {
         let descriptor = Descriptor::new();
         descriptor.set_host_state(state);
@@ -130,19 +130,19 @@ proptest! {
         if guest_polls {
             descriptor.enter_polling();
         }
-        let expected = match (guest_polls, state.will_look()) {
-            (true, _) => Some(Looker::Guest),
-            (false, true) => Some(Looker::Host(state)),
+        let expected = match (guest_polls, state.will_poll()) {
+            (true, _) => Some(Pickup::Guest),
+            (false, true) => Some(Pickup::Host(state)),
             (false, false) => None,
         };
 
         let mut told = None;
-        let posted = descriptor.post_and_tell(vector, |looker| told = Some(looker));
+        let posted = descriptor.post_and_tell(vector, |pickup| told = Some(pickup));
         prop_assert_eq!(told, expected);
         prop_assert_eq!(posted == Posted::Elided, expected.is_some());
         // The next one finds the first, or nothing.
         let mut told = None;
-        let posted = descriptor.post_and_tell(vector, |looker| told = Some(looker));
+        let posted = descriptor.post_and_tell(vector, |pickup| told = Some(pickup));
         prop_assert_eq!(told, None);
         prop_assert_eq!(posted == Posted::Coalesced, expected.is_some());
     }
@@ -150,7 +150,7 @@ proptest! {
     #[test]
     fn a_post_leaves_nothing_behind_when_nobody_looks(
         posts in proptest::collection::vec(vector(), 0..100),
-        state in host_state().prop_filter("must not look", |state| !state.will_look()),
+        state in host_state().prop_filter("must not look", |state| !state.will_poll()),
     ) {
         let descriptor = Descriptor::new();
         descriptor.set_host_state(state);
@@ -225,7 +225,7 @@ proptest! {
         );
 
         let expected: Vec<usize> = (0..targets.len())
-            .filter(|&index| !targets[index].0.will_look() && !targets[index].1)
+            .filter(|&index| !targets[index].0.will_poll() && !targets[index].1)
             .collect();
         prop_assert_eq!(&kicked, &expected);
         let expected = Tally {
@@ -317,7 +317,7 @@ fn both_ways_to_post_say_the_same_while_the_states_stay() {
             assert_eq!(any.post(vector), once.post_once(vector), "{state:?}");
         }
         assert_eq!(any.has_pending(), once.has_pending(), "{state:?}");
-        assert_eq!(any.has_pending(), state.will_look(), "{state:?}");
+        assert_eq!(any.has_pending(), state.will_poll(), "{state:?}");
     }
 }
 
@@ -402,7 +402,7 @@ fn a_status_comes_back_and_is_never_what_an_absent_host_answers() {
         assert_eq!(Status::from_number(status.number()), Some(status));
         assert!(!status.to_string().is_empty());
     }
-    assert_eq!(Status::from_number(port::ABSENT), None);
+    assert_eq!(Status::from_number(registers::ABSENT), None);
     assert_eq!(Status::ALL.len(), 14);
 }
 
@@ -423,13 +423,13 @@ fn registers_are_where_they_say_and_nowhere_else() {
         (read.as_slice(), written.as_slice()),
         (ReadRegister::ALL, WriteRegister::ALL)
     );
-    assert_eq!(WriteRegister::Count.offset() + 4, port::LEN);
+    assert_eq!(WriteRegister::Count.offset() + 4, registers::LEN);
 }
 
 #[test]
 fn commands_are_refused_for_a_reason() {
     let register = |version: u16| (u32::from(version) << 16) | u32::from(Command::REGISTER);
-    let version = port::VERSION;
+    let version = registers::VERSION;
     assert_eq!(
         Command::decode(register(version)),
         Ok(Command::Register { version })
@@ -442,7 +442,7 @@ fn commands_are_refused_for_a_reason() {
     assert_eq!(Command::decode(2), Ok(Command::Unregister));
     assert_eq!(Command::decode(0x1_0002), Err(Status::Unsupported));
     assert_eq!(Command::decode(3), Ok(Command::Idle));
-    for word in [0, 0x1_0003, port::ABSENT] {
+    for word in [0, 0x1_0003, registers::ABSENT] {
         assert_eq!(Command::decode(word), Err(Status::Unsupported), "{word:#x}");
     }
 }

@@ -217,7 +217,7 @@ fn raise(shared: &Shared, way: Way, sends: &mut Sends) {
 /// Has the VMM signal its eventfd.
 fn ring() {
     // SAFETY: The VMM touches no memory but what is shared, which is atomics.
-    unsafe { cpu::out(port::RING, 0) };
+    unsafe { cpu::out(registers::RING, 0) };
 }
 
 /// Counts what is missing of a period, and stops the other vCPU.

@@ -7,7 +7,7 @@ use core::sync::atomic::Ordering::SeqCst;
 
 use mini_guest::{Answer, Request, Shared};
 use pvirq_protocol::{
-    port::{Array, Command, Status, ABSENT, VERSION},
+    registers::{Array, Command, Status, ABSENT, VERSION},
     IdleEnd,
 };
 

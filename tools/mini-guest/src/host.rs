@@ -2,7 +2,7 @@
 
 //! What the VMM has the guest ask of its pvirq host, and what the host answers.
 
-use pvirq_protocol::port::{Array, Status};
+use pvirq_protocol::registers::{Array, Status};
 
 /// A command for the host, with what goes with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

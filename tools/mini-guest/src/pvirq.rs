@@ -4,7 +4,7 @@
 
 use mini_guest::{Answer, Request};
 use pvirq_protocol::{
-    port::{Command, ReadRegister, WriteRegister, ABSENT, BASE, FEATURE_POST, MAGIC, VERSION},
+    registers::{Command, ReadRegister, WriteRegister, ABSENT, BASE, FEATURE_POST, MAGIC, VERSION},
     Descriptor,
 };
 

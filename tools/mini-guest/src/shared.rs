@@ -10,7 +10,7 @@ use core::sync::atomic::{
     Ordering::{Relaxed, SeqCst},
 };
 
-use pvirq_protocol::{port::Array, Descriptor, Tally};
+use pvirq_protocol::{registers::Array, Descriptor, Tally};
 
 use crate::{
     arrivals::Arrivals,
@@ -299,7 +299,7 @@ impl Shared {
 mod tests {
     use core::mem::{align_of, offset_of, size_of};
 
-    use pvirq_protocol::port::ARRAY_ALIGN;
+    use pvirq_protocol::registers::ARRAY_ALIGN;
 
     use super::*;
 

@@ -143,7 +143,7 @@ fn take(shared: &Shared, job: &Job, random: &mut Random) {
 /// the VMM wants.
 fn stop(shared: &Shared, job: &Job, random: &mut Random) {
     let descriptor = &shared.descriptors[TARGET as usize];
-    let looks = || descriptor.guest_state().will_look() || descriptor.host_state().will_look();
+    let looks = || descriptor.guest_state().will_poll() || descriptor.host_state().will_poll();
 
     while !is_over(shared) {
         spin_until(random.below(job.gap.max(1)), || is_over(shared));
@@ -160,7 +160,7 @@ fn stop(shared: &Shared, job: &Job, random: &mut Random) {
             }
         }
         // SAFETY: The VMM touches no memory but what is shared, which is atomics.
-        unsafe { cpu::out(port::RING, 0) };
+        unsafe { cpu::out(registers::RING, 0) };
     }
 }
 

@@ -185,7 +185,7 @@ impl Vcpu<'_> {
         cpu::enable_interrupts();
         // What the local APIC has comes when the vCPU enters the guest again.
         // SAFETY: The port does nothing.
-        unsafe { cpu::out(port::NULL, 0) };
+        unsafe { cpu::out(registers::NULL, 0) };
         cpu::disable_interrupts();
     }
 

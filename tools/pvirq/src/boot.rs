@@ -11,7 +11,7 @@ use std::mem::offset_of;
 use kvm_bindings::{kvm_mp_state, kvm_regs, kvm_segment, CpuId, KVM_MP_STATE_RUNNABLE};
 use kvm_ioctls::VcpuFd;
 use mini_guest::{Mode, Shared};
-use pvirq_protocol::port::Array;
+use pvirq_protocol::registers::Array;
 use vm_memory::{Address, Bytes, GuestAddress, GuestMemory, GuestMemoryMmap};
 
 use crate::error::Error;

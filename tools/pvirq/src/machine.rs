@@ -25,7 +25,7 @@ use kvm_ioctls::{VcpuFd, VmFd};
 use mini_guest::{Answer, Job, Mode, Request, Shared, MAX_VCPUS};
 use pvirq_protocol::{
     ioctl::Poll,
-    port::{Command, Status, VERSION},
+    registers::{Command, Status, VERSION},
 };
 use vm_memory::{GuestAddress, GuestMemory, GuestMemoryMmap};
 use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};

@@ -3,7 +3,7 @@
 //! The I/O ports that the guest interface is at.
 
 use kernel::prelude::*;
-use pvirq_protocol::port::LEN;
+use pvirq_protocol::registers::LEN;
 
 /// A range of [`LEN`] ports.
 #[derive(Clone, Copy)]

@@ -9,7 +9,7 @@ use std::{
 };
 
 use mini_guest::{Answer, Job, Mode, Rest, Work};
-use pvirq_protocol::{ioctl::Poll, port::Status};
+use pvirq_protocol::{ioctl::Poll, registers::Status};
 
 use super::{
     case::{Case, HaltPoll},

@@ -9,7 +9,7 @@ use plotters::{
     prelude::*,
     style::{register_font, text_anchor, FontStyle},
 };
-use pvirq_protocol::window::PolicyName;
+use pvirq_protocol::ioctl::PolicyName;
 
 use super::{Dot, Frontier};
 use crate::bench::poll::{Arrivals, Mode};

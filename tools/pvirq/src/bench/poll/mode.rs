@@ -3,7 +3,7 @@
 //! The ways to be idle that are compared.
 
 use mini_guest::{Mechanism, Rest};
-use pvirq_protocol::window::PolicyName;
+use pvirq_protocol::ioctl::PolicyName;
 
 use crate::device;
 

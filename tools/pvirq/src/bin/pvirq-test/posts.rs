@@ -18,7 +18,7 @@ use pvirq::{
 };
 use pvirq_protocol::{
     ioctl::Poll,
-    port::{Array, Command, Status, ARRAY_ALIGN, VERSION},
+    registers::{Array, Command, Status, ARRAY_ALIGN, VERSION},
 };
 
 use crate::{

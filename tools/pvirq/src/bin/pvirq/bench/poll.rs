@@ -9,7 +9,7 @@ use pvirq::{
     bench::poll::{self, Arrivals, Mode, Options, Point, PollOptions, Report, Session},
     device,
 };
-use pvirq_protocol::{ioctl::Poll, window::Budget};
+use pvirq_protocol::ioctl::Poll;
 
 use super::{Output, STATUS_DIFFERENT};
 use crate::progress::Display;
@@ -54,7 +54,7 @@ pub struct Args {
     host_poll_ns: Option<u32>,
 
     /// The share of a CPU that the host may burn by polling for a VM [default: the module's]
-    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(0..=i64::from(Budget::PERCENT_MAX)))]
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(0..=i64::from(Poll::BUDGET_MAX)))]
     poll_budget: Option<u32>,
 
     /// Fails if KVM's polling, or a guest's own, is better than pvirq's default policy both in exits and in CPU time

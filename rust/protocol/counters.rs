@@ -6,69 +6,13 @@
 //! for [`idle_hits`](Descriptor::idle_hits).
 
 use crate::{
-    atomic::{
-        const_unless_loom,
-        AtomicU32,
-        AtomicU64, //
+    abi::{
+        descriptor::Descriptor,
+        irq::Vectors, //
     },
-    descriptor::Descriptor,
-    post::Tally,
-    state::GuestState,
-    vector::Vectors, //
+    atomic::AtomicU64,
+    post::Tally, //
 };
-
-/// What the guest writes, on the vCPU that the descriptor is of.
-#[derive(Debug)]
-#[repr(C, align(64))]
-pub(crate) struct GuestLine {
-    /// A [`GuestState`].
-    pub(crate) state: AtomicU32,
-    pub(crate) idle_hits: AtomicU32,
-    pub(crate) posted: AtomicU64,
-    pub(crate) coalesced: AtomicU64,
-    pub(crate) elided: AtomicU64,
-    pub(crate) kicked: AtomicU64,
-    pub(crate) drained: AtomicU64,
-}
-
-impl GuestLine {
-    const_unless_loom! {
-        pub(crate) fn new() -> Self {
-            Self {
-                state: AtomicU32::new(GuestState::Running.word()),
-                idle_hits: AtomicU32::new(0),
-                posted: AtomicU64::new(0),
-                coalesced: AtomicU64::new(0),
-                elided: AtomicU64::new(0),
-                kicked: AtomicU64::new(0),
-                drained: AtomicU64::new(0),
-            }
-        }
-    }
-}
-
-/// What the host counts.
-#[derive(Debug)]
-#[repr(C, align(64))]
-pub(crate) struct StatisticsLine {
-    pub(crate) injected: AtomicU64,
-    pub(crate) dropped_reserved: AtomicU64,
-    pub(crate) forced_exits: AtomicU64,
-    pub(crate) drains: AtomicU64,
-}
-
-impl StatisticsLine {
-    const_unless_loom! {
-        pub(crate) fn new() -> Self {
-            Self {
-                injected: AtomicU64::new(0),
-                dropped_reserved: AtomicU64::new(0),
-                forced_exits: AtomicU64::new(0),
-                drains: AtomicU64::new(0),
-            }
-        }
-    }
-}
 
 /// What a guest's vCPU has counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

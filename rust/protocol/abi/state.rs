@@ -24,7 +24,7 @@ pub enum HostState {
 impl HostState {
     /// Whether the vCPU will look at its pending bits before it does anything else.
     #[inline]
-    pub const fn will_look(self) -> bool {
+    pub const fn will_poll(self) -> bool {
         matches!(self, Self::Preempted | Self::Outside | Self::Polling)
     }
 
@@ -60,7 +60,7 @@ pub enum GuestState {
 impl GuestState {
     /// Whether the vCPU will look at its pending bits before it does anything else.
     #[inline]
-    pub const fn will_look(self) -> bool {
+    pub const fn will_poll(self) -> bool {
         matches!(self, Self::Polling)
     }
 
@@ -77,5 +77,30 @@ impl GuestState {
     #[inline]
     pub const fn word(self) -> u32 {
         self as u32
+    }
+}
+
+/// The longest poll, in ns. With a longer one a vCPU would hardly ever sleep.
+pub const POLL_MAX_NS: u32 = 10_000_000;
+
+numbered! {
+    /// What has ended an idle call.
+    pub enum IdleEnd: u32 {
+        /// The host has polled for as long as it wanted to.
+        Expired = 0,
+        /// Somebody has posted an interrupt. It has been injected.
+        Posted = 1,
+        /// There is, or may be, something else for the vCPU: a timer, a device's interrupt, an NMI.
+        Event = 2,
+        /// Somebody else can use the CPU, or the VM has burnt its share of one by polling.
+        Contended = 3,
+    }
+}
+
+impl IdleEnd {
+    /// Whether the vCPU is to sleep now.
+    #[inline]
+    pub const fn may_halt(self) -> bool {
+        matches!(self, Self::Expired | Self::Contended)
     }
 }

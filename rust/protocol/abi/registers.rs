@@ -15,7 +15,7 @@
 
 use core::fmt;
 
-use crate::descriptor::Descriptor;
+use super::descriptor::Descriptor;
 
 /// The first port, unless the host's administrator has chosen another.
 ///

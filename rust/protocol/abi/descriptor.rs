@@ -2,23 +2,18 @@
 
 //! The memory that senders, a vCPU and its host share.
 
-use crate::{
-    atomic::{
-        const_unless_loom,
-        AtomicU32,
-        AtomicU64, //
-    },
-    idle::IdleEnd,
-    post::Looker,
+use super::{
+    irq::Vectors,
     state::{
         GuestState,
-        HostState, //
-    },
-    statistics::{
-        GuestLine,
-        StatisticsLine, //
-    },
-    vector::Vectors, //
+        HostState,
+        IdleEnd, //
+    }, //
+};
+use crate::atomic::{
+    const_unless_loom,
+    AtomicU32,
+    AtomicU64, //
 };
 
 /// What senders write, and the owner takes away.
@@ -41,6 +36,59 @@ pub(crate) struct HostLine {
     pub(crate) host_poll_ns: AtomicU32,
     /// An [`IdleEnd`](crate::IdleEnd).
     pub(crate) idle_end: AtomicU32,
+}
+
+/// What the guest writes, on the vCPU that the descriptor is of.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub(crate) struct GuestLine {
+    /// A [`GuestState`].
+    pub(crate) state: AtomicU32,
+    pub(crate) idle_hits: AtomicU32,
+    pub(crate) posted: AtomicU64,
+    pub(crate) coalesced: AtomicU64,
+    pub(crate) elided: AtomicU64,
+    pub(crate) kicked: AtomicU64,
+    pub(crate) drained: AtomicU64,
+}
+
+impl GuestLine {
+    const_unless_loom! {
+        pub(crate) fn new() -> Self {
+            Self {
+                state: AtomicU32::new(GuestState::Running.word()),
+                idle_hits: AtomicU32::new(0),
+                posted: AtomicU64::new(0),
+                coalesced: AtomicU64::new(0),
+                elided: AtomicU64::new(0),
+                kicked: AtomicU64::new(0),
+                drained: AtomicU64::new(0),
+            }
+        }
+    }
+}
+
+/// What the host counts.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub(crate) struct StatisticsLine {
+    pub(crate) injected: AtomicU64,
+    pub(crate) dropped_reserved: AtomicU64,
+    pub(crate) forced_exits: AtomicU64,
+    pub(crate) drains: AtomicU64,
+}
+
+impl StatisticsLine {
+    const_unless_loom! {
+        pub(crate) fn new() -> Self {
+            Self {
+                injected: AtomicU64::new(0),
+                dropped_reserved: AtomicU64::new(0),
+                forced_exits: AtomicU64::new(0),
+                drains: AtomicU64::new(0),
+            }
+        }
+    }
 }
 
 /// One vCPU's descriptor, in guest memory.
@@ -99,17 +147,6 @@ impl Descriptor {
         Vectors::from_words(core::array::from_fn(|index| {
             self.pending.words[index].load()
         }))
-    }
-
-    /// Who will look at the vCPU's pending bits before it does anything else, if anybody.
-    #[inline]
-    pub(crate) fn looker(&self) -> Option<Looker> {
-        if self.guest_state().will_look() {
-            return Some(Looker::Guest);
-        }
-        Some(self.host_state())
-            .filter(|state| state.will_look())
-            .map(Looker::Host)
     }
 }
 

@@ -5,13 +5,9 @@
 //! Each argument begins with its own size, so that it can grow, and with flags. What a host does not
 //! know it refuses.
 
-use crate::{
-    idle::POLL_MAX_NS,
-    vector::Vector,
-    window::{
-        Budget,
-        PolicyName, //
-    }, //
+use super::{
+    irq::Vector,
+    state::POLL_MAX_NS, //
 };
 
 /// The type of these ioctls' numbers.
@@ -89,7 +85,7 @@ pub const MAP_DESCRIPTORS: u32 = number(READ | WRITE, 0x07, size_of::<Map>());
 /// Allows posting in a VM, as a new VM does, or forbids it. [`Posting`].
 ///
 /// To forbid it ends the guest's registration, for the reason [`EndReason::Forbidden`]. A guest that registers
-/// meanwhile gets [`Status::Forbidden`](crate::port::Status::Forbidden).
+/// meanwhile gets [`Status::Forbidden`](crate::registers::Status::Forbidden).
 ///
 /// - `EFAULT`: the argument is not readable.
 /// - `EINVAL`: its size, a flag or `allowed` is not known.
@@ -154,15 +150,18 @@ pub struct Poll {
     pub guest_poll_ns: u32,
     /// The longest time that the host then polls for it, in ns, [`Poll::MAX_NS`] at most.
     pub host_poll_ns: u32,
-    /// The share of one CPU that the host may burn by polling for the VM, in percent, 100 at most.
+    /// The share of one CPU that the host may burn by polling for the VM, in percent, [`Poll::BUDGET_MAX`] at most.
     pub budget: u32,
-    /// A [`PolicyName`](crate::window::PolicyName): how the times are found, up to the longest.
+    /// A [`PolicyName`]: how the times are found, up to the longest.
     pub policy: u32,
 }
 
 impl Poll {
     /// The longest time of all.
     pub const MAX_NS: u32 = POLL_MAX_NS;
+
+    /// The largest share: all of a CPU.
+    pub const BUDGET_MAX: u32 = 100;
 
     /// Polls in the host, for `host_poll_ns` whenever a vCPU is idle, whatever that burns.
     pub const fn fixed(host_poll_ns: u32) -> Self {
@@ -171,7 +170,7 @@ impl Poll {
             flags: 0,
             guest_poll_ns: 0,
             host_poll_ns,
-            budget: Budget::PERCENT_MAX,
+            budget: Self::BUDGET_MAX,
             policy: PolicyName::Fixed.number(),
         }
     }
@@ -182,8 +181,22 @@ impl Poll {
             && self.flags == 0
             && self.guest_poll_ns <= Self::MAX_NS
             && self.host_poll_ns <= Self::MAX_NS
-            && self.budget <= Budget::PERCENT_MAX
+            && self.budget <= Self::BUDGET_MAX
             && PolicyName::from_number(self.policy).is_some()
+    }
+}
+
+numbered! {
+    /// How the times are found for which a vCPU polls, up to the longest; see `pvirq_policy::poll_window`.
+    pub enum PolicyName: u32 {
+        /// As KVM polls in a halt.
+        HaltPoll = 0,
+        /// Always the longest time.
+        Fixed = 1,
+        /// As Linux's haltpoll governor.
+        Governor = 2,
+        /// The longest time, or none: whichever pays.
+        Adaptive = 3,
     }
 }
 
@@ -434,7 +447,7 @@ pub struct Registration {
     pub flags: u32,
     /// Whether posting is allowed: 1 or 0.
     pub allowed: u32,
-    /// The registration's [epoch](crate::port::ReadRegister::Epoch), 0 if there is none.
+    /// The registration's [epoch](crate::registers::ReadRegister::Epoch), 0 if there is none.
     pub epoch: u32,
     /// The number of descriptors, 0 if there is no registration.
     pub count: u32,

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! How much of a CPU the polling of a VM may burn. Times are in ns.
+
+use pvirq_protocol::ioctl::Poll;
+
+/// How much of one CPU all polling of a VM may burn.
+///
+/// A bucket that leaks: what is burnt goes in, a share of the time that passes runs out, and it
+/// holds what may be burnt in [`PERIOD_NS`](Self::PERIOD_NS). So in any period of that length no more
+/// than twice the share is burnt, and in the long run no more than the share.
+#[derive(Clone, Copy, Debug)]
+pub struct Budget {
+    percent: u32,
+    level_ns: u64,
+    /// When the level was right.
+    at_ns: u64,
+}
+
+impl Budget {
+    /// The period over which the share counts.
+    pub const PERIOD_NS: u64 = 1_000_000_000;
+
+    /// A budget of `percent`, [`Poll::BUDGET_MAX`] at most, of which nothing is burnt.
+    pub const fn new(percent: u32) -> Self {
+        Self {
+            percent,
+            level_ns: 0,
+            at_ns: 0,
+        }
+    }
+
+    /// Changes the share. What is burnt stays burnt.
+    pub fn set_percent(&mut self, percent: u32) {
+        self.percent = percent;
+    }
+
+    /// The share.
+    pub fn percent(&self) -> u32 {
+        self.percent
+    }
+
+    /// How long may be polled at `now_ns`, if `want_ns` are wanted. What is granted counts as burnt
+    /// until it is [settled](Self::settle).
+    pub fn take(&mut self, now_ns: u64, want_ns: u32) -> u32 {
+        self.leak(now_ns);
+        let left = self.share(Self::PERIOD_NS).saturating_sub(self.level_ns);
+        let granted = u64::from(want_ns).min(left);
+
+        self.level_ns = self.level_ns.saturating_add(granted);
+        granted as u32
+    }
+
+    /// Counts what was burnt, instead of what was granted, which may be less.
+    pub fn settle(&mut self, granted_ns: u32, burnt_ns: u64) {
+        self.level_ns = self
+            .level_ns
+            .saturating_sub(granted_ns.into())
+            .saturating_add(burnt_ns);
+    }
+
+    fn leak(&mut self, now_ns: u64) {
+        // vCPUs that read the clock at the same time may come in any order.
+        let passed = now_ns.saturating_sub(self.at_ns).min(2 * Self::PERIOD_NS);
+
+        self.level_ns = self.level_ns.saturating_sub(self.share(passed));
+        self.at_ns = self.at_ns.max(now_ns);
+    }
+
+    fn share(&self, ns: u64) -> u64 {
+        ns.saturating_mul(self.percent.into()) / u64::from(Poll::BUDGET_MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn nothing_is_left_of_a_budget_until_time_passes() {
+        let mut budget = Budget::new(25);
+        assert_eq!(budget.take(0, 200_000_000), 200_000_000);
+        assert_eq!(budget.take(0, 200_000_000), 50_000_000);
+        assert_eq!(budget.take(0, 1), 0);
+        budget.settle(20, 10);
+        assert_eq!(budget.take(0, 100), 10);
+        // A quarter of the time that passes.
+        assert_eq!(budget.take(4_000, 1_000_000), 1_000);
+        // It took longer than that, which has to be saved up first.
+        budget.settle(1_000, 3_000);
+        assert_eq!(budget.take(12_000, 1_000_000), 0);
+        assert_eq!(budget.take(12_400, 1_000_000), 100);
+        assert_eq!(Budget::new(0).take(u64::MAX, u32::MAX), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn a_budget_holds_over_every_run(
+            percent in 0..=Poll::BUDGET_MAX,
+            steps in proptest::collection::vec((0..50_000_000_u64, 0..100_000_000_u32, any::<bool>()), 1..200),
+        ) {
+            let mut budget = Budget::new(percent);
+            let (mut now, mut burnt) = (0, 0);
+            for (passed, want, used) in steps {
+                now += passed;
+                let granted = budget.take(now, want);
+                prop_assert!(granted <= want);
+                if used {
+                    burnt += u64::from(granted);
+                } else {
+                    budget.settle(granted, 0);
+                }
+            }
+            let share = |ns: u64| ns * u64::from(percent) / 100;
+            prop_assert!(burnt <= share(Budget::PERIOD_NS) + share(now) + 200);
+        }
+    }
+}
