@@ -1,18 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What each CPU counts, and debugfs, which shows it.
+//! What each CPU counts.
 //!
 //! # Concurrency
 //!
 //! A CPU counts by itself, with preemption off. Its interrupts' handlers count what they send as well, so that each
 //! addition is one instruction ([`LocalCounter`]). Whoever reads gets each number from just now, and no more than that.
 
-use kernel::{
-    debugfs::Scope,
-    fmt,
-    prelude::*,
-    sync::Arc, //
-};
 use kernel_ext_cpu::{
     ipi::Ipi,
     local_counter::LocalCounter, //
@@ -22,8 +16,6 @@ use pvirq_protocol::{
     Pickup,
     Posted, //
 };
-
-use crate::Guest;
 
 /// What can become of an interrupt that a CPU sends.
 #[derive(Clone, Copy)]
@@ -45,7 +37,7 @@ pub(crate) enum Outcome {
 }
 
 impl Outcome {
-    const ALL: [(Self, &'static str); 7] = [
+    pub(crate) const ALL: [(Self, &'static str); 7] = [
         (Self::Coalesced, "coalesced"),
         (Self::ElidedPollingGuest, "elided_polling_guest"),
         (Self::ElidedPollingHost, "elided_polling_host"),
@@ -102,7 +94,7 @@ pub(crate) enum IdleEvent {
 }
 
 impl IdleEvent {
-    const ALL: [(Self, &'static str); 8] = [
+    pub(crate) const ALL: [(Self, &'static str); 8] = [
         (Self::GuestPosted, "guest_posted"),
         (Self::GuestWork, "guest_work"),
         (Self::GuestExpired, "guest_expired"),
@@ -115,19 +107,19 @@ impl IdleEvent {
 }
 
 /// The names of the interrupts, in the order of their numbers.
-const IPIS: [(Ipi, &str); 3] = [
+pub(crate) const IPIS: [(Ipi, &str); 3] = [
     (Ipi::Reschedule, "reschedule"),
     (Ipi::CallFunction, "call_function"),
     (Ipi::CallFunctionSingle, "call_function_single"),
 ];
 
-type Outcomes = [LocalCounter; Outcome::ALL.len()];
+pub(crate) type Outcomes = [LocalCounter; Outcome::ALL.len()];
 
 /// The counters of a CPU.
 pub(crate) struct Counters {
     sent: [Outcomes; IPIS.len()],
-    idle: [LocalCounter; IdleEvent::ALL.len()],
-    yields: LocalCounter,
+    pub(crate) idle: [LocalCounter; IdleEvent::ALL.len()],
+    pub(crate) yields: LocalCounter,
 }
 
 impl Counters {
@@ -160,81 +152,8 @@ impl Counters {
         }
     }
 
-    fn outcomes(&self, ipi: Ipi) -> Option<&Outcomes> {
+    /// Returns what became of the interrupts of a kind.
+    pub(crate) fn outcomes(&self, ipi: Ipi) -> Option<&Outcomes> {
         self.sent.get(ipi as usize)
-    }
-}
-
-/// Shows the counters for as long as the result lives: a file `sent` with a line for each CPU and
-/// kind of interrupt, files `idle` and `yields` with a line for each CPU, and a file `host`.
-pub(crate) fn debugfs(guest: Arc<Guest>) -> impl PinInit<Scope<Arc<Guest>>> {
-    Scope::dir(guest, c"pvirq_guest", |guest, dir| {
-        dir.read_callback_file(c"sent", guest, &|guest, f| show_sent(guest, f));
-        dir.read_callback_file(c"idle", guest, &|guest, f| show_idle(guest, f));
-        dir.read_callback_file(c"yields", guest, &|guest, f| show_yields(guest, f));
-        dir.read_callback_file(c"host", guest, &|guest, f| show_host(guest, f));
-    })
-}
-
-fn show_sent(guest: &Arc<Guest>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    write!(f, "cpu ipi")?;
-    for (_, name) in Outcome::ALL {
-        write!(f, " {name}")?;
-    }
-    writeln!(f)?;
-    for (number, cpu) in guest.cpus.iter() {
-        for (ipi, name) in IPIS {
-            let Some(outcomes) = cpu.counters().outcomes(ipi) else {
-                continue;
-            };
-            write!(f, "{number} {name}")?;
-            for counter in outcomes {
-                write!(f, " {}", counter.get())?;
-            }
-            writeln!(f)?;
-        }
-    }
-    Ok(())
-}
-
-fn show_idle(guest: &Arc<Guest>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    write!(f, "cpu")?;
-    for (_, name) in IdleEvent::ALL {
-        write!(f, " {name}")?;
-    }
-    writeln!(f)?;
-    for (number, cpu) in guest.cpus.iter() {
-        write!(f, "{number}")?;
-        for counter in &cpu.counters().idle {
-            write!(f, " {}", counter.get())?;
-        }
-        writeln!(f)?;
-    }
-    Ok(())
-}
-
-fn show_yields(guest: &Arc<Guest>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    writeln!(f, "cpu yields")?;
-    for (number, cpu) in guest.cpus.iter() {
-        writeln!(f, "{number} {}", cpu.counters().yields.get())?;
-    }
-    Ok(())
-}
-
-fn show_host(guest: &Arc<Guest>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    let counts = guest.registration.counts();
-    let array = guest.descriptors.array();
-
-    writeln!(f, "registered {}", u32::from(counts.registered))?;
-    writeln!(f, "epoch {:#x}", counts.epoch)?;
-    writeln!(f, "registrations {}", counts.registrations)?;
-    writeln!(f, "losses {}", counts.losses)?;
-    writeln!(f, "checks {}", counts.checks)?;
-    writeln!(f, "resent {}", counts.resent)?;
-    writeln!(f, "address {:#x}", array.address)?;
-    writeln!(f, "descriptors {}", array.count)?;
-    match counts.refusal {
-        None => writeln!(f, "refusal none"),
-        Some(refusal) => writeln!(f, "refusal {refusal}"),
     }
 }

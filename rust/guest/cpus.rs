@@ -14,7 +14,7 @@ use kernel_ext_cpu::read_once::ReadOnce;
 
 use crate::{
     counters::Counters,
-    idle, //
+    idle_state::IdleState, //
 };
 
 /// No CPU has this APIC ID.
@@ -29,14 +29,14 @@ const IDS_PER_LINE: usize = 16;
 
 /// What one CPU writes, in the course of its work.
 pub(crate) struct Cpu {
-    idle: Lines<idle::State>,
+    idle: Lines<IdleState>,
     counters: Lines<Counters>,
 }
 
 impl Cpu {
     /// What the CPU does when it is idle.
     #[inline]
-    pub(crate) fn idle(&self) -> &idle::State {
+    pub(crate) fn idle(&self) -> &IdleState {
         &self.idle.0
     }
 
@@ -74,7 +74,7 @@ impl Cpus {
         let mut all = KVec::with_capacity(count, GFP_KERNEL)?;
         for _ in 0..count {
             let cpu = Cpu {
-                idle: Lines(idle::State::new()),
+                idle: Lines(IdleState::new()),
                 counters: Lines(Counters::new()),
             };
             all.push(cpu, GFP_KERNEL)?;

@@ -13,8 +13,7 @@
 //!
 //! # Concurrency
 //!
-//! A CPU's [`State`] is its idle task's alone, but that others may ask whether the CPU idles, and get an
-//! answer from just now. Its descriptor's `guest_state` as well: it is Polling within [`poll_guest`]
+//! A CPU's descriptor's `guest_state` is its idle task's alone: it is Polling within [`poll_guest`]
 //! and Running everywhere else, so that a CPU that goes offline, sleeps, or stops in a panic is kicked. (Interrupts
 //! that come while it polls run in that state. What is posted to the CPU meanwhile waits until they, and the softirqs
 //! behind them, are done. So do wake-ups and calls of one CPU in the kernel's own polling state, but not multicasts. The
@@ -28,10 +27,7 @@
 use kernel::{
     bindings,
     prelude::*,
-    sync::{
-        atomic::Atomic,
-        Arc, //
-    }, //
+    sync::Arc, //
 };
 use kernel_ext_cpu::{
     cpuidle::{
@@ -44,8 +40,7 @@ use kernel_ext_cpu::{
     ipi::{
         is_of_devices,
         Ipi, //
-    },
-    read_once::ReadOnce, //
+    }, //
 };
 use pvirq_protocol::{
     Descriptor,
@@ -56,68 +51,10 @@ use pvirq_protocol::{
 use crate::{
     counters::IdleEvent,
     cpus::Cpu,
+    guest::Guest,
     host::Host,
-    Guest, //
+    idle_state::Step, //
 };
-
-/// What an idle CPU does next.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Step {
-    PollGuest = 0,
-    PollHost = 1,
-    Halt = 2,
-}
-
-/// How far a CPU has come in an idle period.
-pub(crate) struct State {
-    step: Atomic<u32>,
-    period: Atomic<u64>,
-    /// Whether the CPU is inside [`IdleDriver::enter`].
-    inside: Atomic<bool>,
-    greeted: Atomic<u32>,
-}
-
-impl State {
-    pub(crate) fn new() -> Self {
-        Self {
-            step: Atomic::new(Step::PollGuest as u32),
-            period: Atomic::new(0),
-            inside: Atomic::new(false),
-            greeted: Atomic::new(0),
-        }
-    }
-
-    /// Returns whether the CPU idles, which may change right away.
-    #[inline]
-    pub(crate) fn is_idle(&self) -> bool {
-        self.inside.read_once()
-    }
-
-    /// Returns the last registration that the CPU has made itself known to.
-    #[inline]
-    pub(crate) fn greeted(&self) -> &Atomic<u32> {
-        &self.greeted
-    }
-
-    /// Returns the step that is next in a period.
-    #[inline]
-    fn step(&self, period: u64) -> Step {
-        if self.period.read_once() != period {
-            return Step::PollGuest;
-        }
-        match self.step.read_once() {
-            1 => Step::PollHost,
-            2 => Step::Halt,
-            _ => Step::PollGuest,
-        }
-    }
-
-    #[inline]
-    fn set_step(&self, period: u64, step: Step) {
-        self.period.write_once(period);
-        self.step.write_once(step as u32);
-    }
-}
 
 /// Makes idle CPUs poll from when they are added on; nothing if they cannot, for which the log has
 /// the reason.
@@ -149,15 +86,15 @@ impl IdleDriver for Guest {
         let found = self
             .cpus
             .apic_id(idle.cpu())
-            .and_then(|id| Some((self.cpus.get(idle.cpu())?, self.descriptors.get(id)?)));
+            .and_then(|id| Some((self.cpus.get(idle.cpu())?, self.descriptor(id)?)));
         let Some((cpu, descriptor)) = found else {
             return idle.halt();
         };
 
-        self.greet_if_new(cpu.greeted());
-        cpu.idle().inside.write_once(true);
+        self.registration.greet_if_new(cpu.greeted());
+        cpu.idle().set_idle(true);
         self.take_step(idle, cpu, descriptor);
-        cpu.idle().inside.write_once(false);
+        cpu.idle().set_idle(false);
     }
 }
 
@@ -177,8 +114,8 @@ impl Guest {
                 }
             }
         }
-        if step == Step::PollHost && self.host.has_idle() && descriptor.host_poll_ns() != 0 {
-            let next = poll_host(&self.host, idle, cpu, descriptor);
+        if step == Step::PollHost && self.host().has_idle() && descriptor.host_poll_ns() != 0 {
+            let next = poll_host(self.host(), idle, cpu, descriptor);
             return cpu.idle().set_step(period, next);
         }
         cpu.counters().count_idle(IdleEvent::Halt);

@@ -5,14 +5,14 @@
 //! A host forgets a registration when its VMM restores the guest elsewhere, replaces the state of a vCPU, moves or logs
 //! memory, or forbids posting. It says so in the descriptors if it can, but an image of the guest may hold any state that
 //! they had. So once a second some CPU reads the epoch of the registration, and if it is not ours, nothing that the
-//! descriptors say of the host holds any more: [`Guest::make_harmless`] ends all promises, and what was posted and not
+//! descriptors say of the host holds any more: [`Registration::make_harmless`] ends all promises, and what was posted and not
 //! delivered is sent natively. Then the descriptors are registered again, at once or at one of the next checks.
 //!
 //! # Who checks
 //!
-//! - A deferrable timer of each CPU ([`Regular`]), so that idle CPUs are not woken. The CPU that waits for an interrupt to
+//! - A deferrable timer of each CPU ([`Regular`](crate::checks::Regular)), so that idle CPUs are not woken. The CPU that waits for an interrupt to
 //!   be handled is not idle.
-//! - A timer of each CPU that has left an interrupt to the host since ([`Promised`]), which wakes it: after the last promise
+//! - A timer of each CPU that has left an interrupt to the host since ([`Promised`](crate::checks::Promised)), which wakes it: after the last promise
 //!   the guest may well be idle as a whole, for want of that interrupt. It expires once for all of the CPU's posts of a
 //!   second, and if another CPU has checked less than a second ago, perhaps before the registration went, again when the
 //!   next check is due.
@@ -23,19 +23,17 @@
 //! Checks, and all commands but the idle call, are made under a lock, with interrupts off. A timer does not wait for it.
 //! Nothing is waited for under it: sending natively takes no locks.
 //!
-//! A sender that has read a state before [`Guest::make_harmless`] and posts after it finds that the state has changed, and
+//! A sender that has read a state before [`Registration::make_harmless`] and posts after it finds that the state has changed, and
 //! kicks, or its bit is seen by the drain: the protocol's rule for states that are left.
 
 use core::fmt;
 use kernel::{
     alloc::KBox,
-    cpu::CpuId,
     interrupt::local_interrupt_disable,
     new_spinlock_irq,
     prelude::*,
     sync::{
         atomic::Atomic,
-        Arc,
         SpinLockIrq, //
     },
     time::{
@@ -48,7 +46,6 @@ use kernel_ext_cpu::{
         Periodic,
         RateLimit, //
     },
-    cpu_timer::CpuTimer,
     ipi::send_native,
     read_once::ReadOnce,
     topology::{
@@ -58,9 +55,17 @@ use kernel_ext_cpu::{
     }, //
 };
 
+use pvirq_protocol::{
+    registers::Array,
+    Descriptor, //
+};
+
 use crate::{
-    host::Refusal,
-    Guest, //
+    descriptors::Descriptors,
+    host::{
+        Host,
+        Refusal, //
+    }, //
 };
 
 /// How often the epoch is read.
@@ -71,8 +76,10 @@ pub(crate) fn interval() -> Jiffies {
 /// How many lines about it come to the log in a minute at most.
 const LINES_PER_MINUTE: u32 = 8;
 
-/// What the guest knows of its registration.
+/// The registration of descriptors with a host.
 pub(crate) struct Registration {
+    host: Host,
+    descriptors: Descriptors,
     due: Periodic,
     /// Counts registrations, for CPUs to see that there is a new one.
     generation: Atomic<u32>,
@@ -135,7 +142,9 @@ impl fmt::Display for Change {
 }
 
 impl Registration {
-    pub(crate) fn new() -> Result<Self> {
+    /// Registers descriptors for the first time. If the host does not take them now, but may later, that is no error. They
+    /// are not checked before they are [settled](Registration::settle).
+    pub(crate) fn begin(host: Host, descriptors: Descriptors) -> Result<Self> {
         let minute = msecs_to_jiffies(60_000);
         let counts = Counts {
             registered: false,
@@ -147,7 +156,9 @@ impl Registration {
             refusal: None,
         };
 
-        Ok(Self {
+        let this = Self {
+            host,
+            descriptors,
             due: Periodic::new(interval()),
             generation: Atomic::new(0),
             state: KBox::pin_init(
@@ -159,7 +170,45 @@ impl Registration {
                 }),
                 GFP_KERNEL,
             )?,
-        })
+        };
+
+        let result = this.register(&mut this.state.lock());
+        match result {
+            Ok(()) => Ok(this),
+            Err(refusal) if refusal.is_for_now() => {
+                pr_info!(
+                    "the host does not take the descriptors yet ({}): interrupts are sent natively until it does\n",
+                    core::format_args!("{refusal}")
+                );
+                Ok(this)
+            }
+            Err(refusal) => {
+                let count = this.descriptors.array().count;
+
+                pr_err!(
+                    "the host does not take {count} descriptors: {}\n",
+                    core::format_args!("{refusal}")
+                );
+                Err(ENODEV)
+            }
+        }
+    }
+
+    /// Returns the host.
+    #[inline]
+    pub(crate) fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// Returns the descriptor of the vCPU with an APIC ID.
+    #[inline]
+    pub(crate) fn descriptor(&self, apic_id: u32) -> Option<&Descriptor> {
+        self.descriptors.get(apic_id)
+    }
+
+    /// Returns where the descriptors are.
+    pub(crate) fn array(&self) -> Array {
+        self.descriptors.array()
     }
 
     /// Returns a number that changes with each registration.
@@ -185,37 +234,10 @@ impl Registration {
     pub(crate) fn may_log(&self) -> bool {
         self.state.lock().log.allows()
     }
-}
-
-impl Guest {
-    /// Registers the descriptors for the first time. If the host does not take them now, but may later, that is no error.
-    pub(crate) fn begin_registration(&self) -> Result {
-        let result = self.register(&mut self.registration.state.lock());
-
-        match result {
-            Ok(()) => Ok(()),
-            Err(refusal) if refusal.is_for_now() => {
-                pr_info!(
-                    "the host does not take the descriptors yet ({}): interrupts are sent natively until it does\n",
-                    core::format_args!("{refusal}")
-                );
-                Ok(())
-            }
-            Err(refusal) => {
-                let count = self.descriptors.array().count;
-
-                pr_err!(
-                    "the host does not take {count} descriptors: {}\n",
-                    core::format_args!("{refusal}")
-                );
-                Err(ENODEV)
-            }
-        }
-    }
 
     /// Lets the registration be checked from now on.
-    pub(crate) fn settle_registration(&self) {
-        self.registration.state.lock().stopped = false;
+    pub(crate) fn settle(&self) {
+        self.state.lock().stopped = false;
     }
 
     /// Checks the registration, if it has not been for an interval, and is one that may be gone. Any context but NMIs.
@@ -227,8 +249,8 @@ impl Guest {
         if !self.host.has_epochs() {
             return Ok(());
         }
-        self.registration.due.claim()?;
-        let change = match self.registration.state.try_lock() {
+        self.due.claim()?;
+        let change = match self.state.try_lock() {
             Some(mut state) => self.check(&mut state),
             // The holder may only be reading the counts.
             None => return Err(interval()),
@@ -241,19 +263,19 @@ impl Guest {
     /// Checks the registration. A host without epochs is given it again. Any context but NMIs.
     pub(crate) fn check_now(&self) {
         let change = {
-            let mut state = self.registration.state.lock();
+            let mut state = self.state.lock();
 
-            self.registration.due.restart();
+            self.due.restart();
             self.check(&mut state)
         };
 
         log(change);
     }
 
-    /// Ends the registration, and lets the host be given none until [`Guest::resume_registration`]. Returns whether the host
+    /// Ends the registration, and lets the host be given none until [`Registration::resume`]. Returns whether the host
     /// uses the descriptors no more.
-    pub(crate) fn end_registration(&self) -> bool {
-        let mut state = self.registration.state.lock();
+    pub(crate) fn end(&self) -> bool {
+        let mut state = self.state.lock();
 
         state.stopped = true;
         state.registered = Registered::No;
@@ -262,16 +284,16 @@ impl Guest {
         ended
     }
 
-    /// Registers the descriptors again after [`Guest::end_registration`], if the host takes them now.
-    pub(crate) fn resume_registration(&self) {
-        self.settle_registration();
+    /// Registers the descriptors again after [`Registration::end`], if the host takes them now.
+    pub(crate) fn resume(&self) {
+        self.settle();
         self.check_now();
     }
 
     /// Makes the current CPU known to a host that has the descriptors only since, which tells nothing of others.
     #[inline]
     pub(crate) fn greet_if_new(&self, greeted: &Atomic<u32>) {
-        let generation = self.registration.generation();
+        let generation = self.generation();
 
         if greeted.read_once() != generation {
             greeted.write_once(generation);
@@ -312,7 +334,7 @@ impl Guest {
             None => Registered::Unchecked,
         };
         state.counts.registrations += 1;
-        let generation = &self.registration.generation;
+        let generation = &self.generation;
         generation.write_once(generation.read_once().wrapping_add(1));
         Ok(())
     }
@@ -339,37 +361,18 @@ impl Guest {
     }
 }
 
+impl Drop for Registration {
+    fn drop(&mut self) {
+        if !self.end() {
+            // The host may write there for good.
+            pr_err!("the host does not give the descriptors back: their memory is lost\n");
+            self.descriptors.keep();
+        }
+    }
+}
+
 fn log(change: Option<Change>) {
     if let Some(change) = change {
         pr_info!("{}\n", core::format_args!("{change}"));
-    }
-}
-
-/// Checks the registration as long as the CPU is not idle.
-pub(crate) struct Regular(pub(crate) Arc<Guest>);
-
-impl CpuTimer for Regular {
-    const DEFERRABLE: bool = true;
-
-    fn expired(&self, id: CpuId) -> Option<Jiffies> {
-        let guest = &*self.0;
-
-        // If another CPU has checked since, this one may be the only one that is awake when it is due again.
-        let next = guest.check_if_due().err().unwrap_or_else(interval);
-        if let Some(cpu) = guest.cpus.get(id) {
-            guest.greet_if_new(cpu.greeted());
-        }
-        Some(next)
-    }
-}
-
-/// Checks the registration after the CPU has left an interrupt to the host.
-pub(crate) struct Promised(pub(crate) Arc<Guest>);
-
-impl CpuTimer for Promised {
-    const DEFERRABLE: bool = false;
-
-    fn expired(&self, _id: CpuId) -> Option<Jiffies> {
-        self.0.check_if_due().err()
     }
 }

@@ -24,9 +24,9 @@ use pvirq_protocol::{
 };
 
 use crate::{
+    checks::Promised,
     counters::Outcome,
-    registration::Promised,
-    Guest, //
+    guest::Guest, //
 };
 
 /// Posts interrupts in place of sending them.
@@ -87,7 +87,7 @@ impl Guest {
         let descriptor = self
             .cpus
             .apic_id(target)
-            .and_then(|id| self.descriptors.get(id));
+            .and_then(|id| self.descriptor(id));
         let Some(descriptor) = descriptor else {
             return Outcome::Unposted;
         };

@@ -31,7 +31,18 @@ use kernel::{
     }, //
 };
 
-use crate::file_operations::FileOperations;
+use crate::file_operations::{
+    FileOperations,
+    FileOps, //
+};
+
+impl<T: CharDevice> FileOps<T> {
+    /// Makes the table for a character device.
+    pub const fn for_device() -> Self {
+        // SAFETY: `open` does that.
+        unsafe { Self::with_open(open::<T>) }
+    }
+}
 
 /// A kind of character device of which there is one, with a node of its own in `/dev`.
 pub trait CharDevice: FileOperations {

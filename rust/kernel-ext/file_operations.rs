@@ -28,12 +28,9 @@ use kernel::{
     types::ForeignOwnable, //
 };
 
-use crate::{
-    cdev::CharDevice,
-    ioctl::{
-        Abi,
-        Ioctl, //
-    }, //
+use crate::ioctl::{
+    Abi,
+    Ioctl, //
 };
 
 /// What an operation gets to see of a file's private data.
@@ -69,6 +66,9 @@ pub trait FileOperations: Sized + 'static {
         build_error!(VTABLE_DEFAULT_ERROR)
     }
 }
+
+/// What `open(2)` calls.
+pub(crate) type OpenFn = unsafe extern "C" fn(*mut bindings::inode, *mut bindings::file) -> c_int;
 
 /// A table of file operations.
 ///
@@ -111,14 +111,16 @@ impl<T: FileOperations> FileOps<T> {
         }
     }
 
-    /// Makes the table for a character device.
-    pub const fn for_device() -> Self
-    where
-        T: CharDevice,
-    {
+    /// Makes the table for files that `open(2)` opens by calling `open`.
+    ///
+    /// # Safety
+    ///
+    /// `open` must make a pointer that `T::Data::into_foreign` returned the file's private data, or fail.
+    pub(crate) const unsafe fn with_open(open: OpenFn) -> Self {
+        // INVARIANT: The caller vouches for what `open` does.
         Self {
             table: bindings::file_operations {
-                open: Some(crate::cdev::open::<T>),
+                open: Some(open),
                 ..Self::TABLE
             },
             _operations: PhantomData,

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What all CPUs of this guest use.
+
+use kernel::prelude::*;
+use kernel_ext_cpu::{
+    kvm,
+    memory, //
+};
+use pvirq_protocol::Descriptor;
+
+use crate::{
+    cpus::Cpus,
+    descriptors::Descriptors,
+    host::Host,
+    registration::Registration, //
+};
+
+/// What all CPUs use.
+pub(crate) struct Guest {
+    pub(crate) registration: Registration,
+    pub(crate) cpus: Cpus,
+    /// Whether this kernel yields to preempted vCPUs for which a multicast waits.
+    pub(crate) yields: bool,
+}
+
+impl Guest {
+    /// Registers descriptors with a host.
+    pub(crate) fn new(host: Host) -> Result<Self> {
+        if memory::is_encrypted() {
+            pr_err!("this guest's memory is encrypted, and the host could not read descriptors\n");
+            return Err(ENODEV);
+        }
+        let descriptors = Descriptors::new(host.max_descriptors())?;
+
+        Ok(Self {
+            cpus: Cpus::new()?,
+            yields: kvm::has_sched_yield(),
+            registration: Registration::begin(host, descriptors)?,
+        })
+    }
+
+    /// Returns the host.
+    #[inline]
+    pub(crate) fn host(&self) -> &Host {
+        self.registration.host()
+    }
+
+    /// Returns the descriptor of the vCPU with an APIC ID.
+    #[inline]
+    pub(crate) fn descriptor(&self, apic_id: u32) -> Option<&Descriptor> {
+        self.registration.descriptor(apic_id)
+    }
+}

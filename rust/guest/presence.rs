@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! CPUs that come and go.
+
+use kernel::{
+    cpu::CpuId,
+    prelude::*,
+    sync::Arc, //
+};
+use kernel_ext_cpu::{
+    cpu_timer::CpuTimers,
+    cpuidle,
+    hotplug::CpuHotplug,
+    topology::apic_id, //
+};
+
+use crate::{
+    checks::{
+        Promised,
+        Regular, //
+    },
+    guest::Guest, //
+};
+
+/// Lets CPUs be posted to, poll, and check the registration, while they are online.
+pub(crate) struct Presence {
+    pub(crate) guest: Arc<Guest>,
+    pub(crate) idler: Option<cpuidle::Registration<Guest>>,
+    pub(crate) checks: CpuTimers<Regular>,
+    pub(crate) promises: Arc<CpuTimers<Promised>>,
+}
+
+impl CpuHotplug for Presence {
+    const NAME: &'static CStr = c"pvirq_guest:online";
+
+    /// Never fails: a CPU that cannot be posted to, or cannot poll, does without.
+    fn online(&self, id: CpuId) -> Result {
+        let guest = &*self.guest;
+
+        guest.host().greet();
+        // A vCPU that has been created just now, or that its VMM has reset, may have made the host forget all descriptors.
+        guest.registration.check_now();
+        if let Some(idler) = &self.idler {
+            if let Err(err) = idler.add(id) {
+                if guest.registration.may_log() {
+                    pr_warn!(
+                        "CPU {} does not poll for posts: error {}\n",
+                        id.as_u32(),
+                        err.to_errno()
+                    );
+                }
+            }
+        }
+        self.checks.start();
+        self.checks.arm();
+        self.promises.start();
+        guest.cpus.set_apic_id(id, apic_id(id));
+        Ok(())
+    }
+
+    fn offline(&self, id: CpuId) {
+        self.guest.cpus.set_apic_id(id, None);
+        self.promises.stop();
+        self.checks.stop();
+        if let Some(idler) = &self.idler {
+            idler.remove(id);
+        }
+    }
+}
