@@ -24,7 +24,11 @@ impl CpuTimer for Regular {
         let guest = &*self.0;
 
         // If another CPU has checked since, this one may be the only one that is awake when it is due again.
-        let next = guest.registration.check_if_due().err().unwrap_or_else(interval);
+        let next = guest
+            .registration
+            .check_if_due()
+            .err()
+            .unwrap_or_else(interval);
         if let Some(cpu) = guest.cpus.get(id) {
             guest.registration.greet_if_new(cpu.greeted());
         }

@@ -84,10 +84,7 @@ impl Guest {
         let Ok(vector) = Vector::new(ipi.vector()) else {
             return Outcome::Unposted;
         };
-        let descriptor = self
-            .cpus
-            .apic_id(target)
-            .and_then(|id| self.descriptor(id));
+        let descriptor = self.cpus.apic_id(target).and_then(|id| self.descriptor(id));
         let Some(descriptor) = descriptor else {
             return Outcome::Unposted;
         };

@@ -9,10 +9,8 @@ use kernel::{
     prelude::*,
     sync::aref::ARef, //
 };
-use kernel_ext::{
-    ioctl::Ioctl,
-    kvm::VcpuFile, //
-};
+use kernel_ext::ioctl::Ioctl;
+use kvm_glue::VcpuFile;
 use pvirq_protocol::Vector;
 
 use crate::kvm::kvm_enable_cap;

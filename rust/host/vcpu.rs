@@ -46,10 +46,8 @@ use kernel::{
         Mutex, //
     }, //
 };
-use kernel_ext::{
-    killable::KillableMutex,
-    kvm::VcpuFile, //
-};
+use kernel_ext::killable::KillableMutex;
+use kvm_glue::VcpuFile;
 use pvirq_protocol::{
     Descriptor,
     HostStatistics, //

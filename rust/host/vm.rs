@@ -24,7 +24,6 @@ use kernel::{
     }, //
 };
 use kernel_ext::{
-    kvm,
     preempt::PreemptNotifiers,
     rcu_box::RcuBox, //
 };
@@ -77,7 +76,7 @@ pub(crate) struct Vm {
     pub(crate) history: History,
     /// KVM's file, as long as the VMM has ours.
     #[pin]
-    file: Mutex<Option<kvm::VmFile>>,
+    file: Mutex<Option<kvm_glue::VmFile>>,
     /// All vCPUs that there have been: KVM makes none twice.
     #[pin]
     targets: Mutex<List<KickTarget>>,
@@ -88,7 +87,11 @@ pub(crate) struct Vm {
 
 impl Vm {
     /// Makes one of a VM that KVM has made with this type.
-    pub(crate) fn new(host: Arc<Host>, file: kvm::VmFile, vm_type: usize) -> impl PinInit<Self> {
+    pub(crate) fn new(
+        host: Arc<Host>,
+        file: kvm_glue::VmFile,
+        vm_type: usize,
+    ) -> impl PinInit<Self> {
         host.totals.begin_vm();
         let polling = Polling::new(&host.poll);
         pin_init!(Self {
@@ -108,7 +111,7 @@ impl Vm {
     }
 
     /// Returns KVM's file, if the VMM still has ours.
-    pub(crate) fn file(&self) -> Option<kvm::VmFile> {
+    pub(crate) fn file(&self) -> Option<kvm_glue::VmFile> {
         self.file.lock().clone()
     }
 

@@ -97,7 +97,7 @@ fn operations(file: &File) -> &bindings::file_operations {
 /// # Invariants
 ///
 /// The handlers are those of the file's operations.
-pub(crate) struct IoctlFile {
+pub struct IoctlFile {
     file: ARef<File>,
     native: Handler,
     #[cfg(CONFIG_COMPAT)]
@@ -107,7 +107,8 @@ pub(crate) struct IoctlFile {
 type Handler = Option<unsafe extern "C" fn(*mut bindings::file, c_uint, c_ulong) -> c_long>;
 
 impl IoctlFile {
-    pub(crate) fn new(file: ARef<File>) -> Self {
+    /// Looks up the handlers of a file.
+    pub fn new(file: ARef<File>) -> Self {
         let operations = operations(&file);
 
         // INVARIANT: They do not change.
@@ -119,14 +120,15 @@ impl IoctlFile {
         }
     }
 
+    /// Returns the file.
     #[inline]
-    pub(crate) fn file(&self) -> &File {
+    pub fn file(&self) -> &File {
         &self.file
     }
 
     /// As [`FileExt::ioctl`].
     #[inline]
-    pub(crate) fn ioctl(&self, request: Ioctl<'_>) -> Result<isize> {
+    pub fn ioctl(&self, request: Ioctl<'_>) -> Result<isize> {
         let handler = match request.abi() {
             Abi::Native => self.native,
             #[cfg(CONFIG_COMPAT)]

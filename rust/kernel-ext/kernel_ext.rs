@@ -14,7 +14,6 @@ pub mod file;
 pub mod file_operations;
 pub mod ioctl;
 pub mod killable;
-pub mod kvm;
 pub mod preempt;
 pub mod random;
 pub mod rcu_box;
@@ -34,7 +33,6 @@ mod bindings {
             file_operations,
             inode,
             page,
-            task_struct,
             tasklet_struct, //
         },
         ffi::{
@@ -72,36 +70,6 @@ mod bindings {
 
         /// From `include/linux/sched/stat.h`.
         pub(crate) fn single_task_running() -> bool;
-
-        /// From `helpers.c`.
-        #[link_name = "rust_helper_kvm_vcpu_has_pending_event"]
-        pub(crate) fn kvm_vcpu_has_pending_event(file: *const file) -> bool;
-        #[link_name = "rust_helper_kvm_vcpu_yield_needs_interrupt"]
-        pub(crate) fn kvm_vcpu_yield_needs_interrupt(file: *const file) -> bool;
-
-        /// From `helpers.c`.
-        #[link_name = "rust_helper_kvm_vcpu_is_callers"]
-        pub(crate) fn kvm_vcpu_is_callers(file: *const file) -> bool;
-
-        /// From `helpers.c`.
-        #[link_name = "rust_helper_kvm_vcpu_completes_on_entry"]
-        pub(crate) fn kvm_vcpu_completes_on_entry(file: *const file) -> bool;
-
-        /// From `helpers.c`.
-        #[link_name = "rust_helper_kvm_vcpu_is_in_protected_mode"]
-        pub(crate) fn kvm_vcpu_is_in_protected_mode(file: *const file) -> bool;
-
-        /// From `helpers.c`.
-        #[link_name = "rust_helper_kvm_vm_set_halt_poll"]
-        pub(crate) fn kvm_vm_set_halt_poll(file: *const file, overrides: bool, max_ns: c_uint);
-
-        /// From `helpers.c`.
-        #[link_name = "rust_helper_kvm_vcpu_kick_task"]
-        pub(crate) fn kvm_vcpu_kick_task(file: *const file, task: *mut task_struct);
-
-        /// From `helpers.c`.
-        #[link_name = "rust_helper_kvm_vcpu_kick_last"]
-        pub(crate) fn kvm_vcpu_kick_last(file: *const file);
 
         /// From `helpers.c`.
         #[link_name = "rust_helper_fatal_signal_pending"]

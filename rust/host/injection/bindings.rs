@@ -31,7 +31,7 @@
 //! | process                                                    | bind, unbind, the VM's end    |
 //!
 //! The locks are taken in this order: [`Bindings::bindings`]; the lock of an eventfd's wait queue; the
-//! lock of a bottom half's queue, or of a vCPU's [`Runner`](kernel_ext::kvm::Runner), and in that what
+//! lock of a bottom half's queue, or of a vCPU's [`Kicker`](kvm_glue::Kicker), and in that what
 //! it takes to wake a task. A bottom half holds none when it signals a sink, so that no wait queue's
 //! lock is ever taken under another's, and the eventfds of a chain cannot lock each other out. A chain
 //! has two links at most: what is a sink cannot be bound as a source, and the other way round.

@@ -24,8 +24,8 @@ use kernel_ext::{
         FileOps, //
     },
     ioctl::Ioctl,
-    kvm::VcpuFile, //
 };
+use kvm_glue::VcpuFile;
 
 use super::wrap;
 use crate::{

@@ -19,7 +19,6 @@ use kernel_ext::{
         FileOps, //
     },
     ioctl::Ioctl,
-    kvm, //
 };
 use pvirq_protocol::ioctl::EndReason;
 
@@ -48,7 +47,7 @@ use crate::{
 /// The file of a VM.
 pub(crate) struct VmFile {
     /// KVM's file.
-    real: kvm::VmFile,
+    real: kvm_glue::VmFile,
     vm: Arc<Vm>,
     overlay: Arc<Overlay>,
 }
@@ -65,7 +64,7 @@ impl VmFile {
 
         wrap::create::<Self>(&overlay.host.kvm, device, request, c"kvm-vm", |real| {
             // SAFETY: KVM has just made this file for `KVM_CREATE_VM`.
-            let real = unsafe { kvm::VmFile::new(real) };
+            let real = unsafe { kvm_glue::VmFile::new(real) };
             let new = Vm::new(overlay.host.clone(), real.clone(), request.arg());
             let Ok(vm) = vm.pin_init_with(new);
             let new = Self {

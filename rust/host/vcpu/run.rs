@@ -6,10 +6,8 @@ use kernel::{
     prelude::*,
     sync::rcu, //
 };
-use kernel_ext::{
-    ioctl::Ioctl,
-    kvm::Running, //
-};
+use kernel_ext::ioctl::Ioctl;
+use kvm_glue::Running;
 use pvirq_protocol::{
     ioctl::EndReason,
     registers::Status,

@@ -17,7 +17,7 @@ use kernel::{
     prelude::*,
     sync::Mutex, //
 };
-use kernel_ext::kvm::VmFile;
+use kvm_glue::VmFile;
 
 /// Who says how long KVM polls in a VM.
 #[pin_data]

@@ -27,13 +27,13 @@ use kernel::{
     sync::atomic::Atomic, //
 };
 use kernel_ext::{
-    kvm::Kicker,
     read_once::ReadOnce,
     sched::{
         barrier_on_all_cpus,
         sleep_killable_one_tick, //
     }, //
 };
+use kvm_glue::Kicker;
 use pvirq_protocol::{
     Descriptor,
     HostState,

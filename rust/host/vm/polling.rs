@@ -113,9 +113,7 @@ impl Polling {
     }
 
     fn policy(&self) -> &'static dyn Policy {
-        policy(
-            PolicyName::from_number(self.policy.read_once()).unwrap_or(PolicyName::Adaptive),
-        )
+        policy(PolicyName::from_number(self.policy.read_once()).unwrap_or(PolicyName::Adaptive))
     }
 
     /// The windows after an idle period of `idle_ns`, and after as many `hits` as the guest has counted

@@ -11,6 +11,7 @@ use std::{
 
 use proptest::prelude::*;
 use pvirq_protocol::{
+    post_all,
     registers::{
         self,
         Array,
@@ -19,7 +20,6 @@ use pvirq_protocol::{
         Status,
         WriteRegister, //
     },
-    post_all,
     Descriptor,
     GuestCounters,
     GuestState,

@@ -6,10 +6,8 @@ use kernel::ioctl::{
     _IOR,
     _IOW, //
 };
-use kernel_ext::{
-    ioctl::Ioctl,
-    kvm::VcpuFile, //
-};
+use kernel_ext::ioctl::Ioctl;
+use kvm_glue::VcpuFile;
 
 use crate::{
     arch::{
