@@ -58,7 +58,10 @@ use crate::{
         Ports,
         RunArea, //
     },
-    stats::counter::Counter,
+    stats::counter::{
+        counters,
+        Counter, //
+    },
     vm::{
         kick_target::KickTarget,
         Vm, //
@@ -93,25 +96,22 @@ pub(crate) struct Vcpu {
     pub(crate) counters: Counters,
 }
 
-/// What there is to count. Only the thread that runs the vCPU does.
-pub(crate) struct Counters {
-    injected: Counter,
-    dropped_reserved: Counter,
-    forced_exits: Counter,
-    drains: Counter,
+counters! {
+    /// What only the thread that runs the vCPU counts.
+    struct Counters of Counter {
+        /// Drains that found something.
+        drains: "drains",
+        /// Vectors that were drained and injected.
+        injected: "injected",
+        /// Reserved vectors that were found pending, and dropped.
+        dropped_reserved: "dropped-reserved",
+        /// How often the vCPU was taken out of the guest because there were pending bits.
+        forced_exits: "forced-exits",
+    }
 }
 
 impl Counters {
-    fn new() -> Self {
-        Self {
-            injected: Counter::new(),
-            dropped_reserved: Counter::new(),
-            forced_exits: Counter::new(),
-            drains: Counter::new(),
-        }
-    }
-
-    /// Returns what has been counted.
+    /// Returns what senders may read.
     pub(crate) fn get(&self) -> HostStatistics {
         HostStatistics {
             injected: self.injected.get(),

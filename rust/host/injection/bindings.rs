@@ -68,6 +68,7 @@ use pvirq_protocol::{
 
 use super::{
     delivery::Delivery,
+    sink::Sink,
     softirq::Kind, //
 };
 use crate::vm::{
@@ -101,7 +102,9 @@ impl TopHalf {
         let posted = self.post_to_guest(target, *vector);
 
         match posted {
-            Some(Posted::Kick) | None if self.source.sink().is_none() => Some(target.kick(*vector)),
+            Some(Posted::Kick) | None if !self.source.sink().needs_bottom_half() => {
+                Some(target.kick(*vector))
+            }
             _ => posted,
         }
     }
@@ -120,8 +123,8 @@ impl EventFdCallback for TopHalf {
         if matches!(posted, Some(Posted::Elided | Posted::Coalesced)) {
             return;
         }
-        if self.source.sink().is_none() {
-            self.source.counters.delivered.count();
+        if !self.source.sink().needs_bottom_half() {
+            self.source.counters.delivered.add(1);
         } else if let Some(source) = Delivery::signal(&self.source) {
             bottom_halves.push(self.kind, source);
         }
@@ -154,7 +157,7 @@ pub(crate) struct Bind {
     /// A file that is an eventfd.
     pub(crate) file: ARef<File>,
     pub(crate) post: Option<(Arc<KickTarget>, Vector)>,
-    pub(crate) sink: Option<EventFd>,
+    pub(crate) sink: Sink,
     pub(crate) kind: Kind,
 }
 
@@ -174,22 +177,19 @@ impl Bindings {
             kind,
         } = bind;
         let eventfd = EventFd::from_file(&file)?;
-        if sink.as_ref() == Some(&eventfd) {
+        if sink.is_eventfd(&eventfd) {
             return Err(ELOOP);
         }
         let mut bindings = self.bindings.lock();
         Self::reap(&mut bindings, vm);
         bindings.reserve(1, GFP_KERNEL_ACCOUNT)?;
         for other in bindings.iter() {
-            let other_sink = other.target().source.sink();
-
             if other.waits_for(&eventfd) {
                 let same = Arc::ptr_eq(&other.target().vm, vm);
                 return Err(if same { EEXIST } else { EBUSY });
             }
-            if other_sink == Some(&eventfd)
-                || sink.as_ref().is_some_and(|sink| other.waits_for(sink))
-            {
+            let chained = matches!(&sink, Sink::EventFd(sink) if other.waits_for(sink));
+            if chained || other.target().source.sink().is_eventfd(&eventfd) {
                 return Err(ELOOP);
             }
         }

@@ -41,10 +41,15 @@ use kernel::{
         Completion, //
     }, //
 };
-use kernel_ext::eventfd::EventFd;
 use pvirq_protocol::{
     ioctl,
     Posted, //
+};
+
+use super::sink::Sink;
+use crate::stats::counter::{
+    counters,
+    SharedCounter, //
 };
 
 const OWNED: u32 = 1 << 0;
@@ -54,8 +59,7 @@ const STOPPING: u32 = 1 << 2;
 /// What is bound to something.
 #[pin_data]
 pub(crate) struct Delivery {
-    /// The eventfd that a bottom half signals. Without one there is nothing for it to do.
-    sink: Option<EventFd>,
+    sink: Sink,
     state: Atomic<u32>,
     pub(crate) counters: Counters,
     #[pin]
@@ -75,7 +79,7 @@ impl_list_item! {
 }
 
 impl Delivery {
-    pub(crate) fn new(sink: Option<EventFd>) -> impl PinInit<Self> {
+    pub(crate) fn new(sink: Sink) -> impl PinInit<Self> {
         pin_init!(Self {
             sink,
             state: Atomic::new(0),
@@ -86,9 +90,9 @@ impl Delivery {
         })
     }
 
-    /// Returns the eventfd that a bottom half signals, if there is one.
-    pub(crate) fn sink(&self) -> Option<&EventFd> {
-        self.sink.as_ref()
+    /// Returns where its interrupt goes.
+    pub(crate) fn sink(&self) -> &Sink {
+        &self.sink
     }
 
     /// Changes the state, and returns what it was.
@@ -115,10 +119,8 @@ impl Delivery {
     /// Delivers for a source that came out of a queue, and returns it if it is to be queued again.
     pub(crate) fn deliver(this: ListArc<Self>) -> Option<ListArc<Self>> {
         this.update(|state| state & !SIGNALLED);
-        if let Some(sink) = &this.sink {
-            sink.signal();
-        }
-        this.counters.delivered.count();
+        this.sink.deliver();
+        this.counters.delivered.add(1);
 
         let this = this.into_arc();
         let old = this.update(|state| match state & SIGNALLED {
@@ -143,51 +145,30 @@ impl Delivery {
     }
 }
 
-/// A number that many CPUs add to, now and then.
-pub(crate) struct Counter(Atomic<u64>);
-
-impl Counter {
-    pub(crate) const fn new() -> Self {
-        Self(Atomic::new(0))
+counters! {
+    /// What is counted of a source, and of the sources of a bottom half.
+    struct Counters of SharedCounter {
+        /// Signals.
+        top_halves: "top-halves",
+        /// Those whose vector the vCPU will pick up by itself.
+        elided: "elided",
+        /// Those whose vector was pending already.
+        coalesced: "coalesced",
+        /// How often a source was put into a queue.
+        queued: "queued",
+        /// Deliveries.
+        delivered: "delivered",
     }
-
-    #[inline]
-    pub(crate) fn count(&self) {
-        self.0.fetch_add(1, Relaxed);
-    }
-
-    pub(crate) fn get(&self) -> u64 {
-        self.0.load(Relaxed)
-    }
-}
-
-/// What there is to count of a source.
-pub(crate) struct Counters {
-    pub(crate) top_halves: Counter,
-    pub(crate) elided: Counter,
-    pub(crate) coalesced: Counter,
-    pub(crate) queued: Counter,
-    pub(crate) delivered: Counter,
 }
 
 impl Counters {
-    pub(crate) const fn new() -> Self {
-        Self {
-            top_halves: Counter::new(),
-            elided: Counter::new(),
-            coalesced: Counter::new(),
-            queued: Counter::new(),
-            delivered: Counter::new(),
-        }
-    }
-
     /// Counts a top half, and what its post has come to, if there was one.
     #[inline]
     pub(crate) fn count_top_half(&self, posted: Option<Posted>) {
-        self.top_halves.count();
+        self.top_halves.add(1);
         match posted {
-            Some(Posted::Elided) => self.elided.count(),
-            Some(Posted::Coalesced) => self.coalesced.count(),
+            Some(Posted::Elided) => self.elided.add(1),
+            Some(Posted::Coalesced) => self.coalesced.add(1),
             Some(Posted::Kick) | None => {}
         }
     }

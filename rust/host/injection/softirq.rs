@@ -54,10 +54,10 @@ use pvirq_protocol::{
 };
 
 use super::delivery::{
-    Counter,
     Counters,
     Delivery, //
 };
+use crate::stats::counter::SharedCounter;
 
 /// How many sources a bottom half delivers for before others have their turn, as NAPI's weight.
 const BATCH: u64 = 64;
@@ -96,9 +96,9 @@ pub(crate) struct Queue {
     #[pin]
     waiting: SpinLockIrq<Waiting>,
     counters: Counters,
-    batches: Counter,
+    batches: SharedCounter,
     largest_batch: Atomic<u64>,
-    ksoftirqd: Counter,
+    ksoftirqd: SharedCounter,
 }
 
 #[derive(Default)]
@@ -113,16 +113,16 @@ impl Queue {
         pin_init!(Self {
             waiting <- new_spinlock_irq!(Waiting::default()),
             counters: Counters::new(),
-            batches: Counter::new(),
+            batches: SharedCounter::new(),
             largest_batch: Atomic::new(0),
-            ksoftirqd: Counter::new(),
+            ksoftirqd: SharedCounter::new(),
         })
     }
 
     /// Adds a source, and returns whether the bottom half has to be started.
     fn push(&self, source: ListArc<Delivery>) -> bool {
-        self.counters.queued.count();
-        source.counters.queued.count();
+        self.counters.queued.add(1);
+        source.counters.queued.add(1);
 
         let mut waiting = self.waiting.lock();
 
@@ -172,12 +172,12 @@ impl Runs for Queue {
             if let Some(again) = Delivery::deliver(source) {
                 self.push(again);
             }
-            self.counters.delivered.count();
+            self.counters.delivered.add(1);
             batch += 1;
         }
-        self.batches.count();
+        self.batches.add(1);
         if in_ksoftirqd() {
-            self.ksoftirqd.count();
+            self.ksoftirqd.add(1);
         }
         // Nobody else writes it.
         if batch > self.largest_batch.load(Relaxed) {

@@ -92,18 +92,9 @@ impl FileOperations for Vcpu {
     }
 
     fn show_fdinfo(this: ArcBorrow<'_, Self>, m: &SeqFile) {
-        let statistics = this.counters.get();
-
         this.real.file().show_fdinfo(m);
         seq_print!(m, "pvirq-runs:\t{}\n", this.runs());
-        seq_print!(m, "pvirq-drains:\t{}\n", statistics.drains);
-        seq_print!(m, "pvirq-injected:\t{}\n", statistics.injected);
-        seq_print!(
-            m,
-            "pvirq-dropped-reserved:\t{}\n",
-            statistics.dropped_reserved
-        );
-        seq_print!(m, "pvirq-forced-exits:\t{}\n", statistics.forced_exits);
+        this.counters.show(m);
         this.poller.show(m);
     }
 

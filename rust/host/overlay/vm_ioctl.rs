@@ -31,9 +31,12 @@ use pvirq_protocol::{
 };
 
 use crate::{
-    injection::bindings::{
-        Bind,
-        Bindings, //
+    injection::{
+        bindings::{
+            Bind,
+            Bindings, //
+        },
+        sink::Sink, //
     },
     kvm::KVM_CHECK_EXTENSION,
     posting::descriptors_file::DescriptorsFile,
@@ -147,14 +150,14 @@ fn bind(vm: &Arc<Vm>, bindings: &Bindings, real: &File, request: Ioctl<'_>) -> R
 
     let (file, _) = eventfd_file(request, bind.source)?;
     let sink = match bind.flags & ioctl::Bind::SINK {
-        0 => None,
-        _ => Some(eventfd_file(request, bind.sink)?.1),
+        0 => Sink::Kick,
+        _ => Sink::EventFd(eventfd_file(request, bind.sink)?.1),
     };
     let post = match bind.flags & ioctl::Bind::POST {
         0 => None,
         _ => Some(target(vm, &bind)?),
     };
-    if let (None, Some((target, _))) = (&sink, &post) {
+    if let (Sink::Kick, Some((target, _))) = (&sink, &post) {
         vm.prepare_kicks(target)?;
     }
     let bind = Bind {

@@ -1,17 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Counters that cost next to nothing.
+//! Counters, and tables of them.
 
-use kernel::sync::atomic::Atomic;
+use kernel::sync::atomic::{
+    Atomic,
+    Relaxed, //
+};
 use kernel_ext::read_once::ReadOnce;
 
-/// A counter that one thread at a time adds to, and any reads.
+/// A counter that one thread at a time adds to, without a locked operation, and that any thread reads.
 ///
-/// If two add at the same time, one of them may not be counted.
+/// If two add at the same time, one addition may be lost.
 pub(crate) struct Counter(Atomic<u64>);
 
 impl Counter {
-    pub(crate) fn new() -> Self {
+    pub(crate) const fn new() -> Self {
         Self(Atomic::new(0))
     }
 
@@ -25,3 +28,51 @@ impl Counter {
         self.0.read_once()
     }
 }
+
+/// A counter that many CPUs add to, now and then.
+pub(crate) struct SharedCounter(Atomic<u64>);
+
+impl SharedCounter {
+    pub(crate) const fn new() -> Self {
+        Self(Atomic::new(0))
+    }
+
+    #[inline]
+    pub(crate) fn add(&self, count: u64) {
+        self.0.fetch_add(count, Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// Makes a table of counters: a struct, and the lines by which `/proc/PID/fdinfo` shows it, `pvirq-NAME`.
+macro_rules! counters {
+    (
+        $(#[$attribute:meta])*
+        struct $table:ident of $counter:ident {
+            $($(#[$counter_attribute:meta])* $field:ident: $name:literal,)+
+        }
+    ) => {
+        $(#[$attribute])*
+        pub(crate) struct $table {
+            $($(#[$counter_attribute])* pub(crate) $field: $counter,)+
+        }
+
+        impl $table {
+            pub(crate) const fn new() -> Self {
+                Self {
+                    $($field: $counter::new(),)+
+                }
+            }
+
+            /// Adds the lines to a `/proc/PID/fdinfo` file.
+            #[allow(dead_code, reason = "what is shown elsewhere is not shown here")]
+            pub(crate) fn show(&self, m: &kernel::seq_file::SeqFile) {
+                $(kernel::seq_print!(m, "pvirq-{}:\t{}\n", $name, self.$field.get());)+
+            }
+        }
+    };
+}
+pub(crate) use counters;

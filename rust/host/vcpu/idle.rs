@@ -63,7 +63,7 @@ impl PollEvents for Vcpu {
     }
 
     #[inline]
-    fn wanted(&self) -> bool {
+    fn has_pending_event(&self) -> bool {
         self.real.has_pending_event()
     }
 }

@@ -31,7 +31,6 @@
 use kernel::{
     processor::cpu_relax,
     seq_file::SeqFile,
-    seq_print,
     sync::atomic::Atomic, //
 };
 use kernel_ext::{
@@ -46,7 +45,10 @@ use kernel_ext::{
 use pvirq_protocol::IdleEnd;
 
 use crate::{
-    stats::counter::Counter,
+    stats::counter::{
+        counters,
+        Counter, //
+    },
     vm::polling::{
         Known,
         Polling,
@@ -78,28 +80,30 @@ pub(crate) struct Poller {
     counters: Counters,
 }
 
-/// What there is to count. Only the thread that runs the vCPU does.
-struct Counters {
-    /// Idle calls.
-    calls: Counter,
-    /// Those that ended because of a post.
-    posted: Counter,
-    /// Those that ended because of something else for the vCPU.
-    events: Counter,
-    /// Those that ended because somebody else wanted the CPU, or for want of budget.
-    contended: Counter,
-    /// The time that the host has polled.
-    polled_ns: Counter,
+counters! {
+    /// What only the thread that runs the vCPU counts.
+    struct Counters of Counter {
+        /// Idle calls.
+        calls: "idle-calls",
+        /// Those that ended because of a post.
+        posted: "idle-posted",
+        /// Those that ended because of another event for the vCPU.
+        events: "idle-events",
+        /// Those that ended because another task wanted the CPU, or for want of budget.
+        contended: "idle-contended",
+        /// The time that the host has polled.
+        polled_ns: "polled-ns",
+    }
 }
 
-/// Where a vCPU that polls in the host events.
+/// What ends the polling for a vCPU.
 pub(crate) trait PollEvents {
     /// How many idle periods the guest has polled through; nothing if there is no descriptor any more.
     fn hits(&self) -> Option<u32>;
     /// Whether something is posted; nothing if there is no descriptor any more.
     fn posted(&self) -> Option<bool>;
     /// Whether KVM has something for the vCPU.
-    fn wanted(&self) -> bool;
+    fn has_pending_event(&self) -> bool;
 }
 
 impl Poller {
@@ -119,13 +123,7 @@ impl Poller {
             preempted: Atomic::new(false),
             looked: Atomic::new(0),
             waited: Atomic::new(0),
-            counters: Counters {
-                calls: Counter::new(),
-                posted: Counter::new(),
-                events: Counter::new(),
-                contended: Counter::new(),
-                polled_ns: Counter::new(),
-            },
+            counters: Counters::new(),
         }
     }
 
@@ -258,7 +256,7 @@ impl Poller {
             if events.posted()? {
                 return Some(IdleEnd::Posted);
             }
-            if events.wanted() || thread_flags::signal_pending() {
+            if events.has_pending_event() || thread_flags::signal_pending() {
                 return Some(IdleEnd::Event);
             }
             if is_contended() {
@@ -345,16 +343,6 @@ impl Poller {
 
     /// Adds what has been counted to a `/proc/PID/fdinfo` file.
     pub(crate) fn show(&self, m: &SeqFile) {
-        let counters = &self.counters;
-
-        for (name, counter) in [
-            (c"idle-calls", &counters.calls),
-            (c"idle-posted", &counters.posted),
-            (c"idle-events", &counters.events),
-            (c"idle-contended", &counters.contended),
-            (c"polled-ns", &counters.polled_ns),
-        ] {
-            seq_print!(m, "pvirq-{name}:\t{}\n", counter.get());
-        }
+        self.counters.show(m);
     }
 }
