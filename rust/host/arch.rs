@@ -9,7 +9,7 @@ use kernel::{
     prelude::*,
     sync::aref::ARef, //
 };
-use kernel_ext::ioctl::Ioctl;
+use kernel_ext::fs::ioctl::Ioctl;
 use kvm_glue::VcpuFile;
 use pvirq_protocol::Vector;
 

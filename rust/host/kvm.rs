@@ -16,7 +16,7 @@ use kernel::{
     sync::aref::ARef,
     transmute::FromBytes, //
 };
-use kernel_ext::file::{
+use kernel_ext::fs::file::{
     self,
     FileExt, //
 };

@@ -49,7 +49,7 @@ use host::{
     Host,
     Parameters, //
 };
-use kernel_ext::cdev::Registration;
+use kernel_ext::fs::cdev::Registration;
 use overlay::{
     device::Device,
     Overlay, //

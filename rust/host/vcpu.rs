@@ -32,7 +32,7 @@
 //! because the descriptor's state belongs to the thread that runs. It is taken only once the guest
 //! has used its interface on the vCPU, or something is bound to it: a VMM that has another thread wait in KVM from before that
 //! gets a state that is wrong for its own guest. All of [`Vcpu::run`] is process
-//! context; [`PreemptNotified`](kernel_ext::preempt::PreemptNotified) is the scheduler's. Both find the descriptors under RCU. Threads that save or replace the
+//! context; [`PreemptNotified`](kernel_ext::sched::preempt::PreemptNotified) is the scheduler's. Both find the descriptors under RCU. Threads that save or replace the
 //! vCPU's state ([`state`]) take its turn as well. The order of locks is in [`registration`](crate::posting::registration).
 
 use kernel::{
@@ -46,7 +46,7 @@ use kernel::{
         Mutex, //
     }, //
 };
-use kernel_ext::killable::KillableMutex;
+use kernel_ext::sync::killable::KillableMutex;
 use kvm_glue::VcpuFile;
 use pvirq_protocol::{
     Descriptor,

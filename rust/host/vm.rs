@@ -24,8 +24,8 @@ use kernel::{
     }, //
 };
 use kernel_ext::{
-    preempt::PreemptNotifiers,
-    rcu_box::RcuBox, //
+    sched::preempt::PreemptNotifiers,
+    sync::rcu_box::RcuBox, //
 };
 
 use crate::{

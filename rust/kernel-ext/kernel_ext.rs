@@ -6,24 +6,12 @@
 
 #![deny(missing_docs)]
 
-pub mod anon_inode;
-pub mod cdev;
-pub mod eventfd;
-mod fd;
-pub mod file;
-pub mod file_operations;
-pub mod ioctl;
-pub mod killable;
-pub mod preempt;
+pub mod fs;
+pub mod irq;
+pub mod mm;
 pub mod random;
-pub mod rcu_box;
-pub mod read_once;
-pub mod revocable_pages;
 pub mod sched;
-pub mod softirq;
-pub mod thread_flags;
-pub mod user_mapping;
-pub mod user_pages;
+pub mod sync;
 
 /// C functions that `kernel::bindings` does not declare.
 mod bindings {

@@ -10,8 +10,8 @@ use kernel::{
     sync::aref::ARef, //
 };
 use kernel_ext::{
-    file::IoctlFile,
-    ioctl::Ioctl, //
+    fs::file::IoctlFile,
+    fs::ioctl::Ioctl, //
 };
 
 /// KVM's file of a VM.
@@ -77,7 +77,7 @@ impl VcpuFile {
         self.0.file()
     }
 
-    /// Passes an ioctl on to the file, as [`FileExt::ioctl`](kernel_ext::file::FileExt::ioctl) does, with
+    /// Passes an ioctl on to the file, as [`FileExt::ioctl`](kernel_ext::fs::file::FileExt::ioctl) does, with
     /// less ado.
     #[inline]
     pub fn ioctl(&self, request: Ioctl<'_>) -> Result<isize> {
@@ -124,7 +124,7 @@ impl VcpuFile {
     /// Returns whether other vCPUs, when they spin, yield to this one only for an interrupt that KVM sees.
     ///
     /// To be asked while the scheduler preempts the vCPU's thread, in
-    /// [`sched_out`](kernel_ext::preempt::PreemptNotified::sched_out).
+    /// [`sched_out`](kernel_ext::sched::preempt::PreemptNotified::sched_out).
     #[inline]
     pub fn yield_needs_interrupt(&self) -> bool {
         // SAFETY: By the type invariants the file is a vCPU's, to which it holds a reference.

@@ -28,8 +28,8 @@ use kernel::{
     }, //
 };
 use kernel_ext::{
-    read_once::ReadOnce,
-    thread_flags, //
+    sched::thread_flags, //
+    sync::read_once::ReadOnce,
 };
 
 use crate::files::VcpuFile;
@@ -167,7 +167,7 @@ impl Kicker {
         unsafe { crate::bindings::kvm_vcpu_kick_task(file.as_ptr(), task) };
     }
 
-    /// Does what [`Kicker::kick`] does at `time_ns` of [`monotonic_ns`](kernel_ext::sched::monotonic_ns), or
+    /// Does what [`Kicker::kick`] does at `time_ns` of [`monotonic_ns`](kernel_ext::sched::task::monotonic_ns), or
     /// at an earlier time that another caller has given. Any context but NMIs.
     pub fn kick_at(&self, time_ns: u64) {
         if self.timed.xchg(true, Full) {

@@ -55,7 +55,7 @@ use kernel::{
         Mutex, //
     }, //
 };
-use kernel_ext::eventfd::{
+use kernel_ext::fs::eventfd::{
     EventFd,
     EventFdCallback, //
     Waiter,

@@ -4,7 +4,7 @@
 //!
 //! A new kind is a variant here, a flag of [`Bind`](pvirq_protocol::ioctl::Bind), and a line where that is read.
 
-use kernel_ext::eventfd::EventFd;
+use kernel_ext::fs::eventfd::EventFd;
 
 /// A sink.
 pub(crate) enum Sink {

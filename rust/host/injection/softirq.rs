@@ -37,7 +37,7 @@ use kernel::{
         SpinLockIrq, //
     }, //
 };
-use kernel_ext::softirq::{
+use kernel_ext::irq::softirq::{
     in_interrupt,
     in_ksoftirqd,
     BhWork,

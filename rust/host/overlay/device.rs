@@ -12,13 +12,13 @@ use kernel::{
     }, //
 };
 use kernel_ext::{
-    cdev::CharDevice,
-    file::FileExt,
-    file_operations::{
+    fs::cdev::CharDevice,
+    fs::file::FileExt,
+    fs::file_operations::{
         FileOperations,
         FileOps, //
     },
-    ioctl::Ioctl, //
+    fs::ioctl::Ioctl, //
 };
 
 use super::{

@@ -13,12 +13,12 @@ use kernel::{
     }, //
 };
 use kernel_ext::{
-    file::FileExt,
-    file_operations::{
+    fs::file::FileExt,
+    fs::file_operations::{
         FileOperations,
         FileOps, //
     },
-    ioctl::Ioctl,
+    fs::ioctl::Ioctl,
 };
 use pvirq_protocol::ioctl::EndReason;
 

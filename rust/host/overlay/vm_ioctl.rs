@@ -21,9 +21,9 @@ use kernel::{
     }, //
 };
 use kernel_ext::{
-    eventfd::EventFd,
-    file::FileExt,
-    ioctl::Ioctl, //
+    fs::eventfd::EventFd,
+    fs::file::FileExt,
+    fs::ioctl::Ioctl, //
 };
 use pvirq_protocol::{
     ioctl,

@@ -23,10 +23,10 @@ use kernel::{
     sync::aref::ARef, //
 };
 use kernel_ext::{
-    anon_inode::AnonFile,
-    file::FileExt,
-    file_operations::FileOperations,
-    ioctl::Ioctl, //
+    fs::anon_inode::AnonFile,
+    fs::file::FileExt,
+    fs::file_operations::FileOperations,
+    fs::ioctl::Ioctl, //
 };
 
 use crate::kvm::Kvm;

@@ -12,8 +12,8 @@ use kernel::{
     sync::Arc, //
 };
 use kernel_ext::{
-    revocable_pages::RevocablePages, //
-    user_pages::{
+    mm::revocable_pages::RevocablePages, //
+    mm::user_pages::{
         LockedPages,
         Shared,
         UserPages, //
@@ -58,7 +58,7 @@ pub(crate) struct Descriptors {
 
 impl Descriptors {
     /// Pins and maps `array`, which has been [checked](Array::check) and is at `user` in the current
-    /// process. Nobody knows of it before it is [published](kernel_ext::rcu_box::RcuBox).
+    /// process. Nobody knows of it before it is [published](kernel_ext::sync::rcu_box::RcuBox).
     pub(crate) fn new(
         array: Array,
         user: u64,

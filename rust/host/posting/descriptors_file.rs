@@ -26,13 +26,13 @@ use kernel::{
     }, //
 };
 use kernel_ext::{
-    anon_inode::AnonFile,
-    file_operations::{
+    fs::anon_inode::AnonFile,
+    fs::file_operations::{
         FileOperations,
         FileOps, //
     },
-    ioctl::Ioctl,
-    revocable_pages::{
+    fs::ioctl::Ioctl,
+    mm::revocable_pages::{
         Opened,
         RevocablePages, //
     }, //

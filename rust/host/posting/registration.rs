@@ -31,7 +31,7 @@ use kernel::{
         Arc, //
     }, //
 };
-use kernel_ext::file::FileExt;
+use kernel_ext::fs::file::FileExt;
 use pvirq_protocol::{
     ioctl::{
         self,

@@ -6,7 +6,7 @@ use kernel::sync::atomic::{
     Atomic,
     Relaxed, //
 };
-use kernel_ext::read_once::ReadOnce;
+use kernel_ext::sync::read_once::ReadOnce;
 
 /// A counter that one thread at a time adds to, without a locked operation, and that any thread reads.
 ///

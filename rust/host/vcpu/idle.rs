@@ -2,7 +2,7 @@
 
 //! Idle vCPUs: the guest's idle call, and what the scheduler says of their threads. See [`poller`](crate::vcpu::poller).
 
-use kernel_ext::preempt::{
+use kernel_ext::sched::preempt::{
     PreemptNotified, //
     SchedOut,
 };

@@ -34,13 +34,13 @@ use kernel::{
     sync::atomic::Atomic, //
 };
 use kernel_ext::{
-    read_once::ReadOnce,
-    sched::{
+    sched::task::{
         is_contended,
         local_clock_ns,
         run_delay_ns, //
     },
-    thread_flags, //
+    sched::thread_flags, //
+    sync::read_once::ReadOnce,
 };
 use pvirq_protocol::IdleEnd;
 

@@ -6,7 +6,7 @@ use kernel::{
     prelude::*,
     sync::rcu, //
 };
-use kernel_ext::ioctl::Ioctl;
+use kernel_ext::fs::ioctl::Ioctl;
 use kvm_glue::Running;
 use pvirq_protocol::{
     ioctl::EndReason,

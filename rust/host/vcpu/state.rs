@@ -17,8 +17,8 @@
 
 use kernel::prelude::*;
 use kernel_ext::{
-    ioctl::Ioctl,
-    killable::KillableGuard, //
+    fs::ioctl::Ioctl,
+    sync::killable::KillableGuard, //
 };
 use pvirq_protocol::ioctl::EndReason;
 

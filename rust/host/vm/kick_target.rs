@@ -27,11 +27,11 @@ use kernel::{
     sync::atomic::Atomic, //
 };
 use kernel_ext::{
-    read_once::ReadOnce,
-    sched::{
+    sched::task::{
         barrier_on_all_cpus,
         sleep_killable_one_tick, //
     }, //
+    sync::read_once::ReadOnce,
 };
 use kvm_glue::Kicker;
 use pvirq_protocol::{

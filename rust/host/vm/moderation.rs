@@ -20,7 +20,7 @@ use kernel::{
         Relaxed, //
     }, //
 };
-use kernel_ext::sched::monotonic_ns;
+use kernel_ext::sched::task::monotonic_ns;
 use pvirq_policy::moderation::Batch;
 
 /// The longest pause that may be asked for.

@@ -15,7 +15,7 @@ use kernel::{
         SpinLock, //
     }, //
 };
-use kernel_ext::read_once::ReadOnce;
+use kernel_ext::sync::read_once::ReadOnce;
 use pvirq_policy::{
     budget::Budget,
     poll_window::{

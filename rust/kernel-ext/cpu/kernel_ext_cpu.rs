@@ -17,7 +17,7 @@ pub mod local_counter;
 pub mod memory;
 // The same as the host's module has.
 pub mod port_io;
-#[path = "../read_once.rs"]
+#[path = "../sync/read_once.rs"]
 pub mod read_once;
 pub mod system;
 pub mod topology;

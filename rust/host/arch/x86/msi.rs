@@ -13,8 +13,8 @@ use kernel::{
     transmute::AsBytes, //
 };
 use kernel_ext::{
-    file::FileExt,
-    user_mapping::UserMapping, //
+    fs::file::FileExt,
+    mm::user_mapping::UserMapping, //
 };
 use pvirq_protocol::Vector;
 

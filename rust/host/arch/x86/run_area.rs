@@ -9,12 +9,12 @@ use kernel::{
     sync::atomic::Atomic, //
 };
 use kernel_ext::{
-    read_once::ReadOnce,
-    user_mapping::UserMapping,
-    user_pages::{
+    mm::user_mapping::UserMapping,
+    mm::user_pages::{
         Shared,
         UserPage, //
     }, //
+    sync::read_once::ReadOnce,
 };
 
 use crate::arch::{

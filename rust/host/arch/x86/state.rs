@@ -6,7 +6,7 @@ use kernel::ioctl::{
     _IOR,
     _IOW, //
 };
-use kernel_ext::ioctl::Ioctl;
+use kernel_ext::fs::ioctl::Ioctl;
 use kvm_glue::VcpuFile;
 
 use crate::{

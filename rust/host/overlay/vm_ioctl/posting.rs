@@ -13,8 +13,8 @@ use kernel::{
     }, //
 };
 use kernel_ext::{
-    file::FileExt,
-    ioctl::Ioctl, //
+    fs::file::FileExt,
+    fs::ioctl::Ioctl, //
 };
 use pvirq_protocol::{
     ioctl::{

@@ -28,7 +28,7 @@ use kernel::{
     types::ForeignOwnable, //
 };
 
-use crate::ioctl::{
+use crate::fs::ioctl::{
     Abi,
     Ioctl, //
 };

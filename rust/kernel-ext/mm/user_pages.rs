@@ -28,7 +28,7 @@ use kernel::{
     }, //
 };
 
-use crate::revocable_pages::RevocablePages;
+use crate::mm::revocable_pages::RevocablePages;
 
 /// `NUMA_NO_NODE`.
 const NO_NODE: c_int = -1;

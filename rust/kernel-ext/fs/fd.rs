@@ -27,7 +27,7 @@ use kernel::{
     task::Task, //
 };
 
-use crate::ioctl::Ioctl;
+use crate::fs::ioctl::Ioctl;
 
 impl Ioctl<'_> {
     /// Returns the file that `fd` refers to.

@@ -22,7 +22,7 @@ use kernel::{
     types::ForeignOwnable, //
 };
 
-use crate::file_operations::FileOperations;
+use crate::fs::file_operations::FileOperations;
 
 /// A new file on an anonymous inode that has no private data yet, and that nobody else can refer
 /// to.

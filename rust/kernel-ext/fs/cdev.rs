@@ -31,7 +31,7 @@ use kernel::{
     }, //
 };
 
-use crate::file_operations::{
+use crate::fs::file_operations::{
     FileOperations,
     FileOps, //
 };

@@ -24,7 +24,7 @@ use kernel::{
     sync::aref::ARef, //
 };
 
-use crate::ioctl::{
+use crate::fs::ioctl::{
     Abi,
     Ioctl, //
 };
