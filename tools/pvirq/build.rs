@@ -41,7 +41,8 @@ fn main() {
     assert!(status.success(), "the mini guest did not build");
 
     let protocol = guest.join("../../rust/protocol");
-    for source in [&guest, &protocol] {
+    let policy = guest.join("../../rust/policy");
+    for source in [&guest, &protocol, &policy] {
         println!("cargo:rerun-if-changed={}", source.display());
     }
     println!(

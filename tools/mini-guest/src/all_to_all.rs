@@ -14,10 +14,11 @@ use pvirq_protocol::Vector;
 
 use crate::{
     console::Console,
-    cpu, fail,
+    cpu,
     ipi::{self, add_one, sendable, Sends, Way},
+    polling,
     sender::spin_until,
-    target,
+    status::fail,
 };
 
 /// An xorshift generator, which is not to be seeded with 0.
@@ -170,10 +171,10 @@ impl Vcpu<'_> {
         let descriptor = &self.shared.descriptors[self.index as usize];
 
         descriptor.enter_polling();
-        target::poll(descriptor, || {
+        polling::poll(descriptor, || {
             interrupts.load(SeqCst) == before && cpu::cycles().wrapping_sub(start) < span
         });
-        target::leave_polling(self.shared, self.index)
+        polling::leave_polling(self.shared, self.index)
     }
 
     /// Halts until there is an interrupt, unless there may never be one again. Interrupts are off before, and nothing is in
@@ -251,11 +252,11 @@ impl Vcpu<'_> {
     /// Takes what is still on its way, though its sequence number has been acknowledged. Interrupts are off afterwards.
     fn settle(&self) {
         if !self.stopped() {
-            target::leave_polling(self.shared, self.index);
+            polling::leave_polling(self.shared, self.index);
             cpu::enable_interrupts();
             // What the local APIC has comes when the vCPU enters the guest again.
             // SAFETY: The port does nothing.
-            unsafe { cpu::out(registers::NULL, 0) };
+            unsafe { cpu::out(port::NULL, 0) };
         }
         cpu::disable_interrupts();
     }

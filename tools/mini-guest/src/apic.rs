@@ -7,7 +7,7 @@ use core::{
     sync::atomic::{AtomicU32, Ordering::SeqCst},
 };
 
-use crate::cpu;
+use crate::{cpu, status::fail};
 
 const MSR_APIC_BASE: u32 = 0x1b;
 const APIC_BASE_X2APIC: u64 = 1 << 10;
@@ -63,7 +63,7 @@ pub fn enable_pv_eoi(word: &'static AtomicU32) {
 /// Gives the timer its vector, and has it wait for a deadline.
 pub fn enable_timer(vector: u8) {
     if !cpu::has_tsc_deadline() {
-        crate::fail(format_args!("the local APIC's timer has no deadlines"));
+        fail(format_args!("the local APIC's timer has no deadlines"));
     }
     // SAFETY: The register exists in x2APIC mode, and the mode as well, as CPUID says. Deadlines are set afterwards.
     unsafe {

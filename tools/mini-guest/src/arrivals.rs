@@ -13,7 +13,7 @@ use core::sync::atomic::{
     Ordering::{Relaxed, SeqCst},
 };
 
-use crate::ARRIVAL_VECTORS;
+use crate::layout::ARRIVAL_VECTORS;
 
 /// Who interrupts an idle vCPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

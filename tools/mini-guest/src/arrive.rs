@@ -13,10 +13,11 @@ use crate::{
     all_to_all::Random,
     apic,
     console::Console,
-    cpu, fail,
+    cpu,
     idle::Idle,
     ipi::{self, add_one, sendable, Sends, Way},
     sender::spin_until,
+    status::fail,
 };
 
 /// The vCPU that idles.
@@ -217,7 +218,7 @@ fn raise(shared: &Shared, way: Way, sends: &mut Sends) {
 /// Has the VMM signal its eventfd.
 fn ring() {
     // SAFETY: The VMM touches no memory but what is shared, which is atomics.
-    unsafe { cpu::out(registers::RING, 0) };
+    unsafe { cpu::out(port::RING, 0) };
 }
 
 /// Counts what is missing of a period, and stops the other vCPU.

@@ -7,6 +7,12 @@ use core::{
     sync::atomic::AtomicU32,
 };
 
+/// The vector of NMIs.
+pub const NMI: u8 = 2;
+
+/// Stands for the vector of an interrupt that was taken while interrupts were off: no vector.
+pub const MASKED: u64 = 256;
+
 use mini_guest::{port, Slot};
 
 /// The first address of the upper half, which is not mapped.

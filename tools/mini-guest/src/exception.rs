@@ -15,19 +15,19 @@ use mini_guest::{
     LEDGER_VECTORS, STATUS_MASKED, STORM_VECTOR, STORM_VECTORS,
 };
 
-use crate::{apic, console::Console, cpu, ipi, percpu, STATUS_CRASHED};
+use crate::{
+    apic,
+    console::Console,
+    cpu::{self, MASKED, NMI},
+    ipi, percpu,
+    status::STATUS_CRASHED,
+};
 
 const VECTORS: usize = 256;
 const STUB_SIZE: usize = 16;
 
 /// Exceptions that push an error code: 8, 10 to 14, 17, 21, 29 and 30.
 const HAS_ERROR_CODE: u32 = 0x6022_7d00;
-
-/// The vector of NMIs.
-pub const NMI: u8 = 2;
-
-/// Stands for the vector of an interrupt that was taken while interrupts were off: no vector.
-pub const MASKED: u64 = 256;
 
 /// What lies on the stack: what the entry stub pushed, then what the CPU did.
 #[repr(C)]

@@ -10,12 +10,10 @@
 use core::sync::atomic::Ordering::Relaxed;
 
 use mini_guest::{IdleCounts, Job, Rest, Shared};
-use pvirq_protocol::{
-    window::{Governor, Policy},
-    Descriptor,
-};
+use pvirq_policy::poll_window::{Governor, Policy};
+use pvirq_protocol::Descriptor;
 
-use crate::{cpu, ipi::add_one, pvirq, target};
+use crate::{cpu, ipi::add_one, polling, pvirq};
 
 /// The idle loop of a vCPU.
 pub struct Idle<'a> {
@@ -120,10 +118,10 @@ impl<'a> Idle<'a> {
         let taken_away = || self.rest == Rest::Idle && self.descriptor.guest_poll_ns() == 0;
 
         add_one(&self.counts.polls);
-        target::poll(self.descriptor, || {
+        polling::poll(self.descriptor, || {
             nothing_to_do() && !taken_away() && cpu::cycles().wrapping_sub(start) < span
         });
-        let handled = target::leave_polling(self.shared, self.index);
+        let handled = polling::leave_polling(self.shared, self.index);
         let polled = cpu::cycles().wrapping_sub(start);
         self.counts
             .polled

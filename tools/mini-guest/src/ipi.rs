@@ -17,7 +17,7 @@ use mini_guest::{
 };
 use pvirq_protocol::{post_all, Posted, Tally, Vector};
 
-use crate::{apic, cpu, exception};
+use crate::{apic, cpu};
 
 /// The vector that ends a HLT and does nothing else.
 pub const WAKE_VECTOR: u8 = IPI_VECTOR + 1;
@@ -167,8 +167,8 @@ global_asm!(
     pushed = const PUSHED,
     flags = const PUSHED + 2 * size_of::<u64>(),
     interrupts_on = const RFLAGS_IF >> 8,
-    masked = const exception::MASKED,
-    nmi = const exception::NMI,
+    masked = const cpu::MASKED,
+    nmi = const cpu::NMI,
     interrupts = const offset_of!(Slot, interrupts),
     arrived = const offset_of!(Slot, arrived),
     sent = const offset_of!(Slot, sent),

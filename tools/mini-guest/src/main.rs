@@ -24,9 +24,11 @@ mod ipi;
 mod mem;
 mod pacer;
 mod percpu;
+mod polling;
 mod pvirq;
 mod self_test;
 mod sender;
+mod status;
 mod stop;
 mod survive;
 mod target;
@@ -40,14 +42,12 @@ use core::{
 
 use mini_guest::{port, Job, Shared, Work};
 
-use crate::{console::Console, ipi::Hypercall, percpu::PerCpu};
-
-/// The machine's status after a self-test that passed.
-const STATUS_OK: u8 = 0;
-/// The machine's status after a self-test that failed, or a job that cannot be done.
-const STATUS_FAILED: u8 = 1;
-/// The machine's status after an exception or a panic.
-const STATUS_CRASHED: u8 = 2;
+use crate::{
+    console::Console,
+    ipi::Hypercall,
+    percpu::PerCpu,
+    status::{fail, STATUS_CRASHED},
+};
 
 // The entry point of all vCPUs: takes the vCPU's own stack, and passes on what the VMM left in rdi and rsi.
 global_asm!(
@@ -74,6 +74,7 @@ global_asm!(
 extern "C" fn main(shared: &'static Shared, index: usize) -> ! {
     // SAFETY: This vCPU runs on the stack of area `index`, so no other one uses that area, and interrupts are off.
     unsafe { percpu::load(index) };
+    exception::load_table();
     cpu::set_gs_base(&shared.slots[index]);
     let storm = core::ptr::from_ref(&shared.storms[index]);
     shared.slots[index].storm.store(storm as u64, Relaxed);
@@ -144,12 +145,6 @@ fn work(shared: &'static Shared, job: &Job, index: u32) {
         (_, Work::Crash) => cpu::touch_nothing(),
         (_, Work::Masked) => ipi::interrupt_masked(),
     }
-}
-
-/// Ends the machine with a message.
-fn fail(message: core::fmt::Arguments<'_>) -> ! {
-    let _ = writeln!(Console::lock(), "mini-guest: {message}");
-    cpu::exit(STATUS_FAILED)
 }
 
 #[panic_handler]

@@ -7,9 +7,10 @@ use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use mini_guest::{Job, Shared, CYCLES_LEN};
 
 use crate::{
-    cpu, fail,
+    cpu,
     ipi::{self, Sends, Way, IPI},
     sender::{self, spin_until},
+    status::fail,
 };
 
 /// The vCPU that is woken.

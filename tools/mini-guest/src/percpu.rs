@@ -6,8 +6,6 @@ use core::{arch::asm, cell::UnsafeCell, mem::offset_of};
 
 use mini_guest::MAX_VCPUS;
 
-use crate::exception;
-
 /// The code segment's selector.
 pub const CODE_SELECTOR: u16 = 0x08;
 const DATA_SELECTOR: u16 = 0x10;
@@ -70,7 +68,7 @@ struct TablePointer {
     base: u64,
 }
 
-/// Gives this vCPU its descriptor table, task state, and the interrupt table.
+/// Gives this vCPU its descriptor table and task state.
 ///
 /// # Safety
 ///
@@ -121,7 +119,6 @@ pub unsafe fn load(index: usize) {
             task = in(reg) TASK_SELECTOR,
         )
     };
-    exception::load_table();
 }
 
 /// The vCPU whose memory contains `address`.

@@ -6,7 +6,13 @@ use core::{fmt::Write, hint, sync::atomic::Ordering::SeqCst};
 
 use mini_guest::{Job, Mechanism, Pattern, Rest, Shared, Work};
 
-use crate::{apic, console::Console, cpu, fail, sender, target, STATUS_OK};
+use crate::{
+    apic,
+    console::Console,
+    cpu, sender,
+    status::{fail, STATUS_OK},
+    target,
+};
 
 /// About a minute on any CPU of these days.
 const PATIENCE: u64 = 200_000_000_000;

@@ -13,8 +13,9 @@ use pvirq_protocol::{Descriptor, HostState};
 
 use crate::{
     console::Console,
-    cpu, fail,
+    cpu,
     ipi::{self, Sends, Way, IPI},
+    status::fail,
 };
 
 /// Spins until `done`, for `patience` cycles at most. Says whether it came true.

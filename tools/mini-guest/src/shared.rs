@@ -17,9 +17,9 @@ use crate::{
     frozen::Frozen,
     host::{Answer, Request},
     job::{Job, Mechanism, Pattern, Rest, Work},
+    layout::MAX_VCPUS,
     ledger::Survival,
     storm::Storm,
-    MAX_VCPUS,
 };
 
 /// The number of measurements that a job can leave.

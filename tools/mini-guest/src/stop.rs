@@ -24,9 +24,8 @@ use crate::{
     console::Console,
     cpu,
     ipi::{self, Sends, IPI},
-    pvirq,
+    polling, pvirq,
     sender::spin_until,
-    target,
 };
 
 const TARGET: u32 = 1;
@@ -119,10 +118,10 @@ fn take(shared: &Shared, job: &Job, random: &mut Random) {
             // Most of the time it polls: then posts are worth to be stopped.
             2..6 => {
                 descriptor.enter_polling();
-                target::poll(descriptor, || {
+                polling::poll(descriptor, || {
                     interrupts.load(SeqCst) == before && cpu::cycles().wrapping_sub(start) < span
                 });
-                target::leave_polling(shared, TARGET);
+                polling::leave_polling(shared, TARGET);
             }
             6 => {
                 cpu::disable_interrupts();
@@ -160,7 +159,7 @@ fn stop(shared: &Shared, job: &Job, random: &mut Random) {
             }
         }
         // SAFETY: The VMM touches no memory but what is shared, which is atomics.
-        unsafe { cpu::out(registers::RING, 0) };
+        unsafe { cpu::out(port::RING, 0) };
     }
 }
 

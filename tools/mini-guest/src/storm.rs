@@ -20,7 +20,7 @@ use core::{
     },
 };
 
-use crate::{MAX_VCPUS, STORM_VECTOR, STORM_VECTORS};
+use crate::layout::{MAX_VCPUS, STORM_VECTOR, STORM_VECTORS};
 
 /// The vector that a sender uses in a storm, whose interrupts merge or not.
 pub fn storm_vector(merges: bool, sender: u32) -> u8 {

@@ -14,11 +14,11 @@ use pvirq_protocol::Vector;
 use crate::{
     all_to_all::Random,
     console::Console,
-    cpu, fail, heal,
+    cpu, heal,
     ipi::{self, add_one, sendable, Sends, Way},
-    pvirq,
+    polling, pvirq,
     sender::spin_until,
-    target,
+    status::fail,
 };
 
 /// So many rests lie between two looks for the epoch.
@@ -132,10 +132,10 @@ impl Vcpu<'_> {
             return 0;
         }
         descriptor.enter_polling();
-        target::poll(descriptor, || {
+        polling::poll(descriptor, || {
             interrupts.load(SeqCst) == before && cpu::cycles().wrapping_sub(start) < span
         });
-        target::leave_polling(self.shared, self.index)
+        polling::leave_polling(self.shared, self.index)
     }
 
     /// Makes the idle call, and says whether the vCPU may halt. Interrupts are off afterwards.
@@ -181,11 +181,11 @@ impl Vcpu<'_> {
         }
         // What comes once too often has time to come.
         spin_until(self.job.gap, || false);
-        target::leave_polling(self.shared, self.index);
+        polling::leave_polling(self.shared, self.index);
         cpu::enable_interrupts();
         // What the local APIC has comes when the vCPU enters the guest again.
         // SAFETY: The port does nothing.
-        unsafe { cpu::out(registers::NULL, 0) };
+        unsafe { cpu::out(port::NULL, 0) };
         cpu::disable_interrupts();
     }
 

@@ -20,12 +20,7 @@ use std::{
 use anyhow::{bail, ensure, Context, Result};
 use testvm::frame::{Kind, Parser};
 
-use crate::{
-    disk,
-    ground::Bochs,
-    process::Process,
-    vm::{Started, Vm},
-};
+use crate::{disk, ground::Bochs, process::Process, started::Started, vm::Vm};
 
 /// The file of a run in which the kernel's console is. It shows errors only, as it is slow.
 pub const SERIAL_LOG: &str = "serial.log";
@@ -98,7 +93,7 @@ pub fn start(vm: &Vm, bochs: &Bochs) -> Result<Started> {
         process,
         output: Some(Box::new(output)),
         receiver: Some(thread::spawn(move || receiver.receive(stream))),
-        servers: Vec::new(),
+        servers: Box::new(()),
     })
 }
 

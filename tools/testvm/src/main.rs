@@ -18,6 +18,8 @@ mod initramfs;
 mod ktap;
 mod process;
 mod qemu;
+mod run;
+mod started;
 mod symbols;
 mod vm;
 
@@ -35,7 +37,8 @@ use clap::Parser;
 use crate::{
     accel::Accel,
     ground::{Bochs, Choice, Ground},
-    vm::{Outcome, Vm},
+    run::{Outcome, Run},
+    vm::Vm,
 };
 
 /// Exit status of a run that is bad for another reason than the command's own status.
@@ -149,7 +152,7 @@ fn relay(output: Box<dyn Read + Send>) -> Vec<String> {
 }
 
 /// Runs the machine; again, and with a word about it, if the emulator's known defect ended the run.
-fn run_past_emulator(vm: &Vm) -> Result<(vm::Run, String)> {
+fn run_past_emulator(vm: &Vm) -> Result<(Run, String)> {
     let mut attempt = 1;
     loop {
         let run = vm.run(relay)?;

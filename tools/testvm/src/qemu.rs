@@ -11,11 +11,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::{
-    accel::Accel,
-    process::Process,
-    vm::{Started, Vm},
-};
+use crate::{accel::Accel, process::Process, started::Started, vm::Vm};
 
 /// TCG's CPU. While the kernel identifies the boot CPU it forgets for a moment that there are five levels of page tables,
 /// and KASAN then takes the memory of an interrupt handler for a wild pointer's. Four levels are cheaper to walk, too.
@@ -39,7 +35,7 @@ pub fn start(vm: &Vm, accel: Accel) -> Result<Started> {
         process: Process(qemu),
         output: output.map(|output| Box::new(output) as _),
         receiver: None,
-        servers,
+        servers: Box::new(servers),
     })
 }
 

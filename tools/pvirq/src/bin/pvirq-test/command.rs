@@ -23,10 +23,7 @@ use pvirq::{
 };
 use serde_json::Value;
 
-use crate::{
-    ktap::{Outcome, Test, Twice},
-    Context,
-};
+use crate::ktap::{Context, Outcome, Test, Twice};
 
 pub const TESTS: &[Test] = &[
     ("pvirq run boots the guest that is built in", run),

@@ -15,10 +15,7 @@ use pvirq::{
     ports::Transcript,
 };
 
-use crate::{
-    ktap::{Outcome, Test},
-    Context,
-};
+use crate::ktap::{Context, Outcome, Test};
 
 pub const TESTS: &[Test] = &[
     ("self-test, 1 vCPU", |context| self_test(context, 1)),

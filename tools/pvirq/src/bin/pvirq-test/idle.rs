@@ -11,9 +11,8 @@ use serde_json::Value;
 
 use crate::{
     jobs::{job, LIMIT},
-    ktap::{Outcome, Test},
+    ktap::{Context, Outcome, Test},
     posts::{is_pvirq, registered},
-    Context,
 };
 
 pub const TESTS: &[Test] = &[

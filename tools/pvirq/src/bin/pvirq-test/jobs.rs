@@ -17,10 +17,7 @@ use pvirq::{
     vcpu::Counts,
 };
 
-use crate::{
-    ktap::{Outcome, Test, Twice},
-    Context,
-};
+use crate::ktap::{Context, Outcome, Test, Twice};
 
 pub const TESTS: &[Test] = &[
     ("x2APIC interrupts to a busy vCPU", |context| {

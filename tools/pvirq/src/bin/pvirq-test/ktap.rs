@@ -5,11 +5,18 @@
 use std::{
     fmt,
     io::{stdout, Result, Write},
+    path::PathBuf,
 };
 
 use pvirq::{error::Error, ground::Ground};
 
-use crate::Context;
+/// What tests need.
+pub struct Context {
+    /// The `pvirq` command.
+    pub command: PathBuf,
+    /// The device to test.
+    pub device: PathBuf,
+}
 
 /// How a test went, if it did not fail.
 pub enum Outcome {

@@ -15,20 +15,12 @@ mod posts;
 mod sinks;
 mod survive;
 
-use std::{env, path::PathBuf, process::ExitCode};
+use std::{env, process::ExitCode};
 
 use anyhow::{Context as _, Result};
 use pvirq::device;
 
-use crate::ktap::{Plan, Test};
-
-/// What tests need.
-pub struct Context {
-    /// The `pvirq` command.
-    pub command: PathBuf,
-    /// The device to test.
-    pub device: PathBuf,
-}
+use crate::ktap::{Context, Plan, Test};
 
 fn run() -> Result<bool> {
     let command = match env::args_os().nth(1) {

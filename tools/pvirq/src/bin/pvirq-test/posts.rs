@@ -23,8 +23,7 @@ use pvirq_protocol::{
 
 use crate::{
     jobs::{agree, job, machine, machine_on, LIMIT},
-    ktap::{Outcome, Test, Twice},
-    Context,
+    ktap::{Context, Outcome, Test, Twice},
 };
 
 pub const TESTS: &[Test] = &[

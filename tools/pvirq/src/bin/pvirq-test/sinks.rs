@@ -22,9 +22,8 @@ use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
 
 use crate::{
     jobs::{agree, machine, LIMIT},
-    ktap::{Outcome, Test, Twice},
+    ktap::{Context, Outcome, Test, Twice},
     posts::is_pvirq,
-    Context,
 };
 
 pub const TESTS: &[Test] = &[

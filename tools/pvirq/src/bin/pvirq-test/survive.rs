@@ -9,9 +9,8 @@ use pvirq::device::KVM;
 use serde_json::Value;
 
 use crate::{
-    ktap::{Outcome, Test, Twice},
+    ktap::{Context, Outcome, Test, Twice},
     posts::is_pvirq,
-    Context,
 };
 
 pub const TESTS: &[Test] = &[
