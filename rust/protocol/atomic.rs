@@ -44,16 +44,17 @@ pub(crate) use const_unless_loom;
 
 #[cfg(MODULE)]
 mod backend {
-    #[cfg(target_arch = "x86_64")]
-    use core::arch::asm;
-    #[cfg(not(target_arch = "x86_64"))]
-    use kernel::bindings;
     use kernel::sync::{
         atomic::{
             Atomic,
             Full, //
         },
         barrier, //
+    };
+
+    use crate::arch::{
+        BitOps,
+        Bits, //
     };
 
     /// A word that is only read and written.
@@ -108,55 +109,17 @@ mod backend {
         }
 
         /// Sets a bit, of which `bit` is the number, below 64. Returns whether it was set before.
-        // `Atomic` has no operations on bits yet. On x86 a read-modify-write that returns more than a bit is a loop;
-        // on arm64 with LSE it is one instruction.
-        #[cfg(target_arch = "x86_64")]
         #[inline]
         pub(crate) fn test_and_set(&self, bit: u32) -> bool {
-            let before: u8;
-            // SAFETY: The pointer is valid and aligned, and the bit is in the word that it points to.
-            unsafe {
-                asm!("lock bts qword ptr [{word}], {bit}", "setc {before}", word = in(reg) self.0.as_ptr(),
-                    bit = in(reg) u64::from(bit % u64::BITS), before = out(reg_byte) before, options(nostack))
-            };
-            before != 0
+            // SAFETY: The pointer is valid and aligned, and the word is atomic.
+            unsafe { Bits::test_and_set(self.0.as_ptr(), bit) }
         }
 
         /// Clears a bit, of which `bit` is the number, below 64. Returns whether it was set before.
-        #[cfg(target_arch = "x86_64")]
         #[inline]
         pub(crate) fn test_and_clear(&self, bit: u32) -> bool {
-            let before: u8;
             // SAFETY: As in `test_and_set`.
-            unsafe {
-                asm!("lock btr qword ptr [{word}], {bit}", "setc {before}", word = in(reg) self.0.as_ptr(),
-                    bit = in(reg) u64::from(bit % u64::BITS), before = out(reg_byte) before, options(nostack))
-            };
-            before != 0
-        }
-
-        /// Sets a bit, of which `bit` is the number, below 64. Returns whether it was set before.
-        #[cfg(not(target_arch = "x86_64"))]
-        #[inline]
-        pub(crate) fn test_and_set(&self, bit: u32) -> bool {
-            let mask: u64 = 1 << bit;
-            let word = self.0.as_ptr().cast();
-            // SAFETY: The pointer is valid and aligned, and an `atomic64_t` is one `s64`. The casts keep all bits.
-            let before = unsafe { bindings::atomic64_fetch_or(mask as i64, word) };
-
-            before as u64 & mask != 0
-        }
-
-        /// Clears a bit, of which `bit` is the number, below 64. Returns whether it was set before.
-        #[cfg(not(target_arch = "x86_64"))]
-        #[inline]
-        pub(crate) fn test_and_clear(&self, bit: u32) -> bool {
-            let mask: u64 = 1 << bit;
-            let word = self.0.as_ptr().cast();
-            // SAFETY: As in `test_and_set`.
-            let before = unsafe { bindings::atomic64_fetch_and(!mask as i64, word) };
-
-            before as u64 & mask != 0
+            unsafe { Bits::test_and_clear(self.0.as_ptr(), bit) }
         }
     }
 

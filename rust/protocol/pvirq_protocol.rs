@@ -26,6 +26,8 @@ extern crate std;
 mod numbered;
 
 mod abi;
+#[cfg(MODULE)]
+mod arch;
 mod atomic;
 mod counters;
 #[cfg(all(test, not(loom)))]
