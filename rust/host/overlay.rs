@@ -29,8 +29,7 @@ pub(crate) struct Overlay {
     /// Of all VMs: a chain of eventfds can lead from one to another.
     #[pin]
     pub(crate) bindings: Bindings,
-    /// Held while a descriptor of a VM refers to KVM's file instead of ours, see
-    /// [`VmFile`](vm_file::VmFile).
+    /// Held while a descriptor of a VM refers to KVM's file instead of ours, see [`VmFile`](vm_file::VmFile).
     #[pin]
     pub(crate) lending: Mutex<()>,
 }

@@ -2,9 +2,8 @@
 
 //! vCPUs and their run loop.
 //!
-//! `KVM_RUN` on our file makes KVM run the vCPU, again and again, until there is an exit that
-//! concerns the VMM. Before each entry, what has been posted is injected. Meanwhile senders learn
-//! from the vCPU's descriptor where it is:
+//! `KVM_RUN` on our file makes KVM run the vCPU, again and again, until there is an exit that concerns the VMM. Before
+//! each entry, what has been posted is injected. Meanwhile senders learn from the vCPU's descriptor where it is:
 //!
 //! | state       | from                                   | to                                       |
 //! |-------------|----------------------------------------|------------------------------------------|
@@ -14,26 +13,27 @@
 //! | `Blocked`   | the task sleeps, in a halt for example | it is awake and has a CPU                |
 //! | `Polling`   | the guest's idle call                  | the return to the guest                  |
 //!
-//! A VMM may save a vCPU that is in no I/O which KVM completes when it is entered, and then what the guest's memory holds
-//! is somewhere else. So the vCPU does not promise anything then: it is `Running`, and what was pending has been injected.
+//! A VMM may save a vCPU that is in no I/O which KVM completes when it is entered, and then what the guest's memory
+//! holds is somewhere else. So the vCPU does not promise anything then: it is `Running`, and what was pending has been
+//! injected.
 //!
 //! A vCPU that is preempted in its guest's user mode on a host with APICv stays `Running`, see
 //! [`VcpuFile::yield_needs_interrupt`].
 //!
-//! The scheduler says when `Preempted` and `Blocked` begin and end. If the task comes back and something is
-//! pending, KVM may be about to enter the guest, and the scheduler's context is none to inject
-//! in. So the task gets a signal that is none (`TIF_NOTIFY_SIGNAL`): KVM checks for signals last
-//! thing before it enters, and `KVM_RUN` returns `EINTR` to us. The VMM sees that only if there is
-//! a real signal, or a task work, or it has asked for it.
+//! The scheduler says when `Preempted` and `Blocked` begin and end. If the task comes back and something is pending,
+//! KVM may be about to enter the guest, and the scheduler's context is none to inject in. So the task gets a signal
+//! that is none (`TIF_NOTIFY_SIGNAL`): KVM checks for signals last thing before it enters, and `KVM_RUN` returns
+//! `EINTR` to us. The VMM sees that only if there is a real signal, or a task work, or it has asked for it.
 //!
 //! # Concurrency
 //!
-//! KVM runs a vCPU in one thread at a time, and keeps others waiting. So do we, in [`Vcpu::turn`],
-//! because the descriptor's state belongs to the thread that runs. It is taken only once the guest
-//! has used its interface on the vCPU, or something is bound to it: a VMM that has another thread wait in KVM from before that
-//! gets a state that is wrong for its own guest. All of [`Vcpu::run`] is process
-//! context; [`PreemptNotified`](kernel_ext::sched::preempt::PreemptNotified) is the scheduler's. Both find the descriptors under RCU. Threads that save or replace the
-//! vCPU's state ([`state`]) take its turn as well. The order of locks is in [`registration`](crate::posting::registration).
+//! KVM runs a vCPU in one thread at a time, and keeps others waiting. So do we, in [`Vcpu::turn`], because the
+//! descriptor's state belongs to the thread that runs. It is taken only once the guest has used its interface on the
+//! vCPU, or something is bound to it: a VMM that has another thread wait in KVM from before that gets a state that is
+//! wrong for its own guest. All of [`Vcpu::run`] is process context;
+//! [`PreemptNotified`](kernel_ext::sched::preempt::PreemptNotified) is the scheduler's. Both find the descriptors under
+//! RCU. Threads that save or replace the vCPU's state ([`state`]) take its turn as well. The order of locks is in
+//! [`registration`](crate::posting::registration).
 
 use kernel::{
     new_mutex,

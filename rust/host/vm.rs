@@ -4,8 +4,8 @@
 //!
 //! # Concurrency
 //!
-//! [`Vm::memory`] and its place among other locks are described in [`registration`](crate::posting::registration). It is
-//! never taken with the VMM's memory map locked. [`Vm::kicks`] is held while memory is mapped. [`Vm::file`] and
+//! [`Vm::memory`] and its place among other locks are described in [`registration`](crate::posting::registration). It
+//! is never taken with the VMM's memory map locked. [`Vm::kicks`] is held while memory is mapped. [`Vm::file`] and
 //! [`Vm::targets`] are leaves.
 
 use kernel::{
