@@ -84,7 +84,7 @@ module! {
         },
         moderation_ns: u32 {
             default: 1_000_000,
-            description: "Longest pause in ns between two kicks of a vCPU after a burst of interrupts from eventfds; 0: none",
+            description: "Longest pause in ns between two kicks of a vCPU after a burst from eventfds; 0: none",
         },
     },
 }

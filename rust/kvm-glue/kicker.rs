@@ -28,8 +28,8 @@ use kernel::{
     }, //
 };
 use kernel_ext::{
-    sched::thread_flags, //
-    sync::read_once::ReadOnce,
+    sched::thread_flags,
+    sync::read_once::ReadOnce, //
 };
 
 use crate::files::VcpuFile;
