@@ -57,8 +57,8 @@ use kernel::{
 };
 use kernel_ext::fs::eventfd::{
     EventFd,
-    EventFdCallback, //
-    Waiter,
+    EventFdCallback,
+    Waiter, //
 };
 use pvirq_protocol::{
     ioctl,

@@ -12,12 +12,12 @@ use kernel::{
     sync::Arc, //
 };
 use kernel_ext::{
-    mm::revocable_pages::RevocablePages, //
+    mm::revocable_pages::RevocablePages,
     mm::user_pages::{
         LockedPages,
         Shared,
         UserPages, //
-    },
+    }, //
 };
 use pvirq_protocol::{
     registers::{
