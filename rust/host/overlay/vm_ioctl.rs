@@ -245,9 +245,9 @@ fn map_descriptors(vm: &Vm, real: &File, request: Ioctl<'_>) -> Result<isize> {
 
     let guard = kernel::sync::rcu::read_lock();
     let descriptors = vm.descriptors.get(&guard).ok_or(ENXIO)?;
-    let (window, offset, count) = descriptors.window();
+    let (pages, offset, count) = descriptors.revocable_pages();
     drop(guard);
-    let file = DescriptorsFile::create(&window)?;
+    let file = DescriptorsFile::create(&pages)?;
     let fd = FileDescriptorReservation::get_unused_fd_flags(flags::O_CLOEXEC)?;
     let number = fd.reserved_fd() as isize;
 
