@@ -39,7 +39,7 @@ impl CharDevice for Device {
 
     const NAME: &'static CStr = c"pvirq";
 
-    /// Any task may open our node: the real device decides who may use KVM.
+    /// Any task may open our node: the real device decides which may use KVM.
     const MODE: u16 = 0o666;
 
     fn open(overlay: &Arc<Overlay>, file: &File) -> Result<KBox<Self>> {
