@@ -88,7 +88,6 @@ impl Delivery {
         })
     }
 
-    /// Returns the sink.
     pub(crate) fn sink(&self) -> &Sink {
         &self.sink
     }

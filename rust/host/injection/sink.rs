@@ -6,7 +6,6 @@
 
 use kernel_ext::fs::eventfd::EventFd;
 
-/// A sink.
 pub(crate) enum Sink {
     /// The top half kicks the bound vCPU.
     Kick,

@@ -29,7 +29,6 @@ pub(crate) struct History {
     inner: SpinLock<Inner>,
 }
 
-/// The counters.
 #[derive(Clone, Copy)]
 pub(crate) struct Inner {
     pub(crate) registrations: u64,

@@ -52,7 +52,7 @@ impl MemSlots {
 
     /// Notes that KVM has accepted `region`. [`MemSlots::reserve`] must have made room.
     pub(crate) fn set(&mut self, region: &kvm_userspace_memory_region) {
-        // The guest cannot register in the second address space: on x86, that of system management mode.
+        // The guest cannot register in the second address space, that of system management mode.
         if region.slot >> 16 != 0 {
             return;
         }
