@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What differs by architecture: the contracts, and the architecture that this module is built for.
+//! The contracts with the architecture, and the choice of the one that the module is built for.
 //!
-//! This is the only file with `cfg(target_arch)`. Another architecture is a folder below `arch/` and a line here.
+//! This is the only file with `cfg(target_arch)`. A new architecture is a folder below `arch/` and a line here. It
+//! implements the traits below, and the other methods of the re-exported types that generic code calls.
 
 use kernel::{
     fs::File,
@@ -31,65 +32,65 @@ pub(crate) use x86::{
 pub(crate) enum Access {
     Read(u16),
     Write(u16, u32),
-    /// Not one of 32 bits. It reads as if nothing were there.
+    /// An access of another size than 32 bits, which reads as an absent interface.
     Malformed,
 }
 
-/// How the guest interface is found in an exit of a vCPU, and answered.
+/// Decodes and answers accesses to the guest interface in a vCPU's exits.
 pub(crate) trait GuestAccess {
-    /// Where the interface is.
+    /// Where the guest finds the interface.
     type Place;
 
-    /// Returns the access that made the vCPU exit, if it was one.
+    /// Returns the access that made the vCPU exit, if it was one to the interface.
     fn access(&self, place: Self::Place) -> Option<Access>;
 
     /// Answers a read with `value`.
     fn answer(&self, value: u32);
 
-    /// Answers an access that is malformed.
+    /// Answers a malformed access as if there were no interface.
     fn answer_absent(&self);
 }
 
-/// How a posted vector is made pending in a vCPU.
+/// Injects posted vectors into vCPUs.
 pub(crate) trait Inject: Sized {
-    /// Makes one for the VM of KVM's file `vm`, which as many threads as `slots` use at a time.
+    /// Creates an injector for the VM of KVM's file `vm`, for use by up to `slots` threads at a time.
     fn new(vm: ARef<File>, slots: u32) -> Result<Self>;
 
-    /// Returns whether the current process is the VMM: [`Inject::send`] fails in all others.
+    /// Returns whether the current process is the VMM. In any other [`Inject::send`] fails.
     fn is_current(&self) -> bool;
 
-    /// Injects a vector into the vCPU `id`. A slot is for one thread at a time.
+    /// Injects a vector into the vCPU `id`. One thread at a time may use a slot.
     fn send(&self, slot: u32, id: u32, vector: Vector) -> Result;
 }
 
-/// What a VMM does to a VM's interrupt controller.
+/// Tracks how the VMM sets up a VM's interrupt controller.
 pub(crate) trait VmEvents {
-    /// KVM has accepted the ioctl `cmd` on the VM.
+    /// Notes that KVM has accepted the ioctl `cmd` on the VM.
     fn note_ioctl(&self, cmd: u32);
 
-    /// KVM has enabled a capability for the VM.
+    /// Notes that KVM has enabled a capability for the VM.
     fn note_capability(&self, capability: &kvm_enable_cap);
 
-    /// Returns whether KVM has an interrupt controller for the VM.
+    /// Returns whether the VM has an interrupt controller in KVM.
     fn is_ready(&self) -> bool;
 
-    /// Returns how many vCPUs it can address: the longest array of descriptors.
+    /// Returns how many vCPUs can be addressed, which limits the array of descriptors.
     fn max_descriptors(&self) -> u32;
 }
 
-/// What an ioctl does to the state of a vCPU into which posts are delivered.
+/// What a vCPU's ioctl does to the state that posts are injected into.
 pub(crate) enum StateCall {
-    /// Reads it.
+    /// Reads the state.
     Save,
-    /// Replaces it. A vCPU that has run gets another past.
+    /// Replaces the state. A vCPU that has run is reset by that, or restored from a snapshot.
     Replace,
-    /// Replaces registers that tell whether the vCPU is reset, see [`VcpuState::resets`].
+    /// Writes registers by which a reset is detected, see [`VcpuState::resets`].
     MayReset,
 }
 
-/// How a VMM saves and replaces a vCPU's state.
+/// Classifies the ioctls by which a VMM saves and replaces a vCPU's state.
 pub(crate) trait VcpuState {
-    /// Returns what the ioctl `cmd` does; nothing if posting need not know.
+    /// Returns what the ioctl `cmd` does; `None` if it does not concern posting.
     fn call(cmd: u32) -> Option<StateCall>;
 
     /// Returns whether `request`, a [`StateCall::MayReset`], resets the vCPU.

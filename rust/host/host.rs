@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What all VMs of the module share.
+//! The state that all VMs of the module share.
 
 use kernel::prelude::*;
 use pvirq_protocol::ioctl::Poll;
@@ -27,15 +27,15 @@ pub(crate) struct Parameters {
     pub(crate) moderation_ns: u32,
 }
 
-/// What all VMs share.
+/// The state that all VMs share.
 #[pin_data]
 pub(crate) struct Host {
     pub(crate) kvm: Kvm,
     pub(crate) ports: Ports,
-    /// How the vCPUs of new VMs poll.
+    /// How idle vCPUs poll in a new VM.
     pub(crate) poll: Poll,
     pub(crate) bottom_halves: BottomHalves,
-    /// The longest pause between two kicks of a vCPU of a new VM, see [`moderation`].
+    /// The longest pause between two kicks of a vCPU, see [`moderation`].
     pub(crate) moderation_ns: u32,
     pub(crate) epochs: Epochs,
     #[pin]
@@ -43,7 +43,7 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    /// Finds the real KVM, and checks the parameters.
+    /// Opens the real KVM, and checks the parameters.
     pub(crate) fn new(parameters: Parameters) -> impl PinInit<Self, Error> {
         try_pin_init!(Self {
             kvm: Kvm::find()?,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Interrupts from eventfds: [`bindings`] holds what a VMM has bound, [`delivery`] is one source's way to its [`sink`], and
-//! [`softirq`] the bottom halves that deliver.
+//! Interrupts from eventfds: [`bindings`] holds what a VMM has bound, [`delivery`] brings a source's signals to its
+//! [`sink`], and [`softirq`] provides the bottom halves.
 
 pub(crate) mod bindings;
 pub(crate) mod delivery;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The real KVM.
+//! The real `/dev/kvm`, and the parts of its ABI that all architectures share.
 
 use kernel::{
     bindings,
@@ -28,24 +28,24 @@ pub(crate) const KVM_CREATE_VM: u32 = _IO(KVMIO, 0x01);
 pub(crate) const KVM_CHECK_EXTENSION: u32 = _IO(KVMIO, 0x03);
 pub(crate) const KVM_CREATE_VCPU: u32 = _IO(KVMIO, 0x41);
 pub(crate) const KVM_SET_USER_MEMORY_REGION: u32 = _IOW::<kvm_userspace_memory_region>(KVMIO, 0x46);
-/// Its argument begins as that of [`KVM_SET_USER_MEMORY_REGION`], and is five times as long.
+/// Its argument begins with that of [`KVM_SET_USER_MEMORY_REGION`], and is five times as long.
 pub(crate) const KVM_SET_USER_MEMORY_REGION2: u32 =
     _IOW::<[kvm_userspace_memory_region; 5]>(KVMIO, 0x49);
 pub(crate) const KVM_RUN: u32 = _IO(KVMIO, 0x80);
 pub(crate) const KVM_ENABLE_CAP: u32 = _IOW::<kvm_enable_cap>(KVMIO, 0xa3);
 
-/// The argument of `KVM_ENABLE_CAP` takes, in `args[0]`, a VM's descriptor for these capabilities.
+/// For these capabilities, `args[0]` of `KVM_ENABLE_CAP` is a VM's file descriptor.
 pub(crate) const KVM_CAP_VM_COPY_ENC_CONTEXT_FROM: u32 = 197;
 pub(crate) const KVM_CAP_VM_MOVE_ENC_CONTEXT_FROM: u32 = 206;
 
-/// This capability sets how long KVM polls before a halted vCPU sleeps, at most, in ns.
+/// The capability that sets the longest time, in ns, that KVM polls before a halted vCPU sleeps.
 pub(crate) const KVM_CAP_HALT_POLL: u32 = 182;
 
-/// A flag of [`kvm_userspace_memory_region`]: KVM logs which pages are written.
+/// Flag of [`kvm_userspace_memory_region`]: KVM logs which pages are written.
 pub(crate) const KVM_MEM_LOG_DIRTY_PAGES: u32 = 1 << 0;
-/// Another: the guest cannot write there.
+/// Flag: the guest cannot write to the slot.
 pub(crate) const KVM_MEM_READONLY: u32 = 1 << 1;
-/// Another: the memory is that of a file of KVM's, which the VMM need not be able to read.
+/// Flag: a `guest_memfd` backs the slot, which the VMM may be unable to read.
 pub(crate) const KVM_MEM_GUEST_MEMFD: u32 = 1 << 2;
 
 /// The argument of `KVM_SET_USER_MEMORY_REGION`.
@@ -59,7 +59,7 @@ pub(crate) struct kvm_userspace_memory_region {
     pub(crate) userspace_addr: u64,
 }
 
-// SAFETY: All fields are integers, and there is no padding between them.
+// SAFETY: All fields are integers, without padding between them.
 unsafe impl FromBytes for kvm_userspace_memory_region {}
 
 /// The argument of `KVM_ENABLE_CAP`.
@@ -72,13 +72,13 @@ pub(crate) struct kvm_enable_cap {
     pub(crate) pad: [u8; 64],
 }
 
-// SAFETY: All fields are integers, and there is no padding between them.
+// SAFETY: All fields are integers, without padding between them.
 unsafe impl FromBytes for kvm_enable_cap {}
 
 /// The real `/dev/kvm`.
 ///
-/// It is found once, when the module is loaded, and kept open. Whatever is mounted over `/dev/kvm`
-/// later makes no difference, and KVM's vendor module stays loaded as long as this one.
+/// The module opens it when it is loaded, and keeps it open. A later mount over `/dev/kvm` makes no difference, and
+/// KVM's vendor module stays loaded as long as this one.
 pub(crate) struct Kvm {
     device: ARef<File>,
 }
@@ -86,7 +86,7 @@ pub(crate) struct Kvm {
 impl Kvm {
     const PATH: &'static CStr = c"/dev/kvm";
 
-    /// Finds the real device.
+    /// Opens the real device.
     pub(crate) fn find() -> Result<Self> {
         let device = file::open(Self::PATH, flags::O_RDWR).map_err(|err| {
             if err == ENOENT || err == ENODEV || err == ENXIO {
@@ -99,16 +99,15 @@ impl Kvm {
         })?;
 
         if device.char_device() != Some((bindings::MISC_MAJOR, bindings::KVM_MINOR)) {
-            pr_err!("/dev/kvm is not KVM's device: something has been mounted over it\n");
+            pr_err!("/dev/kvm is not KVM's device: unmount what is mounted over it\n");
             return Err(ENODEV);
         }
         Ok(Self { device })
     }
 
-    /// Opens the real device as `open(2)` would for the current task, with `flags` as they were
-    /// given to it.
+    /// Opens the real device for the current task as `open(2)` would, with the `flags` that were passed to that.
     pub(crate) fn open(&self, flags: u32) -> Result<ARef<File>> {
-        // What concerns the path and the descriptor has been dealt with.
+        // The open of `/dev/pvirq` has handled the flags that concern the path and the descriptor.
         let done = flags::O_CREAT
             | flags::O_EXCL
             | flags::O_NOCTTY
@@ -119,9 +118,9 @@ impl Kvm {
         self.device.reopen(flags & !done)
     }
 
-    /// Returns whether `file` is one that KVM has made, and that it calls `name`.
+    /// Returns whether KVM has made `file` and named it `name`.
     ///
-    /// KVM chooses its names, so that no other file of the same module has this one.
+    /// KVM gives a name to one kind of file only, so this tells the kind.
     pub(crate) fn made(&self, file: &File, name: &CStr) -> bool {
         file.same_owner(&self.device) && file.is_anon(name)
     }

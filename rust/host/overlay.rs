@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a VMM opens and calls: `/dev/pvirq`, and the files that wrap KVM's.
+//! The files that a VMM opens and calls: `/dev/pvirq`, and those that wrap KVM's.
 
 pub(crate) mod device;
 mod vcpu_file;
@@ -22,21 +22,21 @@ use crate::{
     injection::bindings::Bindings, //
 };
 
-/// What the files of all VMs share.
+/// The state that the files of all VMs share.
 #[pin_data]
 pub(crate) struct Overlay {
     pub(crate) host: Arc<Host>,
-    /// Of all VMs: a chain of eventfds can lead from one to another.
+    /// The bindings of all VMs: a chain of eventfds can lead from one VM to another.
     #[pin]
     pub(crate) bindings: Bindings,
-    /// Held while a descriptor of a VM refers to KVM's file instead of ours, see
-    /// [`VmFile`](vm_file::VmFile).
+    /// Held while a VM's file descriptor refers to KVM's file instead of ours, see [`VmFile`](vm_file::VmFile). No
+    /// other lock of this module is taken under it.
     #[pin]
     pub(crate) lending: Mutex<()>,
 }
 
 impl Overlay {
-    /// Makes one without VMs.
+    /// Creates an overlay without VMs.
     pub(crate) fn new(host: Arc<Host>) -> impl PinInit<Self> {
         pin_init!(Self {
             host,

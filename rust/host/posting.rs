@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The guest's descriptors and their [`registration`].
+//! The guest's descriptors, and their [`registration`].
 
 pub(crate) mod descriptors;
 pub(crate) mod descriptors_file;

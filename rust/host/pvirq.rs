@@ -2,32 +2,32 @@
 
 //! Software posted interrupts for KVM: the host's side.
 //!
-//! `/dev/pvirq` speaks the API of `/dev/kvm`. It forwards every call to the real device, and wraps
-//! the files of VMs and vCPUs in files of its own, so that it sees each `KVM_RUN`. See
-//! `Documentation/overlay.rst`.
+//! `/dev/pvirq` speaks the API of `/dev/kvm`. It forwards every call to the real device, and wraps the files of VMs and
+//! vCPUs in files of its own, so that it sees each `KVM_RUN`. See `Documentation/overlay.rst`.
 //!
 //! # Lifetimes
 //!
-//! Everything hangs on file references, and each file of ours holds one to the module:
+//! File references keep everything alive, and each of the module's files holds one to the module:
 //!
 //! - an open `/dev/pvirq` ([`Device`]) → the real `/dev/kvm`, opened with its opener's rights;
 //! - a VM's file ([`VmFile`](overlay::vm_file::VmFile)) → KVM's file of that VM;
 //! - a vCPU's file ([`Vcpu`](vcpu::Vcpu)) → KVM's file of that vCPU;
-//! - both of the latter → [`Vm`](vm::Vm), what the files of one VM share;
-//! - VMs → [`Host`], what all VMs share; open devices and VMs' files → [`Overlay`], what these files share.
+//! - both of the latter → [`Vm`](vm::Vm), the state that the files of one VM share;
+//! - VMs → [`Host`], the state that all VMs share; open devices and VMs' files → [`Overlay`], the state that these
+//!   share.
 //!
-//! A vCPU's file holds no reference to KVM's file of the VM: KVM drops the VM's irqfds as soon as
-//! that file is closed, vCPUs or not, and so must we.
+//! A vCPU's file holds no reference to KVM's file of the VM: KVM frees the VM's irqfds when that file is closed, even
+//! if vCPUs remain, and pvirq must not delay that.
 //!
 //! # Concurrency
 //!
-//! All of this is process context, but for the contexts that [`vcpu`] and [`injection::bindings`] name. The order of
-//! locks is in [`posting::registration`]; [`Overlay::lending`] is taken before all of them.
+//! All of this is process context, except for the contexts that [`vcpu`] and [`injection::bindings`] name. The lock
+//! order is in [`posting::registration`].
 //!
 //! # Layers
 //!
-//! Imports point down: [`overlay`] knows all others; [`vcpu`], [`injection`] and [`posting::registration`] know [`vm`];
-//! that knows the descriptors; [`arch`] and [`kvm`] are the ground floor.
+//! Imports point down: [`overlay`] uses all others; [`vcpu`], [`injection`] and [`posting::registration`] use [`vm`],
+//! which uses [`posting::descriptors`]; [`arch`] and [`kvm`] are the ground floor.
 
 use kernel::{
     debugfs,
@@ -68,23 +68,23 @@ module! {
         },
         guest_poll_ns: u32 {
             default: 200_000,
-            description: "Longest time an idle vCPU polls in the guest",
+            description: "Longest time in ns for which an idle vCPU polls in the guest",
         },
         host_poll_ns: u32 {
             default: 0,
-            description: "Longest time the host then polls for it",
+            description: "Longest time in ns for which the host then polls on its behalf",
         },
         poll_budget: u32 {
             default: 50,
-            description: "Percent of a CPU that a VM's polling in the host may burn",
+            description: "Share of one CPU in percent that a VM's polling in the host may use",
         },
         bottom_half: u32 {
             default: 1,
-            description: "What delivers interrupts from eventfds: 1 a tasklet, 2 a BH workqueue",
+            description: "Bottom half that signals eventfd sinks, if the VMM does not choose: 1 tasklet, 2 BH workqueue",
         },
         moderation_ns: u32 {
             default: 1_000_000,
-            description: "Longest time that interrupts from eventfds wait for each other after a burst; 0: they do not",
+            description: "Longest pause in ns between two kicks of a vCPU after a burst from eventfds; 0: none",
         },
     },
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Statistics: single counters, the module's totals, and the files in debugfs.
+//! Statistics: counters, the module's totals, and the files in debugfs.
 
 pub(crate) mod counter;
 pub(crate) mod debugfs;

@@ -2,38 +2,40 @@
 
 //! vCPUs and their run loop.
 //!
-//! `KVM_RUN` on our file makes KVM run the vCPU, again and again, until there is an exit that
-//! concerns the VMM. Before each entry, what has been posted is injected. Meanwhile senders learn
-//! from the vCPU's descriptor where it is:
+//! `KVM_RUN` on our file makes KVM run the vCPU, again and again, until an exit that the VMM must handle. Before each
+//! entry the run loop injects the posted vectors. Senders read the vCPU's state in its descriptor:
 //!
-//! | state       | from                                   | to                                       |
-//! |-------------|----------------------------------------|------------------------------------------|
-//! | `Outside`   | the return to the VMM for I/O          | the next `KVM_RUN`                       |
-//! | `Running`   | `KVM_RUN`, and each other return       | one of the other states begins           |
-//! | `Preempted` | another task takes the CPU             | this one has it back                     |
-//! | `Blocked`   | the task sleeps, in a halt for example | it is awake and has a CPU                |
-//! | `Polling`   | the guest's idle call                  | the return to the guest                  |
+//! | state       | from                                         | to                         |
+//! |-------------|----------------------------------------------|----------------------------|
+//! | `Outside`   | the return to the VMM for I/O                | the next `KVM_RUN`         |
+//! | `Running`   | `KVM_RUN`, and each other return to the VMM  | another state begins       |
+//! | `Preempted` | another task takes the CPU                   | the task has a CPU again   |
+//! | `Blocked`   | the task sleeps, in a halt for example       | the task has a CPU again   |
+//! | `Polling`   | the guest's idle call                        | the return to the guest    |
 //!
-//! A VMM may save a vCPU that is in no I/O which KVM completes when it is entered, and then what the guest's memory holds
-//! is somewhere else. So the vCPU does not promise anything then: it is `Running`, and what was pending has been injected.
+//! A VMM may save a vCPU, unless KVM completes its I/O at the next entry. The saved memory continues on another host,
+//! or later, so a vCPU that may be saved must not promise that it will poll: it is `Running`, and what was pending has
+//! been injected.
 //!
-//! A vCPU that is preempted in its guest's user mode on a host with APICv stays `Running`, see
+//! A preempted vCPU stays `Running` if spinning vCPUs yield to it only for an interrupt that KVM sees, see
 //! [`VcpuFile::yield_needs_interrupt`].
 //!
-//! The scheduler says when `Preempted` and `Blocked` begin and end. If the task comes back and something is
-//! pending, KVM may be about to enter the guest, and the scheduler's context is none to inject
-//! in. So the task gets a signal that is none (`TIF_NOTIFY_SIGNAL`): KVM checks for signals last
-//! thing before it enters, and `KVM_RUN` returns `EINTR` to us. The VMM sees that only if there is
-//! a real signal, or a task work, or it has asked for it.
+//! `Preempted` and `Blocked` begin and end in the scheduler's callbacks, which cannot inject. If the task is back and
+//! something is pending, KVM may be about to enter the guest. So the callback sets `TIF_NOTIFY_SIGNAL`:
+//! `signal_pending()` is true, but no signal is delivered. KVM checks for signals right before it enters, and `KVM_RUN`
+//! returns `EINTR` to the run loop. The VMM sees `EINTR` only if there is a real signal or task work, or if it has set
+//! `immediate_exit`.
 //!
 //! # Concurrency
 //!
-//! KVM runs a vCPU in one thread at a time, and keeps others waiting. So do we, in [`Vcpu::turn`],
-//! because the descriptor's state belongs to the thread that runs. It is taken only once the guest
-//! has used its interface on the vCPU, or something is bound to it: a VMM that has another thread wait in KVM from before that
-//! gets a state that is wrong for its own guest. All of [`Vcpu::run`] is process
-//! context; [`PreemptNotified`](kernel_ext::sched::preempt::PreemptNotified) is the scheduler's. Both find the descriptors under RCU. Threads that save or replace the
-//! vCPU's state ([`state`]) take its turn as well. The order of locks is in [`registration`](crate::posting::registration).
+//! KVM runs a vCPU in one thread at a time, and makes others wait. [`Vcpu::turn`] does the same, because the
+//! descriptor's state belongs to the running thread. A thread takes it only if the vCPU is tracked: the guest has used
+//! its interface on the vCPU, or something outside the guest posts to it. If the VMM has another thread wait in KVM
+//! from before that, its guest may see a wrong state. [`Vcpu::run`] is process context; [`PreemptNotified`] is called
+//! by the scheduler. Both find the descriptor under RCU. Threads that save or replace the vCPU's state ([`state`]) take
+//! the turn as well. The lock order is in [`registration`](crate::posting::registration).
+//!
+//! [`PreemptNotified`]: kernel_ext::sched::preempt::PreemptNotified
 
 use kernel::{
     new_mutex,
@@ -84,12 +86,12 @@ pub(crate) struct Vcpu {
     pub(crate) real: VcpuFile,
     pub(crate) target: Arc<KickTarget>,
     pub(crate) vm: Arc<Vm>,
-    /// Held by the thread that runs the vCPU.
+    /// The mutex of the thread that runs the vCPU.
     #[pin]
     turn: KillableMutex,
     pub(crate) poller: Poller,
     ports: Ports,
-    /// Nothing if it could not be found.
+    /// `None` if it could not be pinned.
     area: Option<RunArea>,
     #[pin]
     registers: Mutex<Registers>,
@@ -97,21 +99,21 @@ pub(crate) struct Vcpu {
 }
 
 counters! {
-    /// What only the thread that runs the vCPU counts.
+    /// Counters of a vCPU, to which only the thread that runs it adds.
     struct Counters of Counter {
-        /// Drains that found something.
+        /// Drains that found a pending vector.
         drains: "drains",
         /// Vectors that were drained and injected.
         injected: "injected",
-        /// Reserved vectors that were found pending, and dropped.
+        /// Reserved vectors that were drained and dropped.
         dropped_reserved: "dropped-reserved",
-        /// How often the vCPU was taken out of the guest because there were pending bits.
+        /// Kicks by the scheduler's callback, because of pending bits.
         forced_exits: "forced-exits",
     }
 }
 
 impl Counters {
-    /// Returns what senders may read.
+    /// Returns the counters that senders may read.
     pub(crate) fn get(&self) -> HostStatistics {
         HostStatistics {
             injected: self.injected.get(),
@@ -123,11 +125,11 @@ impl Counters {
 }
 
 impl Vcpu {
-    /// Takes KVM's file of a vCPU of the current process.
+    /// Creates the vCPU for KVM's file `real`, which belongs to the current process.
     pub(crate) fn new(real: VcpuFile, target: Arc<KickTarget>, vm: Arc<Vm>) -> impl PinInit<Self> {
         let area = RunArea::find(real.file()).inspect_err(|err| {
             pr_warn_once!(
-                "a vCPU's memory is out of reach, and it has no guest interface: error {}\n",
+                "cannot pin the kvm_run of a vCPU, which has no guest interface: error {}\n",
                 err.to_errno()
             );
         });

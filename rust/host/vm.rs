@@ -4,9 +4,9 @@
 //!
 //! # Concurrency
 //!
-//! [`Vm::memory`] and its place among other locks are described in [`registration`](crate::posting::registration). It is
-//! never taken with the VMM's memory map locked. [`Vm::kicks`] is held while memory is mapped. [`Vm::file`] and
-//! [`Vm::targets`] are leaves.
+//! The lock order is in [`registration`](crate::posting::registration). [`Vm::file`] and the VMM's `mmap_lock` are
+//! taken under [`Vm::memory`] and [`Vm::kicks`], never the other way round. [`Vm::file`] and [`Vm::targets`] are
+//! leaves.
 
 use kernel::{
     alloc::flags::GFP_KERNEL_ACCOUNT,
@@ -49,15 +49,13 @@ pub(crate) mod polling;
 
 use halt_poll::{
     HaltPoll,
-    Need, //
+    PollingState, //
 };
 use kick_target::KickTarget;
 use memslots::MemSlots;
 use polling::Polling;
 
-/// What the files of one VM share.
-///
-/// It lives as long as any of them, as the VM does in KVM.
+/// The state that the files of one VM share. It lives as long as any of them, as KVM's own VM does.
 #[pin_data(PinnedDrop)]
 pub(crate) struct Vm {
     pub(crate) host: Arc<Host>,
@@ -70,23 +68,24 @@ pub(crate) struct Vm {
     pub(crate) halt_poll: HaltPoll,
     #[pin]
     pub(crate) memory: Mutex<MemSlots>,
-    /// Whether the VMM allows registrations. Written with `memory` locked.
+    /// Whether the VMM allows registrations. Written under `memory`.
     pub(crate) allowed: Atomic<bool>,
     #[pin]
     pub(crate) history: History,
-    /// KVM's file, as long as the VMM has ours.
+    /// KVM's file, until the VMM closes ours.
     #[pin]
     file: Mutex<Option<kvm_glue::VmFile>>,
-    /// All vCPUs that there have been: KVM makes none twice.
+    /// All vCPUs ever made. KVM makes none twice, so each ID is found once.
     #[pin]
     targets: Mutex<List<KickTarget>>,
-    /// What injects the vectors that vCPUs are kicked for, if they are, as long as the VMM has our file.
+    /// Injects the vectors of kicks: made for the first vCPU that can be kicked, and kept until the VMM closes our
+    /// file.
     #[pin]
     kicks: Mutex<Option<Arc<MsiInjector>>>,
 }
 
 impl Vm {
-    /// Makes one of a VM that KVM has made with this type.
+    /// Creates the state of a VM that KVM has made with the type `vm_type`.
     pub(crate) fn new(
         host: Arc<Host>,
         file: kvm_glue::VmFile,
@@ -120,7 +119,7 @@ impl Vm {
         self.targets.lock().push_back(target);
     }
 
-    /// Returns the vCPU with this number.
+    /// Returns the vCPU with this ID.
     pub(crate) fn target(&self, id: u32) -> Option<Arc<KickTarget>> {
         let targets = self.targets.lock();
 
@@ -128,25 +127,25 @@ impl Vm {
         Some(target.into())
     }
 
-    /// Makes sure that a vCPU can be [kicked](KickTarget::kick). In the VMM's process.
+    /// Prepares a vCPU for [kicks](KickTarget::kick). In the VMM's process.
     pub(crate) fn prepare_kicks(&self, target: &KickTarget) -> Result {
         let mut kicks = self.kicks.lock();
 
         if kicks.is_none() {
             let file = self.file().ok_or(ENODEV)?;
-            let messages = MsiInjector::new(file.file().clone(), Irqchip::MAX_IDS)?;
-            *kicks = Some(Arc::new(messages, GFP_KERNEL_ACCOUNT)?);
+            let injector = MsiInjector::new(file.file().clone(), Irqchip::MAX_IDS)?;
+            *kicks = Some(Arc::new(injector, GFP_KERNEL_ACCOUNT)?);
         }
         drop(kicks);
         target.track()
     }
 
-    /// Returns what injects the vectors that vCPUs are kicked for, each vCPU in the slot of its number.
+    /// Returns the injector for the vectors of kicks. A vCPU's thread uses the slot of the vCPU's ID.
     pub(crate) fn kicks(&self) -> Option<Arc<MsiInjector>> {
         self.kicks.lock().clone()
     }
 
-    /// Returns the number of the guest's registration, 0 if there is none.
+    /// Returns the epoch of the guest's registration, 0 if there is none.
     pub(crate) fn epoch(&self) -> u32 {
         let guard = rcu::read_lock();
 
@@ -158,26 +157,26 @@ impl Vm {
     /// Notes that the guest has made an idle call in the registration `epoch`.
     pub(crate) fn begin_idle_calls(&self, epoch: u32) {
         if let Some(file) = self.file() {
-            self.halt_poll.idle(&file, epoch, || self.need_of_polling());
+            self.halt_poll.idle(&file, epoch, || self.polling_state());
         }
     }
 
-    /// Decides again how long KVM should poll, as the registration or the windows have changed.
+    /// Recomputes KVM's own polling. Called after the registration or the windows have changed.
     pub(crate) fn update_halt_poll(&self) {
         if let Some(file) = self.file() {
-            self.halt_poll.update(&file, || self.need_of_polling());
+            self.halt_poll.update(&file, || self.polling_state());
         }
     }
 
-    /// Returns whether KVM's own polling is needed.
-    pub(crate) fn need_of_polling(&self) -> Need {
-        Need {
+    /// Returns the state that KVM's own polling depends on.
+    pub(crate) fn polling_state(&self) -> PollingState {
+        PollingState {
             epoch: self.epoch(),
-            windows: self.polling.has_windows(),
+            has_windows: self.polling.has_windows(),
         }
     }
 
-    /// Drops what may be used no longer than the VMM has our file.
+    /// Drops all references to KVM's file. Called when the VMM closes ours.
     pub(crate) fn close_file(&self) {
         let kicks = self.kicks.lock().take();
         let file = self.file.lock().take();

@@ -18,18 +18,18 @@ use kernel_ext::{
 ///
 /// # Invariants
 ///
-/// It is a file that KVM has made for a VM.
+/// KVM has made the file for a VM.
 #[derive(Clone)]
 pub struct VmFile(ARef<File>);
 
 impl VmFile {
-    /// Takes a file.
+    /// Wraps a file.
     ///
     /// # Safety
     ///
-    /// It must be one that KVM has made for a VM.
+    /// KVM must have made the file for a VM.
     pub unsafe fn new(file: ARef<File>) -> Self {
-        // INVARIANT: The caller vouches for it.
+        // INVARIANT: By the safety requirement.
         Self(file)
     }
 
@@ -39,14 +39,12 @@ impl VmFile {
         &self.0
     }
 
-    /// Sets for how long KVM polls before a halted vCPU sleeps, at most, in ns; without a time, as KVM's parameter
-    /// `halt_poll_ns` says.
-    ///
-    /// With a time this is `KVM_CAP_HALT_POLL`. Any context.
+    /// Sets the longest time, in ns, that KVM polls before a halted vCPU sleeps, as `KVM_CAP_HALT_POLL` does. `None`
+    /// restores KVM's parameter `halt_poll_ns`, which no capability can do. Any context.
     pub fn set_halt_poll(&self, max_ns: Option<u32>) {
         let file = self.0.as_ptr();
 
-        // SAFETY: By the type invariants the file is a VM's, to which it holds a reference.
+        // SAFETY: By the type invariants this is a VM's file, and `self` holds a reference to it.
         unsafe {
             crate::bindings::kvm_vm_set_halt_poll(file, max_ns.is_some(), max_ns.unwrap_or(0));
         }
@@ -57,17 +55,17 @@ impl VmFile {
 ///
 /// # Invariants
 ///
-/// It is a file that KVM has made for a vCPU.
+/// KVM has made the file for a vCPU.
 pub struct VcpuFile(IoctlFile);
 
 impl VcpuFile {
-    /// Takes a file.
+    /// Wraps a file.
     ///
     /// # Safety
     ///
-    /// It must be one that KVM has made for a vCPU.
+    /// KVM must have made the file for a vCPU.
     pub unsafe fn new(file: ARef<File>) -> Self {
-        // INVARIANT: The caller vouches for it.
+        // INVARIANT: By the safety requirement.
         Self(IoctlFile::new(file))
     }
 
@@ -77,57 +75,56 @@ impl VcpuFile {
         self.0.file()
     }
 
-    /// Passes an ioctl on to the file, as [`FileExt::ioctl`](kernel_ext::fs::file::FileExt::ioctl) does, with
-    /// less ado.
+    /// Forwards an ioctl to the file, as [`FileExt::ioctl`](kernel_ext::fs::file::FileExt::ioctl) does, by a handler
+    /// that was looked up before.
     #[inline]
     pub fn ioctl(&self, request: Ioctl<'_>) -> Result<isize> {
         self.0.ioctl(request)
     }
 
-    /// Returns whether KVM has something for the vCPU: an interrupt, a timer, an NMI, an SMI, or INIT.
+    /// Returns whether KVM has an event pending for the vCPU: an interrupt, an expired timer, an NMI, an SMI, or INIT.
     ///
-    /// Any context. Interrupts that are posted to the vCPU (APICv) and not yet moved to its local APIC count,
-    /// and so does a timer that only VMX would see expire (kvm-intel's `preemption_timer`).
+    /// Any context. It also counts interrupts that are posted to the vCPU (APICv) and not yet in its local APIC, and a
+    /// timer whose expiry only VMX's preemption timer would report.
     #[inline]
     pub fn has_pending_event(&self) -> bool {
-        // SAFETY: By the type invariants the file is a vCPU's, to which it holds a reference.
+        // SAFETY: By the type invariants this is a vCPU's file, and `self` holds a reference to it.
         unsafe { crate::bindings::kvm_vcpu_has_pending_event(self.0.file().as_ptr()) }
     }
 
-    /// Returns whether KVM lets the current task use the vCPU: it is of the process that has made the VM.
-    ///
+    /// Returns whether KVM lets the current task use the vCPU: its process has made the VM, and the VM is not dead.
     /// Process context.
     #[inline]
     pub fn is_callers(&self) -> bool {
-        // SAFETY: By the type invariants the file is a vCPU's, to which it holds a reference.
+        // SAFETY: By the type invariants this is a vCPU's file, and `self` holds a reference to it.
         unsafe { crate::bindings::kvm_vcpu_is_callers(self.0.file().as_ptr()) }
     }
 
-    /// Returns whether KVM completes what the vCPU has exited for when `KVM_RUN` is called next.
+    /// Returns whether the next `KVM_RUN` completes the exit that the vCPU has made. Until then its state cannot be
+    /// saved.
     ///
-    /// Until then its state cannot be saved. To be asked when `KVM_RUN` has returned, before another thread may call
-    /// it.
+    /// Call it when `KVM_RUN` has returned, before another thread can call that.
     #[inline]
     pub fn completes_on_entry(&self) -> bool {
-        // SAFETY: By the type invariants the file is a vCPU's, to which it holds a reference.
+        // SAFETY: By the type invariants this is a vCPU's file, and `self` holds a reference to it.
         unsafe { crate::bindings::kvm_vcpu_completes_on_entry(self.0.file().as_ptr()) }
     }
 
     /// Returns whether the vCPU is in protected mode, x86's long mode included.
     ///
-    /// Any context. If the vCPU runs, the answer is of just now.
+    /// Any context. If the vCPU runs, the answer may be stale.
     pub fn is_in_protected_mode(&self) -> bool {
-        // SAFETY: By the type invariants the file is a vCPU's, to which it holds a reference.
+        // SAFETY: By the type invariants this is a vCPU's file, and `self` holds a reference to it.
         unsafe { crate::bindings::kvm_vcpu_is_in_protected_mode(self.0.file().as_ptr()) }
     }
 
-    /// Returns whether other vCPUs, when they spin, yield to this one only for an interrupt that KVM sees.
+    /// Returns whether spinning vCPUs yield to this one only if KVM sees an interrupt pending for it.
     ///
-    /// To be asked while the scheduler preempts the vCPU's thread, in
+    /// Call it while the scheduler preempts the vCPU's thread, in
     /// [`sched_out`](kernel_ext::sched::preempt::PreemptNotified::sched_out).
     #[inline]
     pub fn yield_needs_interrupt(&self) -> bool {
-        // SAFETY: By the type invariants the file is a vCPU's, to which it holds a reference.
+        // SAFETY: By the type invariants this is a vCPU's file, and `self` holds a reference to it.
         unsafe { crate::bindings::kvm_vcpu_yield_needs_interrupt(self.0.file().as_ptr()) }
     }
 }

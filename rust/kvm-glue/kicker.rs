@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Getting a thread out of `KVM_RUN`.
+//! Kicks: how a thread is forced out of `KVM_RUN`.
 
 use core::{
     marker::PhantomPinned,
@@ -28,8 +28,8 @@ use kernel::{
     }, //
 };
 use kernel_ext::{
-    sched::thread_flags, //
-    sync::read_once::ReadOnce,
+    sched::thread_flags,
+    sync::read_once::ReadOnce, //
 };
 
 use crate::files::VcpuFile;
@@ -38,61 +38,61 @@ use crate::files::VcpuFile;
 mod reason {
     /// A post, by another thread or an interrupt.
     pub(super) const POST: u32 = 1 << 0;
-    /// The thread's own scheduler callback found something to do.
+    /// The scheduler's callback in the thread itself found a pending post.
     pub(super) const SCHEDULER: u32 = 1 << 1;
-    /// The thread is not tracked, and has to be from now on.
+    /// The untracked thread has to become tracked.
     pub(super) const TRACK: u32 = 1 << 2;
 }
 
-/// Gets the thread that runs a vCPU out of `KVM_RUN`.
+/// Forces the thread that runs a vCPU out of `KVM_RUN`.
 ///
-/// There is one thread at a time. If there are more, of which KVM keeps all but one waiting, the last one counts.
+/// One thread at a time may [enter](Kicker::enter).
 ///
-/// All kicks set `TIF_NOTIFY_SIGNAL`, of which there is one per thread. So there is one word of reasons and one function
-/// that takes it, with the flag: if each reason were taken alone, it would take the flag of another.
+/// All kicks set `TIF_NOTIFY_SIGNAL`, which a thread has once. So one word holds all reasons, and [`Kicker::take`]
+/// takes them together with the flag: to take one reason alone would clear the flag of another, and lose that kick.
 ///
 /// # Concurrency
 ///
-/// The lock protects the file. It is held while a thread is kicked, and by that thread while it [takes](Kicker::take)
-/// the reasons, so that no flag is set on a thread that has left. It is taken with interrupts off. The locks by which a
-/// task is woken are taken under it.
+/// The lock protects `file`. The kicking thread holds it while it sets the flag, and the kicked thread while it takes
+/// the reasons, so that no flag is set on a thread that has left `KVM_RUN`. It is taken with interrupts off. The locks
+/// by which a task is woken are taken under it.
 ///
-/// A thread writes that it is there, and then looks for what there is to do; others write what there is to do, and then
-/// look for the thread. There is a full barrier between on both sides, so that one sees what the other wrote. The same
-/// pattern orders a thread that leaves and others that kick it.
+/// A thread writes `task` and then reads the reasons and the pending bits; a kicking thread writes the pending bits and
+/// the reason and then reads `task`. Both have a full barrier in between, so that one of them sees what the other
+/// wrote. The same pattern orders a thread that leaves against one that kicks it.
 ///
-/// `timed` is set by the thread that starts the timer, and cleared by the timer before it kicks: if it is found set, the
-/// timer is yet to do so. It may do it in vain.
+/// The thread that starts the timer sets `timer_pending`, and the timer clears it before it kicks: while it is set, the
+/// kick is still to come. The vCPU may have taken its vectors by then.
 ///
 /// # Invariants
 ///
-/// While `task` is not null, it is in `KVM_RUN`. `file` is a vCPU's.
+/// If `task` is not null, that task has [entered](Kicker::enter), and its [`Running`] exists. `file` is a vCPU's.
 #[pin_data(PinnedDrop)]
 pub struct Kicker {
     task: Atomic<*mut bindings::task_struct>,
     reasons: Atomic<u32>,
     #[pin]
     file: SpinLockIrq<Option<ARef<File>>>,
-    timed: Atomic<bool>,
+    timer_pending: Atomic<bool>,
     #[pin]
     timer: Opaque<bindings::hrtimer>,
     #[pin]
     _pin: PhantomPinned,
 }
 
-// SAFETY: The task is used as the invariants say, and by any thread.
+// SAFETY: Any thread may use the task, under the lock and as the invariants say.
 unsafe impl Send for Kicker {}
 // SAFETY: As above.
 unsafe impl Sync for Kicker {}
 
 impl Kicker {
-    /// Makes one for a vCPU that no thread runs.
+    /// Creates a kicker for a vCPU that no thread runs.
     pub fn new() -> impl PinInit<Self> {
         pin_init!(Self {
             task: Atomic::new(null_mut()),
             reasons: Atomic::new(0),
             file <- new_spinlock_irq!(None),
-            timed: Atomic::new(false),
+            timer_pending: Atomic::new(false),
             // SAFETY: The slot is valid.
             timer <- Opaque::ffi_init(|slot| unsafe {
                 bindings::hrtimer_setup(
@@ -106,23 +106,23 @@ impl Kicker {
         })
     }
 
-    /// Names the vCPU. The file is kept until [`Kicker::detach`].
+    /// Sets the vCPU, and keeps its file until [`Kicker::detach`].
     pub fn attach(&self, vcpu: &VcpuFile) {
-        // INVARIANT: It is a vCPU's.
+        // INVARIANT: `VcpuFile` is a vCPU's.
         let before = self.file.lock().replace(vcpu.file().into());
 
-        // Not under the lock.
+        // The lock has been released: to drop a file can take others.
         drop(before);
     }
 
-    /// Drops the vCPU's file. From then on no thread is kicked.
+    /// Drops the vCPU's file. No thread is kicked after that.
     pub fn detach(&self) {
         let file = self.file.lock().take();
 
         drop(file);
     }
 
-    /// Notes that the current task runs the vCPU until the result is dropped. A full barrier.
+    /// Marks the current task as running the vCPU until the result is dropped. A full barrier.
     #[inline]
     pub fn enter(&self) -> Running<'_> {
         // INVARIANT: The caller is about to run the vCPU.
@@ -133,7 +133,7 @@ impl Kicker {
         }
     }
 
-    /// Adds a reason, and returns those that there were. A full barrier.
+    /// Adds a reason, and returns the earlier ones. A full barrier.
     fn add(&self, reason: u32) -> u32 {
         let mut old = self.reasons.load(Relaxed);
 
@@ -145,35 +145,35 @@ impl Kicker {
 
     /// Kicks the thread that runs the vCPU, if there is one. Any context but NMIs.
     ///
-    /// What it is to find must have been written before, by an operation with a full barrier.
+    /// The caller has set the pending bits before, by an operation with a full barrier.
     pub fn kick(&self) {
         let file = self.file.lock();
         let Some(file) = file.as_ref() else {
             return;
         };
 
-        // If it has been kicked and has not taken that, it has not looked yet.
+        // A thread that has not taken an earlier kick has not read the pending bits yet.
         if self.add(reason::POST) & reason::POST != 0 {
             return;
         }
         let task = self.task.load(Relaxed);
         if task.is_null() {
-            // Only this function sets the bit, and only with the lock held.
+            // Only this function sets the bit, under the lock, so the subtraction clears it.
             self.reasons.fetch_sub(reason::POST, Relaxed);
             return;
         }
-        // SAFETY: By the type invariants the task runs the vCPU of this file. It has seen the reason, or
-        // will when it leaves, and waits for the lock then.
+        // SAFETY: By the type invariants the task runs the vCPU of this file. It stays: when it leaves, it sees the
+        // reason, and waits for the lock that is held here.
         unsafe { crate::bindings::kvm_vcpu_kick_task(file.as_ptr(), task) };
     }
 
-    /// Does what [`Kicker::kick`] does at `time_ns` of [`monotonic_ns`](kernel_ext::sched::task::monotonic_ns), or
-    /// at an earlier time that another caller has given. Any context but NMIs.
+    /// Calls [`Kicker::kick`] at `time_ns` of [`monotonic_ns`](kernel_ext::sched::task::monotonic_ns), or at the time
+    /// of the timer that is already pending. Any context but NMIs.
     pub fn kick_at(&self, time_ns: u64) {
-        if self.timed.xchg(true, Full) {
+        if self.timer_pending.xchg(true, Full) {
             return;
         }
-        // SAFETY: The timer was set up, and is pinned.
+        // SAFETY: `new` has set the timer up, and it is pinned.
         unsafe {
             bindings::hrtimer_start_range_ns(
                 self.timer.get(),
@@ -186,44 +186,44 @@ impl Kicker {
 
     /// # Safety
     ///
-    /// To be called as the function of a timer that is in one of these.
+    /// Only the timer of a `Kicker` may call this.
     unsafe extern "C" fn expire(timer: *mut bindings::hrtimer) -> bindings::hrtimer_restart {
-        // SAFETY: The kicker lives until its timer was cancelled.
+        // SAFETY: The timer is that of a kicker, which cancels it before it goes.
         let this = unsafe { &*container_of!(Opaque::cast_from(timer), Self, timer) };
 
-        this.timed.xchg(false, Full);
+        this.timer_pending.xchg(false, Full);
         this.kick();
         bindings::hrtimer_restart::HRTIMER_NORESTART
     }
 
-    /// Kicks the current thread, which is in `KVM_RUN`, from a callback of the scheduler's.
+    /// Kicks the current thread, which is in `KVM_RUN`. In the scheduler's callbacks.
     pub fn kick_current(&self) {
         self.add(reason::SCHEDULER);
         thread_flags::set_notify_signal();
     }
 
-    /// Kicks the thread that KVM knows to have last begun to run the vCPU, if it is in `KVM_RUN`. It has not
+    /// Kicks the thread that was the last to begin KVM's own `KVM_RUN` on the vCPU, without having
     /// [entered](Kicker::enter). Process context.
     ///
-    /// A thread that is elsewhere finds nothing to do when it next returns to user space.
+    /// A thread that has left `KVM_RUN` clears the flag when it next returns to user space.
     pub fn kick_untracked(&self) {
-        // KVM takes its lock of the thread's number with interrupts on, so ours must not be held.
+        // KVM takes `vcpu->pid_lock` with interrupts on, so it must not nest in our lock.
         let file = self.file.lock().clone();
 
         self.add(reason::TRACK);
         if let Some(file) = file {
-            // SAFETY: By the type invariants the file is a vCPU's.
+            // SAFETY: By the type invariants this is a vCPU's file.
             unsafe { crate::bindings::kvm_vcpu_kick_last(file.as_ptr()) };
         }
     }
 
-    /// Takes all reasons, with the flag that has made the current thread leave `KVM_RUN`. By the thread that runs the
-    /// vCPU. Returns what [`clear_notify_signal`](thread_flags::clear_notify_signal) does.
+    /// Takes all reasons, together with the flag that made the current thread leave `KVM_RUN`. Only the thread that
+    /// runs the vCPU may call this. Returns what [`clear_notify_signal`](thread_flags::clear_notify_signal) does.
     pub fn take(&self) -> bool {
         let _guard = self.file.lock();
 
-        // What was written before the thread was kicked is visible from here on. The scheduler's callback cannot come
-        // between these two, as interrupts are off.
+        // From here on the thread sees what was written before the kick: pairs with the barriers in `add`. Interrupts
+        // are off, so the scheduler's callback cannot add a reason between these two.
         self.reasons.xchg(0, Full);
         thread_flags::clear_notify_signal()
     }
@@ -232,12 +232,12 @@ impl Kicker {
 #[pinned_drop]
 impl PinnedDrop for Kicker {
     fn drop(self: Pin<&mut Self>) {
-        // SAFETY: The timer was set up. Its function does not drop this.
+        // SAFETY: `new` has set the timer up. The timer's function does not drop the kicker.
         unsafe { bindings::hrtimer_cancel(self.timer.get()) };
     }
 }
 
-/// The current task runs a vCPU.
+/// Marks the current task as running a vCPU.
 #[must_use = "the task runs the vCPU until this is dropped"]
 pub struct Running<'a> {
     kicker: &'a Kicker,
@@ -245,7 +245,7 @@ pub struct Running<'a> {
 }
 
 impl Running<'_> {
-    /// Returns whether this thread has been kicked and has not [taken](Kicker::take) that.
+    /// Returns whether this thread has been kicked and has not [taken](Kicker::take) the reasons.
     #[inline]
     pub fn is_kicked(&self) -> bool {
         self.kicker.reasons.read_once() != 0

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What pvirq takes from KVM's own structures.
+//! Access to KVM's own structures.
 //!
-//! KVM exports no functions for this to other modules. So this crate and its C file, one per architecture, are the only
-//! place that knows KVM's private headers.
+//! KVM exports no functions for this to other modules. Only this crate's C file, one per architecture, includes KVM's
+//! private headers.
 
 #![deny(missing_docs)]
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * KVM's own structures, for x86: the only file that includes KVM's private headers.
+ * Access to KVM's own structures, for x86: the only file that includes KVM's private headers.
  *
- * The layouts fit because a module is loaded only by the kernel that it was built for.
+ * The layouts fit, because only the kernel that a module was built for loads it.
  */
 #include <linux/kvm_host.h>
 #include <linux/module.h>
@@ -24,11 +24,11 @@ void rust_helper_kvm_vcpu_kick_task(const struct file *file, struct task_struct 
 void rust_helper_kvm_vcpu_kick_last(const struct file *file);
 
 /*
- * What kvm-intel knows of the vCPU of an open file; NULL if another vendor's module has made the vCPU.
+ * Returns kvm-intel's structure for the vCPU of an open file; NULL if another vendor's module has made the vCPU.
  *
- * struct kvm_vcpu is embedded in a structure of the vendor's module, which is the owner of all of KVM's files (kvm_init()).
- * If that is built in, there is no owner. Then it is the one for this CPU, as KVM takes no other. A vCPU whose local APIC KVM
- * does not see (TDX) is in another structure.
+ * A vendor's module embeds struct kvm_vcpu in a structure of its own, and is the owner of all of KVM's files
+ * (kvm_init()). If it is built in, the files have no owner; then it is the module for this CPU, as KVM accepts no
+ * other. A TDX vCPU, whose local APIC KVM cannot read, is embedded in another structure.
  */
 static const struct vcpu_vmx *vcpu_vmx(const struct file *file)
 {
@@ -44,12 +44,12 @@ static const struct vcpu_vmx *vcpu_vmx(const struct file *file)
 }
 
 /*
- * Whether the vCPU's local APIC has an interrupt that the vCPU could take now if it had interrupts on, by the registers as they
- * are: kvm_apic_has_interrupt() is KVM's own.
+ * Returns whether the vCPU's local APIC has an interrupt that the vCPU would take now with interrupts on. Reads the
+ * registers without a lock, and without updating PPR as KVM's kvm_apic_has_interrupt() does.
  *
- * With APICv an interrupt is posted to the vCPU's descriptor, from where KVM moves it to the register IRR when it enters the
- * guest. The descriptor is read first: what is moved meanwhile is seen in at least one of the two, or by the next look. Without
- * APICv the descriptor is empty. (AVIC has no such place: senders, be they CPUs or KVM, write to IRR.)
+ * With APICv an interrupt is posted to the vCPU's posted-interrupt descriptor; KVM moves it to IRR when it enters the
+ * guest. The descriptor is read first, so that an interrupt which is moved meanwhile is found in at least one of the
+ * two, or by the next call. Without APICv the descriptor is empty. With AVIC, CPUs and KVM write to IRR directly.
  */
 static bool lapic_has_interrupt(const struct kvm_vcpu *vcpu, const struct vcpu_vmx *vmx)
 {
@@ -72,11 +72,11 @@ static bool lapic_has_interrupt(const struct kvm_vcpu *vcpu, const struct vcpu_v
 }
 
 /*
- * Whether the timer of the vCPU's local APIC has expired without KVM's having seen it.
+ * Returns whether the timer of the vCPU's local APIC has expired unnoticed by KVM.
  *
- * Mostly it is an hrtimer, whose function makes KVM_REQ_UNBLOCK. But kvm-intel prefers VMX's preemption timer, which counts
- * in the guest only, and goes over to an hrtimer when the vCPU halts. For a vCPU that is not in KVM_RUN there is nothing but
- * the deadline, in terms of the host's TSC.
+ * An hrtimer makes KVM_REQ_UNBLOCK when it expires. But kvm-intel prefers VMX's preemption timer, which counts only in
+ * the guest, and switches to an hrtimer when the vCPU halts. For a vCPU outside the guest only the deadline tells, a
+ * value of the host's TSC.
  */
 static bool lapic_timer_has_expired(const struct kvm_vcpu *vcpu, const struct vcpu_vmx *vmx)
 {
@@ -85,7 +85,7 @@ static bool lapic_timer_has_expired(const struct kvm_vcpu *vcpu, const struct vc
 	return vmx && apic && READ_ONCE(apic->lapic_timer.hv_timer_in_use) && rdtsc() >= READ_ONCE(vmx->hv_deadline_tsc);
 }
 
-/* Whether the VM's PIC has an interrupt, and the vCPU's local APIC lets it through: kvm_apic_accept_pic_intr() is KVM's own. */
+/* Returns whether the VM's PIC has an interrupt that the local APIC accepts, see KVM's kvm_apic_accept_pic_intr(). */
 static bool pic_has_interrupt(const struct kvm_vcpu *vcpu)
 {
 #ifdef CONFIG_KVM_IOAPIC
@@ -105,29 +105,30 @@ static bool pic_has_interrupt(const struct kvm_vcpu *vcpu)
 }
 
 /*
- * Whether KVM has something for the vCPU of an open file: an interrupt, a timer, an NMI, an SMI, or INIT.
+ * Returns whether KVM has an event pending for the vCPU of an open file: an interrupt, an expired timer, an NMI, an
+ * SMI, or INIT. Any context.
  *
- * KVM_REQ_EVENT says that there may be an interrupt, but also that there was one whose end KVM has just seen, as after each exit
- * of a guest with a paravirtual EOI. So it does not count, and the interrupt controllers are looked at.
+ * KVM_REQ_EVENT does not count: KVM makes it for a pending interrupt, but also when it sees an EOI, as at each exit of
+ * a guest with a paravirtual EOI. So the interrupt controllers are read instead.
  */
 bool rust_helper_kvm_vcpu_has_pending_event(const struct file *file)
 {
 	const struct kvm_vcpu *vcpu = file->private_data;
 	const struct vcpu_vmx *vmx = vcpu_vmx(file);
-	const u64 wanted = BIT_ULL(KVM_REQ_UNBLOCK & KVM_REQUEST_MASK) | BIT_ULL(KVM_REQ_NMI & KVM_REQUEST_MASK) |
+	const u64 events = BIT_ULL(KVM_REQ_UNBLOCK & KVM_REQUEST_MASK) | BIT_ULL(KVM_REQ_NMI & KVM_REQUEST_MASK) |
 			   BIT_ULL(KVM_REQ_SMI & KVM_REQUEST_MASK);
 
-	return READ_ONCE(vcpu->requests) & wanted || lapic_has_interrupt(vcpu, vmx) || lapic_timer_has_expired(vcpu, vmx) ||
+	return READ_ONCE(vcpu->requests) & events || lapic_has_interrupt(vcpu, vmx) || lapic_timer_has_expired(vcpu, vmx) ||
 	       pic_has_interrupt(vcpu) || (vcpu->arch.apic && READ_ONCE(vcpu->arch.apic->pending_events));
 }
 
 /*
- * Whether a vCPU that spins, waiting for the vCPU of an open file, gives its time to that only if KVM sees an interrupt pending
- * there. In the scheduler's callback of the vCPU's thread that is being preempted, after KVM's own.
+ * Returns whether a spinning vCPU yields to the vCPU of an open file only if KVM sees an interrupt pending for the
+ * latter. Called in the vCPU's thread while it is preempted, by a scheduler's callback that runs after KVM's own.
  *
- * These are the conditions of kvm_vcpu_on_spin(): the guest's spinning makes it exit (PLE), the vCPU has lost its CPU while it
- * was in the guest's user mode, and KVM has a place to look for interrupts without taking the vCPU, which is so with APICv and
- * AVIC only. KVM's callback has just written the first two, since what registers last is called first.
+ * These are the conditions of kvm_vcpu_on_spin(): a guest that spins exits (PLE); the vCPU was preempted in the guest's
+ * user mode; and KVM can check for interrupts without loading the vCPU, which takes APICv or AVIC. KVM's callback has
+ * just written preempted and preempted_in_kernel, as the notifier that was registered last is called first.
  */
 bool rust_helper_kvm_vcpu_yield_needs_interrupt(const struct file *file)
 {
@@ -137,7 +138,7 @@ bool rust_helper_kvm_vcpu_yield_needs_interrupt(const struct file *file)
 	       !kvm_pause_in_guest(vcpu->kvm);
 }
 
-/* Whether KVM lets the current task use the vCPU of an open file: kvm_vcpu_ioctl() begins with this. */
+/* Returns whether KVM lets the current task use the vCPU of an open file: the check that begins kvm_vcpu_ioctl(). */
 bool rust_helper_kvm_vcpu_is_callers(const struct file *file)
 {
 	const struct kvm_vcpu *vcpu = file->private_data;
@@ -146,8 +147,8 @@ bool rust_helper_kvm_vcpu_is_callers(const struct file *file)
 }
 
 /*
- * Whether KVM has yet to complete, when KVM_RUN is called next, what the vCPU of an open file has exited for. Until then its
- * state is that of the middle of an instruction. By the thread that has run the vCPU, before another one can.
+ * Returns whether the next KVM_RUN completes the exit of the vCPU of an open file. Until then the vCPU is in the middle
+ * of an instruction. Called by the thread that has run the vCPU, before another one can.
  */
 bool rust_helper_kvm_vcpu_completes_on_entry(const struct file *file)
 {
@@ -157,8 +158,8 @@ bool rust_helper_kvm_vcpu_completes_on_entry(const struct file *file)
 }
 
 /*
- * Whether the vCPU of an open file is in protected mode. The guest never owns this bit of CR0 (KVM_POSSIBLE_CR0_GUEST_BITS), so
- * KVM need not ask the CPU. If the vCPU runs, the answer is old when it comes.
+ * Returns whether the vCPU of an open file is in protected mode. The guest never owns this bit of CR0
+ * (KVM_POSSIBLE_CR0_GUEST_BITS), so KVM's copy is valid. If the vCPU runs, the answer may be stale.
  */
 bool rust_helper_kvm_vcpu_is_in_protected_mode(const struct file *file)
 {
@@ -168,9 +169,9 @@ bool rust_helper_kvm_vcpu_is_in_protected_mode(const struct file *file)
 }
 
 /*
- * Sets for how long KVM polls at most before a halted vCPU of the VM of an open file sleeps: as its parameter says, or, if that is
- * overridden, for max_ns. This is KVM_CAP_HALT_POLL without an argument in user space, and can be undone, which that cannot. The
- * order is that of kvm_vm_ioctl_enable_cap_generic(), for kvm_vcpu_max_halt_poll_ns().
+ * Sets the longest time that KVM polls before a halted vCPU of the VM of an open file sleeps: max_ns, or without
+ * override KVM's parameter. This is KVM_CAP_HALT_POLL without an argument in user space, and can be undone, which that
+ * cannot. The barrier pairs with smp_rmb() in kvm_vcpu_max_halt_poll_ns(), as in kvm_vm_ioctl_enable_cap_generic().
  */
 void rust_helper_kvm_vm_set_halt_poll(const struct file *file, bool override, unsigned int max_ns)
 {
@@ -184,10 +185,10 @@ void rust_helper_kvm_vm_set_halt_poll(const struct file *file, bool override, un
 }
 
 /*
- * Makes KVM_RUN, in which a task runs the vCPU of an open file, return as if there were a signal. Both must stay.
+ * Makes KVM_RUN, in which the task runs the vCPU of an open file, return as for a signal. The caller keeps both alive.
  *
- * The barrier in rcuwait_wake_up() is between the flag and the mode. It pairs with KVM's between writing the mode and
- * looking for signals.
+ * The barrier in rcuwait_wake_up() orders the flag before the mode. It pairs with KVM's between writing the mode and
+ * checking for signals.
  */
 void rust_helper_kvm_vcpu_kick_task(const struct file *file, struct task_struct *task)
 {
@@ -198,7 +199,7 @@ void rust_helper_kvm_vcpu_kick_task(const struct file *file, struct task_struct 
 		kick_process(task);
 }
 
-/* The same for the task that has last begun to run the vCPU, which may be anywhere. */
+/* Does the same for the task that was the last to begin KVM_RUN on the vCPU, wherever it is now. Process context. */
 void rust_helper_kvm_vcpu_kick_last(const struct file *file)
 {
 	struct kvm_vcpu *vcpu = file->private_data;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! x86: the guest interface is a range of I/O ports, and vectors are injected as messages to local APICs.
+//! x86: the guest interface is a range of I/O ports, and vectors are injected as MSIs to local APICs.
 
 pub(crate) mod irqchip;
 pub(crate) mod msi;

@@ -1,43 +1,42 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Interrupts from eventfds.
+//! Bindings: interrupts from eventfds.
 //!
-//! A VMM binds an eventfd, the source, to a vector of a vCPU, to another eventfd, the sink, or to both.
-//! When the source is signalled, its [`TopHalf`] posts the vector, and is done if the vCPU will look.
-//! If the vCPU will not, and there is no sink, it [kicks](KickTarget::kick) the vCPU. A sink is for a [bottom
-//! half](crate::injection::softirq) to signal, as an eventfd's callback must not signal another eventfd: KVM's
-//! irqfd routes it to where the VMM wants it.
+//! A VMM binds an eventfd, the source, to a vector of a vCPU, to another eventfd, the sink, or to both. When the source
+//! is signalled, its [`TopHalf`] posts the vector, and is done if the vCPU will poll. If the vCPU will not poll and
+//! there is no sink, the top half [kicks](KickTarget::kick) it. If there is a sink, a [bottom
+//! half](crate::injection::softirq) signals it, as an eventfd's callback must not signal another eventfd. If the sink
+//! is KVM's irqfd, KVM routes the interrupt.
 //!
 //! # Lifetimes
 //!
-//! | what         | is kept by                                                        |
-//! |--------------|-------------------------------------------------------------------|
-//! | [`TopHalf`]  | the waiter in the eventfd's wait queue                            |
-//! | the waiter   | [`Bindings`], until it is unbound or the VM's file is closed      |
-//! | [`Delivery`]   | its top half, and while it is in a queue, the queue               |
-//! | [`KickTarget`]   | the VM, and the sources that are bound to it                      |
+//! | object         | is kept by                                                          |
+//! |----------------|---------------------------------------------------------------------|
+//! | [`TopHalf`]    | the waiter in the eventfd's wait queue                              |
+//! | the waiter     | [`Bindings`], until it is unbound or the VM's file is closed        |
+//! | [`Delivery`]   | its top half, and the queue that it is in                           |
+//! | [`KickTarget`] | the VM, and the top halves that are bound to it                     |
 //!
-//! To unbind is to take the waiter out of the wait queue, after which no top half runs, and then to
-//! wait until no bottom half delivers for the source. If the eventfd's last descriptor is closed, its
-//! top half does nothing any more, and what is left of it goes when the VMM binds or unbinds something
-//! or ends: nobody can refer to the eventfd any more, but for the kernel, which may signal it.
+//! Unbinding removes the waiter from the wait queue, after which no top half runs, and then waits until no bottom half
+//! delivers for the source. When the eventfd's last descriptor is closed, its top half does nothing any more: only the
+//! kernel can still signal the eventfd. The binding is freed when the VMM next binds or unbinds an eventfd, or closes
+//! the VM's file.
 //!
 //! # Concurrency
 //!
-//! | context                                                    | what runs there               |
-//! |------------------------------------------------------------|-------------------------------|
-//! | any, interrupts off, the wait queue's lock held            | top halves                    |
-//! | softirq                                                    | bottom halves                 |
-//! | process                                                    | bind, unbind, the VM's end    |
+//! | context                                                    | runs                               |
+//! |------------------------------------------------------------|------------------------------------|
+//! | any but NMIs, interrupts off, the wait queue's lock held   | top halves                         |
+//! | softirq                                                    | bottom halves                      |
+//! | process                                                    | bind, unbind, release of the VM    |
 //!
-//! The locks are taken in this order: [`Bindings::bindings`]; the lock of an eventfd's wait queue; the
-//! lock of a bottom half's queue, or of a vCPU's [`Kicker`](kvm_glue::Kicker), and in that what
-//! it takes to wake a task. A bottom half holds none when it signals a sink, so that no wait queue's
-//! lock is ever taken under another's, and the eventfds of a chain cannot lock each other out. A chain
-//! has two links at most: what is a sink cannot be bound as a source, and the other way round.
+//! The locks are taken in this order: [`Bindings::bindings`]; the lock of an eventfd's wait queue; the lock of a bottom
+//! half's queue, or of a vCPU's [`Kicker`](kvm_glue::Kicker), and under that the locks by which a task is woken. A
+//! bottom half holds none when it signals a sink, so no wait queue's lock is taken under another's, and the eventfds of
+//! a chain cannot deadlock. A chain has at most two links: a sink cannot be bound as a source, nor a source be a sink.
 //!
-//! A source's descriptor is found under RCU, as by everybody else. When the guest takes its descriptors
-//! away, top halves of before have ended before what is pending there is delivered.
+//! Top halves find the descriptor under RCU. The end of a registration waits for RCU, and so for all top halves that
+//! use the descriptors, before it injects the vectors that are pending there.
 
 use kernel::{
     alloc::flags::GFP_KERNEL_ACCOUNT,
@@ -57,8 +56,8 @@ use kernel::{
 };
 use kernel_ext::fs::eventfd::{
     EventFd,
-    EventFdCallback, //
-    Waiter,
+    EventFdCallback,
+    Waiter, //
 };
 use pvirq_protocol::{
     ioctl,
@@ -76,19 +75,19 @@ use crate::vm::{
     Vm, //
 };
 
-/// What runs when a source is signalled.
+/// The callback of a source: it runs when the source is signalled.
 pub(crate) struct TopHalf {
     vm: Arc<Vm>,
-    /// What is posted, and to whom.
+    /// The vCPU and the vector that a signal is posted to.
     post: Option<(Arc<KickTarget>, Vector)>,
-    source: Arc<Delivery>,
+    delivery: Arc<Delivery>,
     kind: Kind,
     /// Whether the eventfd's last descriptor has been closed.
     closed: Atomic<bool>,
 }
 
 impl TopHalf {
-    /// Posts to the guest's descriptor, if it has one.
+    /// Posts to the vCPU's descriptor, if the guest has registered one.
     fn post_to_guest(&self, target: &KickTarget, vector: Vector) -> Option<Posted> {
         let guard = rcu::read_lock();
         let descriptors = self.vm.descriptors.get(&guard)?;
@@ -96,13 +95,13 @@ impl TopHalf {
         Some(descriptors.get(target.id)?.post_once(vector))
     }
 
-    /// Posts, and if that does not do and there is no sink, kicks. Returns what has become of it.
+    /// Posts the vector. If the target will not poll and there is no sink, kicks it. Returns the outcome.
     fn post(&self) -> Option<Posted> {
         let (target, vector) = self.post.as_ref()?;
         let posted = self.post_to_guest(target, *vector);
 
         match posted {
-            Some(Posted::Kick) | None if !self.source.sink().needs_bottom_half() => {
+            Some(Posted::Kick) | None if !self.delivery.sink().needs_bottom_half() => {
                 Some(target.kick(*vector))
             }
             _ => posted,
@@ -118,15 +117,15 @@ impl EventFdCallback for TopHalf {
         let bottom_halves = &self.vm.host.bottom_halves;
         let posted = self.post();
 
-        self.source.counters.count_top_half(posted);
+        self.delivery.counters.count_top_half(posted);
         bottom_halves.count_top_half(self.kind, posted);
         if matches!(posted, Some(Posted::Elided | Posted::Coalesced)) {
             return;
         }
-        if !self.source.sink().needs_bottom_half() {
-            self.source.counters.delivered.add(1);
-        } else if let Some(source) = Delivery::signal(&self.source) {
-            bottom_halves.push(self.kind, source);
+        if !self.delivery.sink().needs_bottom_half() {
+            self.delivery.counters.delivered.add(1);
+        } else if let Some(delivery) = Delivery::signal(&self.delivery) {
+            bottom_halves.push(self.kind, delivery);
         }
     }
 
@@ -137,24 +136,25 @@ impl EventFdCallback for TopHalf {
 
 type Binding = Waiter<TopHalf>;
 
-/// Ends a binding that nobody finds any more.
+/// Ends a binding that has been removed from [`Bindings`].
 fn end(binding: Pin<KBox<Binding>>) {
-    let source = binding.target().source.clone();
+    let delivery = binding.target().delivery.clone();
 
+    // This leaves the wait queue, so there are no more signals.
     drop(binding);
-    source.stop();
+    delivery.stop();
 }
 
-/// What is bound, of all VMs: a chain can lead from one to another.
+/// The bindings of all VMs: a chain of eventfds can lead from one VM to another.
 #[pin_data]
 pub(crate) struct Bindings {
     #[pin]
     bindings: Mutex<KVec<Pin<KBox<Binding>>>>,
 }
 
-/// What to bind.
+/// A binding to be made.
 pub(crate) struct Bind {
-    /// A file that is an eventfd.
+    /// The file of the source.
     pub(crate) file: ARef<File>,
     pub(crate) post: Option<(Arc<KickTarget>, Vector)>,
     pub(crate) sink: Sink,
@@ -189,15 +189,15 @@ impl Bindings {
                 return Err(if same { EEXIST } else { EBUSY });
             }
             let chained = matches!(&sink, Sink::EventFd(sink) if other.waits_for(sink));
-            if chained || other.target().source.sink().is_eventfd(&eventfd) {
+            if chained || other.target().delivery.sink().is_eventfd(&eventfd) {
                 return Err(ELOOP);
             }
         }
-        let source = Arc::pin_init(Delivery::new(sink), GFP_KERNEL_ACCOUNT)?;
+        let delivery = Arc::pin_init(Delivery::new(sink), GFP_KERNEL_ACCOUNT)?;
         let top_half = TopHalf {
             vm: vm.clone(),
             post,
-            source,
+            delivery,
             kind,
             closed: Atomic::new(false),
         };
@@ -207,7 +207,7 @@ impl Bindings {
             let _interrupts = kernel::interrupt::local_interrupt_disable();
             binding.target().signalled();
         }
-        // There is room.
+        // `reserve` has made room.
         bindings.push_within_capacity(binding).map_err(|_| ENOMEM)
     }
 
@@ -226,28 +226,28 @@ impl Bindings {
         Ok(())
     }
 
-    /// Unbinds all of a VM. Process context.
+    /// Unbinds all eventfds of a VM. Process context.
     pub(crate) fn unbind_all(&self, vm: &Arc<Vm>) {
         Self::end_all(&mut self.bindings.lock(), |binding| {
             Arc::ptr_eq(&binding.target().vm, vm)
         });
     }
 
-    /// Returns what an eventfd of a VM has counted.
+    /// Returns the counters of an eventfd that is bound in a VM.
     pub(crate) fn counted(&self, vm: &Arc<Vm>, eventfd: &EventFd) -> Result<ioctl::Source> {
         let bindings = self.bindings.lock();
 
         let binding = bindings
             .iter()
             .find(|binding| Self::is(binding, vm, eventfd));
-        Ok(binding.ok_or(ENOENT)?.target().source.counters.get())
+        Ok(binding.ok_or(ENOENT)?.target().delivery.counters.get())
     }
 
     fn is(binding: &Binding, vm: &Arc<Vm>, eventfd: &EventFd) -> bool {
         Arc::ptr_eq(&binding.target().vm, vm) && binding.waits_for(eventfd)
     }
 
-    /// Ends what nobody can refer to any more, of one VM: that is charged for it.
+    /// Ends the bindings of closed eventfds, of this VM only, whose memory cgroup is charged for them.
     fn reap(bindings: &mut KVec<Pin<KBox<Binding>>>, vm: &Arc<Vm>) {
         Self::end_all(bindings, |binding| {
             Arc::ptr_eq(&binding.target().vm, vm) && binding.target().closed.load(Relaxed)

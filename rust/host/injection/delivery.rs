@@ -1,25 +1,23 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the bottom halves deliver for.
+//! The delivery of a source's signals to its sink.
 //!
-//! A source is signalled by its top half, in any context and on any CPU, and delivered by a bottom
-//! half. However often it is signalled, it is in one queue at most, and one bottom half at most
-//! delivers for it: all signals that came before a delivery began are covered by that, and one that
-//! comes later leads to another.
+//! The top half signals a delivery, in any context and on any CPU, and a bottom half carries it out. However often a
+//! delivery is signalled, it is in at most one queue, and at most one bottom half carries it out: that covers all
+//! signals which came before it began, and a later signal leads to another one.
 //!
 //! # Concurrency
 //!
-//! All that is known of a source is one word, [`Delivery::state`], which only read-modify-write
-//! operations with full barriers change:
+//! [`Delivery::state`] is one word, which only read-modify-write operations with full barriers change:
 //!
-//! - `OWNED`: somebody has the source in a queue or delivers for it. Whoever sets it puts the source
-//!   into a queue; the bottom half that clears it is done.
-//! - `SIGNALLED`: there is something to deliver. The owner clears it, and then delivers; it stays
-//!   owner if it is set again.
-//! - `STOPPING`: somebody waits for the owner to be done.
+//! - `OWNED`: the delivery is in a queue, or a bottom half carries it out. The top half that sets the bit puts the
+//!   delivery into a queue; the bottom half that clears it is done with it.
+//! - `SIGNALLED`: there is a signal to deliver. The owner clears the bit and then delivers; it stays the owner if the
+//!   bit is set again.
+//! - `STOPPING`: a thread waits until there is no owner.
 //!
-//! So a source's deliveries happen one after the other, each after the signals that it is for. A
-//! bottom half may be the last to drop a source: nothing in it sleeps when it is dropped.
+//! So a source is delivered for by one CPU at a time, each time after the signals that it covers. A bottom half may
+//! drop the last reference to a delivery: to drop one does not sleep.
 
 use kernel::{
     list::{
@@ -56,7 +54,7 @@ const OWNED: u32 = 1 << 0;
 const SIGNALLED: u32 = 1 << 1;
 const STOPPING: u32 = 1 << 2;
 
-/// What is bound to something.
+/// The delivery of one source.
 #[pin_data]
 pub(crate) struct Delivery {
     sink: Sink,
@@ -66,7 +64,7 @@ pub(crate) struct Delivery {
     stopped: Completion,
     #[pin]
     tracker: AtomicTracker,
-    /// For the queue of a bottom half.
+    /// Links in the queue of a bottom half.
     #[pin]
     links: ListLinks,
 }
@@ -90,12 +88,11 @@ impl Delivery {
         })
     }
 
-    /// Returns where its interrupt goes.
     pub(crate) fn sink(&self) -> &Sink {
         &self.sink
     }
 
-    /// Changes the state, and returns what it was.
+    /// Changes the state, and returns the old one.
     fn update(&self, change: impl Fn(u32) -> u32) -> u32 {
         let mut old = self.state.load(Relaxed);
 
@@ -105,18 +102,19 @@ impl Delivery {
         old
     }
 
-    /// Notes a signal. If the source is in no queue yet, it is the caller's to put it into one.
+    /// Notes a signal. If this returns the delivery, the caller has to put it into a queue.
     pub(crate) fn signal(this: &Arc<Self>) -> Option<ListArc<Self>> {
         let old = this.update(|state| state | OWNED | SIGNALLED);
 
         if old & OWNED != 0 {
             return None;
         }
-        // Only the owner makes one of these, and gives it up before it ceases to be.
+        // This succeeds: only the owner has a `ListArc`, and gives it up before it clears `OWNED`.
         ListArc::try_from_arc(this.clone()).ok()
     }
 
-    /// Delivers for a source that came out of a queue, and returns it if it is to be queued again.
+    /// Delivers. Called by a bottom half that has taken `this` from its queue. If this returns it, it has to be queued
+    /// again.
     pub(crate) fn deliver(this: ListArc<Self>) -> Option<ListArc<Self>> {
         this.update(|state| state & !SIGNALLED);
         this.sink.deliver();
@@ -136,8 +134,8 @@ impl Delivery {
         None
     }
 
-    /// Waits until nobody delivers for the source any more. What it was signalled for is delivered by
-    /// then. ReadOnce; nobody may signal it any more. Process context.
+    /// Waits until all signals have been delivered, and no bottom half uses the delivery. Called once, after the last
+    /// signal. Process context.
     pub(crate) fn stop(&self) {
         if self.update(|state| state | STOPPING) & OWNED != 0 {
             self.stopped.wait_for_completion();
@@ -146,23 +144,23 @@ impl Delivery {
 }
 
 counters! {
-    /// What is counted of a source, and of the sources of a bottom half.
+    /// Counters of a source, or of all sources of a bottom half.
     struct Counters of SharedCounter {
-        /// Signals.
+        /// Signals: runs of the top half.
         top_halves: "top-halves",
-        /// Those whose vector the vCPU will pick up by itself.
+        /// Signals whose vector the vCPU picks up without a kick.
         elided: "elided",
-        /// Those whose vector was pending already.
+        /// Signals whose vector was pending already.
         coalesced: "coalesced",
-        /// How often a source was put into a queue.
+        /// Insertions into a queue.
         queued: "queued",
-        /// Deliveries.
+        /// Deliveries: signals of a sink, or kicks.
         delivered: "delivered",
     }
 }
 
 impl Counters {
-    /// Counts a top half, and what its post has come to, if there was one.
+    /// Counts a run of a top half, and the outcome of its post, if there was one.
     #[inline]
     pub(crate) fn count_top_half(&self, posted: Option<Posted>) {
         self.top_halves.add(1);

@@ -1,17 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Where a source's interrupt goes if the vCPU does not pick it up by itself.
+//! Sinks: where a source's interrupt goes if the vCPU will not poll.
 //!
-//! A new kind is a variant here, a flag of [`Bind`](pvirq_protocol::ioctl::Bind), and a line where that is read.
+//! A new kind is a variant here, a flag of [`Bind`](pvirq_protocol::ioctl::Bind), and a line where that flag is read.
 
 use kernel_ext::fs::eventfd::EventFd;
 
-/// A sink.
 pub(crate) enum Sink {
-    /// The bound vCPU is kicked, by the top half.
+    /// The top half kicks the bound vCPU.
     Kick,
-    /// A bottom half signals an eventfd, such as one that is bound to KVM's irqfd. An eventfd's callback must not signal
-    /// another eventfd.
+    /// A bottom half signals an eventfd, for example that of a KVM irqfd.
     EventFd(EventFd),
 }
 
@@ -30,7 +28,7 @@ impl Sink {
         }
     }
 
-    /// Returns whether it is this eventfd.
+    /// Returns whether the sink is the eventfd `other`.
     pub(crate) fn is_eventfd(&self, other: &EventFd) -> bool {
         matches!(self, Self::EventFd(eventfd) if eventfd == other)
     }

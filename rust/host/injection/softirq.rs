@@ -1,20 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Bottom halves: what delivers in softirq, in batches.
+//! Bottom halves: they deliver in softirq, in batches.
 //!
-//! Each CPU has a queue for each kind of bottom half. A top half puts its source into that of its own
-//! CPU. The shape is NAPI's: the first source starts the bottom half, and those that come while it is
-//! about to run or runs only queue. It takes a bounded batch, first come, first served; if there is
-//! more, it runs again after other softirqs have, and rests when there is nothing left. A source that
-//! is signalled while it is delivered for goes to the end of the queue.
+//! Each CPU has a queue for each kind of bottom half, and a top half uses that of its own CPU. The scheme is NAPI's:
+//! the first delivery starts the bottom half; those that come before it has run only queue. It takes a bounded batch,
+//! first come, first served. If more are left, it runs again after other softirqs; otherwise it stops. A source that is
+//! signalled during its delivery goes to the end of the queue.
 //!
-//! A softirq that is raised in process context would wait for `ksoftirqd`. So the CPU sends itself an
-//! interrupt, at the end of which the softirq runs.
+//! A softirq that is raised in process context would wait for `ksoftirqd`. So the CPU sends itself an interrupt, at the
+//! end of which the softirq runs.
 //!
 //! # Concurrency
 //!
-//! A queue's lock is taken with interrupts off, in any context, and is a leaf. Bottom halves run
-//! without it.
+//! A queue's lock is a leaf, taken with interrupts off, in any context but NMIs. Bottom halves do not hold it while
+//! they deliver.
 
 use kernel::{
     cpu::{
@@ -59,10 +58,10 @@ use super::delivery::{
 };
 use crate::stats::counter::SharedCounter;
 
-/// How many sources a bottom half delivers for before others have their turn, as NAPI's weight.
+/// How many deliveries a bottom half makes before other softirqs run, as NAPI's weight.
 const BATCH: u64 = 64;
 
-/// What can run a queue in softirq, on this CPU.
+/// A mechanism that runs a queue in softirq, on this CPU.
 pub(crate) trait BottomHalf: Runs {
     fn new(queue: Arc<Queue>) -> Result<Arc<Self>>;
     fn schedule(&self);
@@ -90,7 +89,7 @@ impl BottomHalf for BhWork<Queue> {
     }
 }
 
-/// The sources that a CPU's bottom half is to deliver for.
+/// The queue of a CPU's bottom half.
 #[pin_data]
 pub(crate) struct Queue {
     #[pin]
@@ -103,8 +102,8 @@ pub(crate) struct Queue {
 
 #[derive(Default)]
 struct Waiting {
-    sources: List<Delivery>,
-    /// Whether the bottom half runs, or is going to.
+    deliveries: List<Delivery>,
+    /// Whether the bottom half runs, or has been started.
     active: bool,
 }
 
@@ -119,31 +118,29 @@ impl Queue {
         })
     }
 
-    /// Adds a source, and returns whether the bottom half has to be started.
-    fn push(&self, source: ListArc<Delivery>) -> bool {
+    /// Adds a delivery, and returns whether the bottom half has to be started.
+    fn push(&self, delivery: ListArc<Delivery>) -> bool {
         self.counters.queued.add(1);
-        source.counters.queued.add(1);
+        delivery.counters.queued.add(1);
 
         let mut waiting = self.waiting.lock();
 
-        waiting.sources.push_back(source);
+        waiting.deliveries.push_back(delivery);
         !core::mem::replace(&mut waiting.active, true)
     }
 
     fn pop(&self) -> Option<ListArc<Delivery>> {
-        self.waiting.lock().sources.pop_front()
+        self.waiting.lock().deliveries.pop_front()
     }
 
-    /// Ends a batch, and returns whether there is more.
-    fn rest(&self) -> bool {
+    /// Ends a batch, and returns whether deliveries are left.
+    fn end_batch(&self) -> bool {
         let mut waiting = self.waiting.lock();
 
-        waiting.active = !waiting.sources.is_empty();
+        waiting.active = !waiting.deliveries.is_empty();
         waiting.active
     }
-}
 
-impl Queue {
     fn counted(&self) -> ioctl::BottomHalf {
         let counters = self.counters.get();
 
@@ -166,10 +163,10 @@ impl Runs for Queue {
         let mut batch = 0;
 
         while batch < BATCH {
-            let Some(source) = self.pop() else {
+            let Some(delivery) = self.pop() else {
                 break;
             };
-            if let Some(again) = Delivery::deliver(source) {
+            if let Some(again) = Delivery::deliver(delivery) {
                 self.push(again);
             }
             self.counters.delivered.add(1);
@@ -179,24 +176,22 @@ impl Runs for Queue {
         if in_ksoftirqd() {
             self.ksoftirqd.add(1);
         }
-        // Nobody else writes it.
+        // Only this bottom half writes it.
         if batch > self.largest_batch.load(Relaxed) {
             self.largest_batch.store(batch, Relaxed);
         }
-        self.rest()
+        self.end_batch()
     }
 }
 
-/// A CPU's bottom half of one kind.
-///
-/// When it is dropped the interrupt goes first, and then the bottom half itself.
-struct Lane<B: BottomHalf> {
+/// A CPU's bottom half of one kind. `starter` is dropped before `half`, which it schedules.
+struct CpuBottomHalf<B: BottomHalf> {
     queue: Arc<Queue>,
     starter: Pin<KBox<IrqWork<B>>>,
     half: Arc<B>,
 }
 
-impl<B: BottomHalf> Lane<B> {
+impl<B: BottomHalf> CpuBottomHalf<B> {
     fn new() -> Result<Self> {
         let queue = Arc::pin_init(Queue::new(), GFP_KERNEL)?;
         let half = B::new(queue.clone())?;
@@ -209,17 +204,17 @@ impl<B: BottomHalf> Lane<B> {
     }
 
     fn for_all_cpus() -> Result<KVec<Self>> {
-        let mut lanes = KVec::with_capacity(nr_cpu_ids() as usize, GFP_KERNEL)?;
+        let mut halves = KVec::with_capacity(nr_cpu_ids() as usize, GFP_KERNEL)?;
 
         for _ in 0..nr_cpu_ids() {
-            lanes.push(Self::new()?, GFP_KERNEL)?;
+            halves.push(Self::new()?, GFP_KERNEL)?;
         }
-        Ok(lanes)
+        Ok(halves)
     }
 
-    /// Has the bottom half of this CPU deliver for a source. Interrupts are off.
-    fn push(&self, source: ListArc<Delivery>) {
-        if !self.queue.push(source) {
+    /// Queues a delivery on this CPU, and starts the bottom half if necessary. Interrupts are off.
+    fn push(&self, delivery: ListArc<Delivery>) {
+        if !self.queue.push(delivery) {
             return;
         }
         if in_interrupt() {
@@ -240,12 +235,12 @@ pub(crate) enum Kind {
 /// The bottom halves of all CPUs.
 pub(crate) struct BottomHalves {
     default: Kind,
-    tasklets: KVec<Lane<Tasklet<Queue>>>,
-    works: KVec<Lane<BhWork<Queue>>>,
+    tasklets: KVec<CpuBottomHalf<Tasklet<Queue>>>,
+    works: KVec<CpuBottomHalf<BhWork<Queue>>>,
 }
 
 impl BottomHalves {
-    /// Makes them; `default` is the number of the kind that those get who do not choose.
+    /// Creates the bottom halves. `default` is the number of the kind for VMMs that do not choose.
     pub(crate) fn new(default: u32) -> Result<Self> {
         let default = match BottomHalfKind::from_number(default) {
             Some(BottomHalfKind::Tasklet) => Kind::Tasklet,
@@ -257,12 +252,12 @@ impl BottomHalves {
         };
         Ok(Self {
             default,
-            tasklets: Lane::for_all_cpus()?,
-            works: Lane::for_all_cpus()?,
+            tasklets: CpuBottomHalf::for_all_cpus()?,
+            works: CpuBottomHalf::for_all_cpus()?,
         })
     }
 
-    /// Returns the kind with this number; nothing if there is none.
+    /// Returns the kind with this number, if there is one.
     pub(crate) fn kind(&self, number: u32) -> Option<Kind> {
         Some(match BottomHalfKind::from_number(number)? {
             BottomHalfKind::Default => self.default,
@@ -271,14 +266,14 @@ impl BottomHalves {
         })
     }
 
-    /// Has the bottom half of this CPU deliver for a source. Interrupts are off.
-    pub(crate) fn push(&self, kind: Kind, source: ListArc<Delivery>) {
+    /// Queues a delivery on this CPU, and starts the bottom half if necessary. Interrupts are off.
+    pub(crate) fn push(&self, kind: Kind, delivery: ListArc<Delivery>) {
         let cpu = CpuId::current().as_u32() as usize;
 
-        // There are as many as there can be CPUs.
+        // Each possible CPU has its entry.
         match kind {
-            Kind::Tasklet => self.tasklets.get(cpu).map(|lane| lane.push(source)),
-            Kind::Workqueue => self.works.get(cpu).map(|lane| lane.push(source)),
+            Kind::Tasklet => self.tasklets.get(cpu).map(|half| half.push(delivery)),
+            Kind::Workqueue => self.works.get(cpu).map(|half| half.push(delivery)),
         };
     }
 
@@ -291,7 +286,7 @@ impl BottomHalves {
         })
     }
 
-    /// Counts a top half that has run on this CPU, and what its post has come to.
+    /// Counts a run of a top half on this CPU, and the outcome of its post, if there was one.
     #[inline]
     pub(crate) fn count_top_half(&self, kind: Kind, posted: Option<Posted>) {
         if let Some(queue) = self.queue(CpuId::current().as_u32(), kind) {
@@ -299,7 +294,7 @@ impl BottomHalves {
         }
     }
 
-    /// Returns what has been counted on a CPU; nothing if there is no such CPU.
+    /// Returns the counters of a CPU, if there is such a CPU.
     pub(crate) fn counted(&self, cpu: u32, kind: Kind) -> Option<ioctl::BottomHalf> {
         self.queue(cpu, kind).map(Queue::counted)
     }

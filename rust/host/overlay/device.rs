@@ -29,7 +29,7 @@ use crate::kvm::KVM_CREATE_VM;
 
 /// An open `/dev/pvirq`.
 pub(crate) struct Device {
-    /// The real device, opened with the rights of who opened ours.
+    /// The real device, opened with the rights of the task that opened ours.
     real: ARef<File>,
     overlay: Arc<Overlay>,
 }
@@ -39,7 +39,7 @@ impl CharDevice for Device {
 
     const NAME: &'static CStr = c"pvirq";
 
-    /// Everybody may open our node: who may use KVM is for the real device's to say.
+    /// Any task may open our node: the real device decides which may use KVM.
     const MODE: u16 = 0o666;
 
     fn open(overlay: &Arc<Overlay>, file: &File) -> Result<KBox<Self>> {

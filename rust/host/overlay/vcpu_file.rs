@@ -23,7 +23,7 @@ use kernel_ext::{
         FileOperations,
         FileOps, //
     },
-    fs::ioctl::Ioctl,
+    fs::ioctl::Ioctl, //
 };
 use kvm_glue::VcpuFile;
 
@@ -42,9 +42,9 @@ use crate::{
     }, //
 };
 
-/// Creates a vCPU by the call `request` on `real`, KVM's file of `vm`.
+/// Creates a vCPU of `vm`: makes the call `request` on `real`, KVM's file of the VM.
 pub(crate) fn create(vm: &Arc<Vm>, real: &File, request: Ioctl<'_>) -> Result<isize> {
-    // KVM refuses what is no `int`, and then needs no name.
+    // KVM refuses IDs that do not fit an `int`, so the name of such a one does not matter.
     let name = CString::try_from_fmt(fmt!("kvm-vcpu:{}", request.arg() as i32))?;
     let this = UniqueArc::new_uninit(GFP_KERNEL_ACCOUNT)?;
     let target = UniqueArc::pin_init(

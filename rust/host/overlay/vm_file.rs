@@ -18,7 +18,7 @@ use kernel_ext::{
         FileOperations,
         FileOps, //
     },
-    fs::ioctl::Ioctl,
+    fs::ioctl::Ioctl, //
 };
 use pvirq_protocol::ioctl::EndReason;
 
@@ -53,7 +53,7 @@ pub(crate) struct VmFile {
 }
 
 impl VmFile {
-    /// Creates a VM by the call `request` on `device`, KVM's own.
+    /// Creates a VM: makes the call `request` on `device`, the real `/dev/kvm`.
     pub(crate) fn create(
         overlay: &Arc<Overlay>,
         device: &File,
@@ -76,18 +76,18 @@ impl VmFile {
         })
     }
 
-    /// Passes on `KVM_SET_USER_MEMORY_REGION` or its successor.
+    /// Forwards `KVM_SET_USER_MEMORY_REGION` or its successor.
     fn set_memory_region(&self, request: Ioctl<'_>) -> Result<isize> {
         let forward = || self.real.file().ioctl(request);
 
         match request.read_at::<kvm_userspace_memory_region>(0) {
             Ok(region) => self.vm.change_memory(self.real.file(), &region, forward),
-            // What cannot be read is KVM's to refuse.
+            // KVM refuses an argument that cannot be read.
             Err(_) => forward(),
         }
     }
 
-    /// Passes on an ioctl that is none of ours.
+    /// Forwards any other ioctl, unknown ones included.
     fn forward(&self, request: Ioctl<'_>) -> Result<isize> {
         self.real
             .file()
@@ -95,11 +95,11 @@ impl VmFile {
             .inspect(|_| self.vm.irqchip.note_ioctl(request.cmd()))
     }
 
-    /// Passes on `KVM_ENABLE_CAP`.
+    /// Forwards `KVM_ENABLE_CAP`.
     fn enable_cap(&self, request: Ioctl<'_>) -> Result<isize> {
         let forward = || self.real.file().ioctl(request);
 
-        // What cannot be read is KVM's to refuse.
+        // KVM refuses an argument that cannot be read.
         let Ok(capability) = request.read_at::<kvm_enable_cap>(0) else {
             return forward();
         };
@@ -108,27 +108,26 @@ impl VmFile {
                 self.lend(&capability, request)
             }
             KVM_CAP_HALT_POLL => forward().inspect(|_| {
-                // KVM takes no more than 32 bits.
+                // KVM refuses more than 32 bits.
                 let max_ns = capability.args[0] as u32;
-                let need = || self.vm.need_of_polling();
-                self.vm.halt_poll.set(&self.real, max_ns, need);
+                let state = || self.vm.polling_state();
+                self.vm.halt_poll.set(&self.real, max_ns, state);
             }),
             _ => forward().inspect(|_| self.vm.irqchip.note_capability(&capability)),
         }
     }
 
-    /// Passes on `KVM_ENABLE_CAP` for a capability that names another VM.
+    /// Forwards `KVM_ENABLE_CAP` for a capability that names another VM.
     ///
-    /// KVM takes nothing but its own files for the VM whose encryption context is to be copied or
-    /// moved. So it finds its own behind the descriptor while it events.
+    /// KVM accepts only its own files for the VM whose encryption context it copies or moves. So for the time of the
+    /// call the file descriptor refers to KVM's file.
     fn lend(&self, capability: &kvm_enable_cap, request: Ioctl<'_>) -> Result<isize> {
         let forward = || self.real.file().ioctl(request);
-        // KVM takes the lower half as well.
+        // KVM uses the lower half only, too.
         let fd = capability.args[0] as u32;
-        // Without the lock, the end of one such call would take KVM's file away from another with
-        // the same source.
+        // Without the lock, the end of one such call would take KVM's file away from another with the same source.
         let _guard = self.overlay.lending.lock();
-        // What is no descriptor of a VM of ours is KVM's to judge.
+        // KVM handles a descriptor that is not of one of our VMs.
         let Ok(file) = request.fget(fd) else {
             return forward();
         };
@@ -168,14 +167,14 @@ impl FileOperations for VmFile {
     }
 
     fn release(this: KBox<Self>) {
-        // As KVM's irqfds go with the VM's file, what is bound does.
+        // Bindings end with the VM's file, as KVM's irqfds do.
         this.overlay.bindings.unbind_all(&this.vm);
-        // And so nothing of ours may keep that file.
+        // Any other reference to KVM's file would keep its irqfds.
         this.vm.close_file();
         this.vm.end(EndReason::Vmm);
-        // vCPUs may go on.
+        // vCPUs may still run, so KVM's own polling is restored.
         this.vm
             .halt_poll
-            .update(&this.real, || this.vm.need_of_polling());
+            .update(&this.real, || this.vm.polling_state());
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The ioctls of our own on the file of a VM, see [`ioctl`].
+//! pvirq's own ioctls on the file of a VM, see [`pvirq_protocol::ioctl`].
 
 use kernel::{
     fs::{
@@ -48,23 +48,23 @@ use crate::{
 
 mod posting;
 
-/// An argument as it is in user space.
+/// An argument in user space's layout.
 #[repr(transparent)]
 struct Wire<T>(T);
 
-// SAFETY: It is a row of `u32`, without padding between them.
+// SAFETY: Its fields are `u32`, without padding between them.
 unsafe impl FromBytes for Wire<ioctl::Poll> {}
 // SAFETY: As above.
 unsafe impl AsBytes for Wire<ioctl::Poll> {}
-// SAFETY: It is a row of `u32` and `i32`, without padding between them.
+// SAFETY: Its fields are `u32` and `i32`, without padding between them.
 unsafe impl FromBytes for Wire<ioctl::Bind> {}
 // SAFETY: As above.
 unsafe impl FromBytes for Wire<ioctl::Unbind> {}
-// SAFETY: It is a row of `u32`, without padding between them.
+// SAFETY: Its fields are `u32`, without padding between them.
 unsafe impl FromBytes for Wire<ioctl::Map> {}
 // SAFETY: As above.
 unsafe impl AsBytes for Wire<ioctl::Map> {}
-// SAFETY: It is four `u32` or `i32` and then a row of `u64`, without padding between them.
+// SAFETY: Its fields are four `u32` or `i32` and then `u64`, without padding between them.
 unsafe impl FromBytes for Wire<ioctl::Source> {}
 // SAFETY: As above.
 unsafe impl AsBytes for Wire<ioctl::Source> {}
@@ -73,11 +73,16 @@ unsafe impl FromBytes for Wire<ioctl::BottomHalf> {}
 // SAFETY: As above.
 unsafe impl AsBytes for Wire<ioctl::BottomHalf> {}
 
+/// Reads an argument.
+///
+/// # Errors
+///
+/// `EINVAL` if its first member, the size, is not `T`'s, and `EFAULT`.
 fn read<T>(request: Ioctl<'_>) -> Result<T>
 where
     Wire<T>: FromBytes,
 {
-    // Whoever has another size in mind is told so, whether or not all of ours can be read.
+    // A caller with another size gets `EINVAL` even if it has less memory than `T` takes.
     if request.read_at::<u32>(0)? as usize != size_of::<T>() {
         return Err(EINVAL);
     }
@@ -92,12 +97,18 @@ where
     Ok(0)
 }
 
-/// Refuses what is not `valid`.
+/// Returns `EINVAL` unless `valid`.
 fn check(valid: bool) -> Result {
     valid.then_some(()).ok_or(EINVAL)
 }
 
-/// Returns the file of an eventfd.
+/// Refuses all processes but the one that has made the VM: KVM does, and this call has no other effect.
+fn check_process(real: &File) -> Result {
+    real.call(KVM_CHECK_EXTENSION, 0)?;
+    Ok(())
+}
+
+/// Returns the file that `fd` refers to, and its eventfd.
 fn eventfd_file(request: Ioctl<'_>, fd: i32) -> Result<(ARef<File>, EventFd)> {
     let file = u32::try_from(fd)
         .ok()
@@ -108,8 +119,8 @@ fn eventfd_file(request: Ioctl<'_>, fd: i32) -> Result<(ARef<File>, EventFd)> {
     Ok((file, eventfd))
 }
 
-/// Makes the ioctl `request` on the file of `vm`, which is `real` in KVM. Returns nothing if it is none
-/// of ours.
+/// Serves the ioctl `request` on the file of `vm`, whose file in KVM is `real`. Returns `None` if it is not one of
+/// pvirq's.
 pub(super) fn ioctl(
     vm: &Arc<Vm>,
     bindings: &Bindings,
@@ -145,8 +156,7 @@ fn bind(vm: &Arc<Vm>, bindings: &Bindings, real: &File, request: Ioctl<'_>) -> R
     let bind: ioctl::Bind = read(request)?;
     check(bind.is_valid())?;
     let kind = vm.host.bottom_halves.kind(bind.bottom_half);
-    // KVM refuses whatever another process asks, and that asks for nothing.
-    real.call(KVM_CHECK_EXTENSION, 0)?;
+    check_process(real)?;
 
     let (file, _) = eventfd_file(request, bind.source)?;
     let sink = match bind.flags & ioctl::Bind::SINK {
@@ -170,7 +180,7 @@ fn bind(vm: &Arc<Vm>, bindings: &Bindings, real: &File, request: Ioctl<'_>) -> R
     Ok(0)
 }
 
-/// Returns what `bind` is to post, and to whom.
+/// Returns the vCPU and the vector that a signal of the source is posted to.
 fn target(vm: &Vm, bind: &ioctl::Bind) -> Result<(Arc<KickTarget>, Vector)> {
     let vector = u8::try_from(bind.vector).map_err(|_| ERANGE)?;
     let vector = Vector::new(vector).map_err(|_| ERANGE)?;
@@ -231,14 +241,13 @@ fn get_bottom_half(vm: &Vm, request: Ioctl<'_>) -> Result<isize> {
 fn map_descriptors(vm: &Vm, real: &File, request: Ioctl<'_>) -> Result<isize> {
     let asked: ioctl::Map = read(request)?;
     check(asked.is_valid())?;
-    // As for `bind`.
-    real.call(KVM_CHECK_EXTENSION, 0)?;
+    check_process(real)?;
 
     let guard = kernel::sync::rcu::read_lock();
     let descriptors = vm.descriptors.get(&guard).ok_or(ENXIO)?;
-    let (window, offset, count) = descriptors.window();
+    let (pages, offset, count) = descriptors.revocable_pages();
     drop(guard);
-    let file = DescriptorsFile::create(&window)?;
+    let file = DescriptorsFile::create(&pages)?;
     let fd = FileDescriptorReservation::get_unused_fd_flags(flags::O_CLOEXEC)?;
     let number = fd.reserved_fd() as isize;
 

@@ -2,17 +2,15 @@
 
 //! Wrapping of the files that KVM creates.
 //!
-//! KVM itself makes the descriptor that `KVM_CREATE_VM` and `KVM_CREATE_VCPU` return. We let it,
-//! and then put our file where KVM's is: the number is the one that KVM would have returned, and
-//! running out of descriptors is KVM's to report. All that can fail on our side is done before KVM
-//! is called, as there is no way to take the creation of a vCPU back.
+//! `KVM_CREATE_VM` and `KVM_CREATE_VCPU` create a file and its descriptor. Our file then replaces KVM's in that
+//! descriptor: its number is KVM's choice, and KVM reports if there is none left. Everything on our side that can fail
+//! is done before KVM is called, as the creation of a vCPU cannot be undone.
 //!
 //! # Concurrency
 //!
-//! From when KVM has made the descriptor until our file takes its place, another thread of the
-//! process can see KVM's own file under that number, which no call has returned yet. It can use it,
-//! which is no more than it can do with `/dev/kvm`. It can also close the number or make it refer
-//! to another file: then we do what KVM does, which is nothing.
+//! Before our file replaces KVM's, another thread of the process can guess the descriptor, which no call has returned
+//! yet, and use KVM's file. That gives it no more than `/dev/kvm` does. If it closes the descriptor or makes it refer
+//! to another file, our file is dropped, and the call returns as KVM's own would.
 
 use kernel::{
     fs::{
@@ -31,9 +29,7 @@ use kernel_ext::{
 
 use crate::kvm::Kvm;
 
-/// Makes the call `request` on `real`, which creates a file that KVM calls `name`, and wraps that
-/// file in one of ours.
-///
+/// Makes the call `request` on `real`, which creates a file that KVM names `name`, and wraps that file in one of ours.
 /// `wrap` gets KVM's file and returns the private data of ours.
 pub(crate) fn create<T: FileOperations>(
     kvm: &Kvm,
@@ -48,8 +44,8 @@ pub(crate) fn create<T: FileOperations>(
 
     if let Ok(inner) = request.fget(fd) {
         if kvm.made(&inner, name) {
-            // If the descriptor has changed hands meanwhile, our file goes, and with it the last of
-            // KVM's.
+            // If another thread has changed the descriptor meanwhile, this drops our file, and the last reference to
+            // KVM's with it.
             let _ = request.replace(fd, &inner, wrapper.with_data(wrap(inner.clone())));
         }
     }

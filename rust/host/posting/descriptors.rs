@@ -2,9 +2,8 @@
 
 //! The descriptors that a guest has registered.
 //!
-//! They are guest memory, and the guest is not to be trusted: what the host knows it keeps
-//! elsewhere, and what it reads here it reads once. The pages are pinned, so that nothing which the
-//! guest or its VMM does takes them away.
+//! They are in guest memory, which the host does not trust: it keeps its own state elsewhere, and reads each word there
+//! once per use. The pages are pinned, so that neither the guest nor its VMM can take them away.
 
 use kernel::{
     page::PAGE_SIZE,
@@ -12,12 +11,12 @@ use kernel::{
     sync::Arc, //
 };
 use kernel_ext::{
-    mm::revocable_pages::RevocablePages, //
+    mm::revocable_pages::RevocablePages,
     mm::user_pages::{
         LockedPages,
         Shared,
         UserPages, //
-    },
+    }, //
 };
 use pvirq_protocol::{
     registers::{
@@ -42,27 +41,27 @@ use crate::{
 #[repr(transparent)]
 struct GuestDescriptor(Descriptor);
 
-// SAFETY: A descriptor is atomic integers, made to be shared with a guest, and aligned to 64 bytes.
+// SAFETY: A descriptor consists of atomic integers, to be shared with a guest, and is aligned to 64 bytes.
 unsafe impl Shared for GuestDescriptor {}
 
-/// A guest's descriptors, and what it takes to deliver what is posted there.
+/// A guest's descriptors, and the injector for the vectors that are posted there.
 pub(crate) struct Descriptors {
     array: Array,
     /// The address of the array in the VMM.
     user: u64,
     pages: UserPages,
     _charge: LockedPages,
-    messages: Arc<MsiInjector>,
+    injector: Arc<MsiInjector>,
     epoch: Epoch,
 }
 
 impl Descriptors {
-    /// Pins and maps `array`, which has been [checked](Array::check) and is at `user` in the current
-    /// process. Nobody knows of it before it is [published](kernel_ext::sync::rcu_box::RcuBox).
+    /// Pins and maps `array`, which has been [checked](Array::check) and is at `user` in the current process. vCPUs and
+    /// senders in the host find it once it is in an [`RcuBox`](kernel_ext::sync::rcu_box::RcuBox).
     pub(crate) fn new(
         array: Array,
         user: u64,
-        messages: Arc<MsiInjector>,
+        injector: Arc<MsiInjector>,
         windows: Windows,
         epoch: Epoch,
     ) -> Result<Self, Status> {
@@ -82,11 +81,11 @@ impl Descriptors {
             user,
             pages,
             _charge: charge,
-            messages,
+            injector,
             epoch,
         };
 
-        // Whatever the guest has left there must not make a sender believe that a vCPU will look.
+        // The memory's old contents must not tell a sender that a vCPU will poll.
         for descriptor in this.all() {
             descriptor.0.set_host_state(HostState::Running);
             descriptor.0.set_idle_end(IdleEnd::Expired);
@@ -97,29 +96,28 @@ impl Descriptors {
         Ok(this)
     }
 
-    /// Returns where the guest says that they are, and where that is in the VMM.
-    pub(crate) fn place(&self) -> (Array, u64) {
+    /// Returns the location of the array in the guest, and its address in the VMM.
+    pub(crate) fn location(&self) -> (Array, u64) {
         (self.array, self.user)
     }
 
-    /// Returns the number of this registration.
+    /// Returns the epoch of this registration.
     pub(crate) fn epoch(&self) -> Epoch {
         self.epoch
     }
 
-    /// Returns the messages, of which each vCPU's thread uses the slot of its APIC ID.
-    pub(crate) fn messages(&self) -> &Arc<MsiInjector> {
-        &self.messages
+    /// Returns the injector, of which each vCPU's thread uses the slot of the vCPU's ID.
+    pub(crate) fn injector(&self) -> &Arc<MsiInjector> {
+        &self.injector
     }
 
-    /// Returns how many slots the messages of `count` descriptors have to have: the last one is for
-    /// [`Descriptors::close`].
+    /// Returns how many slots the injector of `count` descriptors needs. The last one is for [`Descriptors::close`].
     pub(crate) fn slots(count: u32) -> u32 {
         count.saturating_add(1)
     }
 
     fn all(&self) -> &[GuestDescriptor] {
-        // Pages are whole, so that the offset is the same in the VMM and here.
+        // Whole pages are mapped, so the offset in the first page is the same in the VMM and here.
         let offset = self.user as usize % PAGE_SIZE;
 
         self.pages
@@ -127,34 +125,33 @@ impl Descriptors {
             .unwrap_or_default()
     }
 
-    /// Returns the descriptor of the vCPU with this APIC ID, if the guest has registered one for it.
+    /// Returns the descriptor of the vCPU `id`, if the guest has registered one for it.
     #[inline]
-    pub(crate) fn get(&self, apic_id: u32) -> Option<&Descriptor> {
-        Some(&self.all().get(apic_id as usize)?.0)
+    pub(crate) fn get(&self, id: u32) -> Option<&Descriptor> {
+        Some(&self.all().get(id as usize)?.0)
     }
 
-    /// Returns the window by which VMMs map the descriptors, how many bytes of it are before the first
-    /// one, and how many there are.
-    pub(crate) fn window(&self) -> (Arc<RevocablePages>, u32, u32) {
+    /// Returns the pages by which a VMM maps the descriptors, the offset of the first one in bytes, and their number.
+    pub(crate) fn revocable_pages(&self) -> (Arc<RevocablePages>, u32, u32) {
         let offset = self.user as usize % PAGE_SIZE;
 
         (self.pages.window().clone(), offset as u32, self.array.count)
     }
 
-    /// Stops using the descriptors, and delivers what is pending in them.
+    /// Stops using the descriptors, and injects the vectors that are pending in them.
     ///
-    /// No vCPU's thread must use them any more. What is posted from now on is kicked. An idle guest polls for no time,
-    /// makes no idle call, and if it is in one, finds afterwards that it should halt. A VMM that posts by itself finds
-    /// other descriptors from now on, whose vCPUs do not look.
+    /// No vCPU's thread may use them any more. Later posts return `Kick`. A guest that is idle finds windows of 0, so
+    /// it neither polls nor makes an idle call; one that is in an idle call finds afterwards that it should halt. A VMM
+    /// that has mapped the descriptors finds blank ones, whose vCPUs will not poll.
     pub(crate) fn close(&self) {
         self.pages.window().close();
-        for (apic_id, descriptor) in (0..).zip(self.all()) {
+        for (id, descriptor) in (0..).zip(self.all()) {
             let mut vectors = descriptor.0.close();
 
             vectors.remove_reserved();
             for vector in vectors {
-                // In another process than the VMM's there is nobody left to be interrupted.
-                let _ = self.messages.send(self.array.count, apic_id, vector);
+                // Outside the VMM's process this fails: the VMM has exited, or passed the VM's last descriptor on.
+                let _ = self.injector.send(self.array.count, id, vector);
             }
         }
     }

@@ -1,17 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Files by which a VMM maps its guest's descriptors, see
-//! [`MAP_DESCRIPTORS`](pvirq_protocol::ioctl::MAP_DESCRIPTORS).
+//! Files by which a VMM maps its guest's descriptors, see [`MAP_DESCRIPTORS`](pvirq_protocol::ioctl::MAP_DESCRIPTORS).
 //!
-//! Such a file is of one registration, and stays when that ends: what is mapped then are blank
-//! descriptors. It holds nothing of the VM, nor the guest's pages.
+//! A file belongs to one registration. When that ends, the file stays, and its mappings show blank descriptors. It
+//! keeps neither the VM nor the guest's pages.
 //!
 //! # Concurrency
 //!
-//! That of [`RevocablePages`], which is closed before what is pending in the descriptors is delivered. A post that
-//! began in the guest's descriptor and ends in a blank one is among that, if its bit was set before: it
-//! finds no bit to take back, as if the vCPU had looked. One whose bit is set in the blank one finds nobody
-//! who looks there, and takes it back.
+//! See [`RevocablePages`], which are closed before the vectors pending in the descriptors are injected. A post can
+//! begin in the guest's descriptor and end in a blank one. If its bit was set before the pages were closed, it is
+//! injected with the others, and the post finds no bit to take back, as if the vCPU had polled. If its bit was set in
+//! the blank descriptor, which no vCPU polls, the post takes it back and returns `Kick`.
 
 use kernel::{
     fs::{
@@ -42,10 +41,10 @@ use kernel_ext::{
 pub(crate) struct DescriptorsFile(Opened);
 
 impl DescriptorsFile {
-    /// Makes a file by which what is in a window can be mapped.
-    pub(crate) fn create(window: &Arc<RevocablePages>) -> Result<ARef<File>> {
+    /// Creates a file by which `pages` can be mapped.
+    pub(crate) fn create(pages: &Arc<RevocablePages>) -> Result<ARef<File>> {
         let new = AnonFile::<Self>::with_inode(c"pvirq-descriptors", flags::O_RDWR)?;
-        let this = Self(window.open(new.file())?);
+        let this = Self(pages.open(new.file())?);
 
         Ok(new.with_data(KBox::new(this, GFP_KERNEL_ACCOUNT)?))
     }

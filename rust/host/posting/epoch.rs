@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Numbers for registrations, see [`ReadRegister::Epoch`](pvirq_protocol::registers::ReadRegister::Epoch).
+//! Epochs: the numbers of registrations, see [`ReadRegister::Epoch`](pvirq_protocol::registers::ReadRegister::Epoch).
 
 use kernel::sync::atomic::{
     Atomic,
@@ -9,8 +9,7 @@ use kernel::sync::atomic::{
 use kernel_ext::random::random_u32;
 use pvirq_protocol::registers::ABSENT;
 
-/// The number of a registration. No other on this host has it, until there have been 2³² of them; on other hosts it is
-/// as unlikely as any.
+/// The number of a registration. It repeats on this host after 2³² registrations; on another host, only by chance.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Epoch(u32);
 
@@ -20,7 +19,7 @@ impl Epoch {
     }
 }
 
-/// Gives out numbers.
+/// Allocates epochs, from a random one on.
 pub(crate) struct Epochs(Atomic<u32>);
 
 impl Epochs {
@@ -31,7 +30,7 @@ impl Epochs {
     pub(crate) fn next(&self) -> Epoch {
         loop {
             let number = self.0.fetch_add(1, Relaxed);
-            // These say that there is no registration, or no host.
+            // These values mean that there is no registration, or no host.
             if number != 0 && number != ABSENT {
                 return Epoch(number);
             }

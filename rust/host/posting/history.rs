@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The registrations that a VM has had, and why they ended.
+//! Counters of a VM's registrations, and of the reasons for which they ended.
 
 use kernel::{
     new_spinlock,
@@ -11,7 +11,7 @@ use kernel::{
 };
 use pvirq_protocol::ioctl::EndReason;
 
-/// Each reason, and what `/proc/PID/fdinfo` calls it.
+/// Each reason, and its name in `/proc/PID/fdinfo`.
 const REASONS: [(EndReason, &CStr); 7] = [
     (EndReason::Unregistered, c"unregistered"),
     (EndReason::Replaced, c"replaced"),
@@ -22,20 +22,19 @@ const REASONS: [(EndReason, &CStr); 7] = [
     (EndReason::Forbidden, c"forbidden"),
 ];
 
-/// The registrations that a VM has had.
+/// The registrations of a VM.
 #[pin_data]
 pub(crate) struct History {
     #[pin]
     inner: SpinLock<Inner>,
 }
 
-/// What is counted.
 #[derive(Clone, Copy)]
 pub(crate) struct Inner {
     pub(crate) registrations: u64,
-    /// Why the last one that has ended did so.
+    /// Why the last registration that has ended did so.
     pub(crate) last: EndReason,
-    /// How many have ended for each of [`REASONS`].
+    /// How many registrations have ended for each of [`REASONS`].
     ended: [u64; REASONS.len()],
 }
 
@@ -50,7 +49,7 @@ impl History {
         })
     }
 
-    /// Returns what has been counted.
+    /// Returns a copy of the counters.
     pub(crate) fn get(&self) -> Inner {
         *self.inner.lock()
     }
@@ -60,7 +59,7 @@ impl History {
         self.inner.lock().registrations += 1;
     }
 
-    /// Counts the end of one.
+    /// Counts the end of a registration.
     pub(crate) fn end(&self, why: EndReason) {
         let mut inner = self.inner.lock();
 
@@ -70,7 +69,7 @@ impl History {
         }
     }
 
-    /// Adds what has been counted to a `/proc/PID/fdinfo` file.
+    /// Adds the counters to a `/proc/PID/fdinfo` file.
     pub(crate) fn show(&self, m: &SeqFile) {
         let inner = self.get();
 

@@ -8,9 +8,9 @@ use kernel::sync::atomic::{
 };
 use kernel_ext::sync::read_once::ReadOnce;
 
-/// A counter that one thread at a time adds to, without a locked operation, and that any thread reads.
+/// A counter that one thread at a time adds to, without an atomic read-modify-write, and that any thread reads.
 ///
-/// If two add at the same time, one addition may be lost.
+/// If two threads add at the same time, one addition may be lost.
 pub(crate) struct Counter(Atomic<u64>);
 
 impl Counter {
@@ -29,7 +29,7 @@ impl Counter {
     }
 }
 
-/// A counter that many CPUs add to, now and then.
+/// A counter that any number of threads add to.
 pub(crate) struct SharedCounter(Atomic<u64>);
 
 impl SharedCounter {
@@ -47,7 +47,7 @@ impl SharedCounter {
     }
 }
 
-/// Makes a table of counters: a struct, and the lines by which `/proc/PID/fdinfo` shows it, `pvirq-NAME`.
+/// Defines a table of counters: a struct, and its lines in `/proc/PID/fdinfo`, `pvirq-NAME`.
 macro_rules! counters {
     (
         $(#[$attribute:meta])*
@@ -68,7 +68,7 @@ macro_rules! counters {
             }
 
             /// Adds the lines to a `/proc/PID/fdinfo` file.
-            #[allow(dead_code, reason = "what is shown elsewhere is not shown here")]
+            #[allow(dead_code, reason = "fdinfo does not show every table")]
             pub(crate) fn show(&self, m: &kernel::seq_file::SeqFile) {
                 $(kernel::seq_print!(m, "pvirq-{}:\t{}\n", $name, self.$field.get());)+
             }

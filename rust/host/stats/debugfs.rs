@@ -10,7 +10,7 @@ use kernel::{
 
 use crate::host::Host;
 
-/// Shows the totals for as long as the result lives.
+/// Shows the totals as long as the result lives.
 pub(crate) fn show(host: Arc<Host>) -> impl PinInit<Scope<Arc<Host>>> {
     Scope::dir(host, c"pvirq", |host, dir| {
         dir.read_callback_file(c"vms", host, &|host, f| {

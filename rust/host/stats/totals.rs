@@ -2,8 +2,8 @@
 
 //! The module's totals.
 //!
-//! A run costs an addition to a counter of its vCPU, which is in the cache anyway. The sum is made when it is read,
-//! from the live vCPUs and from what the others have left. (With a counter per CPU an exit took up to 5 % longer.)
+//! A run adds to a counter of its vCPU, which is in the cache anyway. The sum over the live vCPUs and those that are
+//! gone is computed when it is read. (With a counter per CPU an exit took up to 5 % longer.)
 //!
 //! # Concurrency
 //!
@@ -33,11 +33,11 @@ struct Inner {
     vms: Population,
     vcpus: Population,
     live_vcpus: List<KickTarget, 1>,
-    /// The runs of the vCPUs that are gone.
+    /// The runs of vCPUs whose file has been closed.
     past_runs: u64,
 }
 
-/// How many objects of a kind there have been, and how many of them there are.
+/// How many objects of a kind have been created, and how many of them are live.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Population {
     pub(crate) created: u64,
@@ -72,7 +72,7 @@ impl Totals {
         self.inner.lock().vms.end();
     }
 
-    /// Counts a new vCPU, and its runs from now on.
+    /// Counts a new vCPU, and includes its runs.
     pub(crate) fn begin_vcpu(&self, vcpu: ListArc<KickTarget, 1>) {
         let mut inner = self.inner.lock();
 
@@ -80,24 +80,24 @@ impl Totals {
         inner.live_vcpus.push_back(vcpu);
     }
 
-    /// Counts a vCPU as gone, and its runs among those of the past.
+    /// Counts a vCPU as gone, and keeps the number of its runs.
     pub(crate) fn end_vcpu(&self, vcpu: &KickTarget) {
         let mut inner = self.inner.lock();
 
         inner.vcpus.end();
         inner.past_runs += vcpu.runs.get();
-        // SAFETY: A vCPU is in no other list by these links.
+        // SAFETY: A vCPU is in no other list with these links.
         let removed = unsafe { inner.live_vcpus.remove(vcpu) };
         drop(inner);
         drop(removed);
     }
 
-    /// Returns how many VMs there have been and are.
+    /// Returns the number of VMs.
     pub(crate) fn vms(&self) -> Population {
         self.inner.lock().vms
     }
 
-    /// Returns how many vCPUs there have been and are.
+    /// Returns the number of vCPUs.
     pub(crate) fn vcpus(&self) -> Population {
         self.inner.lock().vcpus
     }

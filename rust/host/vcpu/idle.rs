@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Idle vCPUs: the guest's idle call, and what the scheduler says of their threads. See [`poller`](crate::vcpu::poller).
+//! Idle vCPUs: the guest's idle call, and the scheduler's callbacks in their threads. See
+//! [`poller`](crate::vcpu::poller).
 
 use kernel_ext::sched::preempt::{
-    PreemptNotified, //
-    SchedOut,
+    PreemptNotified,
+    SchedOut, //
 };
 use pvirq_protocol::{
     registers::Status,
@@ -20,11 +21,10 @@ use super::{
 use crate::vm::polling::Windows;
 
 impl Vcpu {
-    /// Does what the guest's idle call asks for: polls, until there is something for the vCPU or it
-    /// should sleep.
+    /// Serves the guest's idle call: polls until an event for the vCPU is pending or the vCPU should sleep.
     ///
-    /// If the registration ends meanwhile, so does the call, and the descriptor says that the guest should halt: it was
-    /// told so when it was [closed](crate::posting::descriptors::Descriptors::close).
+    /// If the registration ends meanwhile, so does the call. The descriptor then tells the guest to halt, since it was
+    /// [closed](crate::posting::descriptors::Descriptors::close).
     pub(super) fn idle(&self) -> Status {
         let began = self.with_registration(|epoch, descriptor| {
             descriptor.enter_host_polling();
@@ -72,9 +72,9 @@ impl PreemptNotified for Vcpu {
     fn sched_out(&self, why: SchedOut) {
         match why {
             SchedOut::Preempted => {
-                // A sender that spins gets this vCPU a CPU by KVM's directed yield, which may need an interrupt
-                // that KVM knows of. A post would make both wait for the end of a time slice there. So the
-                // state stays `Running`, which it is in `KVM_RUN`.
+                // A sender that spins yields its CPU to this vCPU (KVM's directed yield), but possibly only for an
+                // interrupt that KVM sees, which a post is not. Both would wait for the end of a time slice. So the
+                // state stays `Running`, as it is in `KVM_RUN`, and senders kick.
                 let posts = !self.real.yield_needs_interrupt();
 
                 self.with_registration(|epoch, descriptor| {

@@ -2,31 +2,30 @@
 
 //! Polling for idle vCPUs, in the guest and in the host.
 //!
-//! A guest that can (`FEATURE_IDLE`) polls its descriptor for `guest_poll_ns`, then makes the idle
-//! call, in which the host polls for `host_poll_ns`, and then executes HLT. Both windows are the
-//! host's to choose, by a [`Policy`](pvirq_policy::poll_window::Policy) that sees how long each idle period was. The host sees that of
-//! those that end in the idle call or in a halt. Those that end in the guest's window the guest counts
-//! in its descriptor. If it does not, or lies, its window is not what it could be, which is its loss.
+//! A guest with `FEATURE_IDLE` polls its descriptor for `guest_poll_ns`, then makes the idle call, in which the host
+//! polls for `host_poll_ns`, and then halts. The host chooses both windows by a
+//! [`Policy`](pvirq_policy::poll_window::Policy) from the lengths of past idle periods. It measures those that end in
+//! the idle call or in a halt. The guest counts those that end in its own window in its descriptor; a guest that does
+//! not, or lies, gets a worse window.
 //!
-//! Nobody polls while another task wants the CPU, and no longer than the VM's [`Budget`](pvirq_policy::budget::Budget) allows. The
-//! guest's window is on trust: a guest that polls for longer burns time that it is billed for as
-//! for any other. A guest whose interrupts all come within its window never leaves it, and so says
-//! nothing to the host. That it keeps others waiting shows when it is preempted: its window is 0
-//! from then on, and it looks at that while it polls.
+//! Polling stops when another task wants the CPU, and takes no more than the VM's
+//! [`Budget`](pvirq_policy::budget::Budget). The host cannot limit polling in the guest, but the guest is billed for
+//! that time as for any other. A guest whose interrupts all come within its window never leaves it, so the host learns
+//! nothing from it. If it keeps other tasks waiting, it is preempted: then the host sets its window to 0, which the
+//! guest reads while it polls.
 //!
-//! Each halt is seen twice by the scheduler's callbacks, whether or not there is a window. So they read
-//! the scheduler's clock, and find out nothing that they do not use.
+//! The scheduler's callbacks see each halt twice, with or without a window. So they only read the scheduler's clock,
+//! and compute nothing that they do not use.
 //!
-//! What is known of a vCPU, and its windows, are of one registration: they begin anew with the first idle call of the
-//! next one.
+//! The log of a vCPU's idle periods and its windows belong to one registration. The first idle call of the next one
+//! starts them anew.
 //!
-//! KVM's own polling in a halt would come on top, and sees no posts. So [it is switched off](crate::vm::halt_poll) while the
-//! guest makes idle calls.
+//! While the guest makes idle calls, KVM's own polling in a halt [is switched off](crate::vm::halt_poll).
 //!
 //! # Concurrency
 //!
-//! A [`Poller`] is its vCPU's thread's, and the scheduler's callbacks in that thread: they interrupt
-//! it only where it gives up the CPU.
+//! Only the vCPU's thread uses a [`Poller`], and the scheduler's callbacks in that thread, which interrupt it only
+//! where it gives up the CPU.
 
 use kernel::{
     processor::cpu_relax,
@@ -39,8 +38,8 @@ use kernel_ext::{
         local_clock_ns,
         run_delay_ns, //
     },
-    sched::thread_flags, //
-    sync::read_once::ReadOnce,
+    sched::thread_flags,
+    sync::read_once::ReadOnce, //
 };
 use pvirq_protocol::IdleEnd;
 
@@ -50,33 +49,33 @@ use crate::{
         Counter, //
     },
     vm::polling::{
-        Known,
+        IdleLog,
         Polling,
         Windows, //
     }, //
 };
 
-/// If more than one part in so many of a vCPU's time is stolen, polling is not worth it.
+/// A vCPU that has waited for a CPU for more than one part in `STOLEN_SHARE` of the time does not poll.
 const STOLEN_SHARE: u64 = 4;
 
 /// The polling of one vCPU.
 pub(crate) struct Poller {
     guest_ns: Atomic<u32>,
     host_ns: Atomic<u32>,
-    /// The registration in which the guest has made an idle call on the vCPU, and that all of this is of; 0 if there
-    /// is none.
+    /// The epoch of the registration that all of this belongs to: the last one in which the guest has made an idle call
+    /// on the vCPU; 0 if there is none.
     epoch: Atomic<u32>,
     /// When the idle period began, 0 if the vCPU is not known to be idle.
-    since_ns: Atomic<u64>,
-    known: Known,
-    /// Whether the task sleeps, and for how long it had waited for a CPU before.
+    idle_since_ns: Atomic<u64>,
+    log: IdleLog,
+    /// Whether the task sleeps, and the task's run delay when it went to sleep.
     asleep: Atomic<bool>,
-    waited_before: Atomic<u64>,
-    /// Whether it has been preempted.
+    sleep_delay_ns: Atomic<u64>,
+    /// Whether the task is preempted.
     preempted: Atomic<bool>,
-    /// When the last idle call was, and for how long the task had waited for a CPU by then.
-    looked: Atomic<u64>,
-    waited: Atomic<u64>,
+    /// The time of the last idle call, and the task's run delay then.
+    last_call_ns: Atomic<u64>,
+    call_delay_ns: Atomic<u64>,
     counters: Counters,
 }
 
@@ -85,24 +84,24 @@ counters! {
     struct Counters of Counter {
         /// Idle calls.
         calls: "idle-calls",
-        /// Those that ended because of a post.
+        /// Idle calls that a post ended.
         posted: "idle-posted",
-        /// Those that ended because of another event for the vCPU.
+        /// Idle calls that another event for the vCPU ended.
         events: "idle-events",
-        /// Those that ended because another task wanted the CPU, or for want of budget.
+        /// Idle calls that another task's demand for the CPU, or the budget, ended.
         contended: "idle-contended",
-        /// The time that the host has polled.
+        /// The time for which the host has polled.
         polled_ns: "polled-ns",
     }
 }
 
-/// What ends the polling for a vCPU.
+/// The events for which a vCPU polls.
 pub(crate) trait PollEvents {
-    /// How many idle periods the guest has polled through; nothing if there is no descriptor any more.
+    /// Returns how many idle periods have ended in the guest's window; `None` if the vCPU has no descriptor any more.
     fn hits(&self) -> Option<u32>;
-    /// Whether something is posted; nothing if there is no descriptor any more.
+    /// Returns whether a vector is posted; `None` if the vCPU has no descriptor any more.
     fn posted(&self) -> Option<bool>;
-    /// Whether KVM has something for the vCPU.
+    /// Returns whether KVM has an event pending for the vCPU.
     fn has_pending_event(&self) -> bool;
 }
 
@@ -112,17 +111,17 @@ impl Poller {
             guest_ns: Atomic::new(first.guest_ns),
             host_ns: Atomic::new(first.host_ns),
             epoch: Atomic::new(0),
-            since_ns: Atomic::new(0),
-            known: Known {
+            idle_since_ns: Atomic::new(0),
+            log: IdleLog {
                 guest: Atomic::new(0),
                 host: Atomic::new(0),
                 hits: Atomic::new(0),
             },
             asleep: Atomic::new(false),
-            waited_before: Atomic::new(0),
+            sleep_delay_ns: Atomic::new(0),
             preempted: Atomic::new(false),
-            looked: Atomic::new(0),
-            waited: Atomic::new(0),
+            last_call_ns: Atomic::new(0),
+            call_delay_ns: Atomic::new(0),
             counters: Counters::new(),
         }
     }
@@ -140,7 +139,7 @@ impl Poller {
         windows
     }
 
-    /// The windows after an idle period of `idle_ns`.
+    /// Returns the windows after an idle period of `idle_ns`.
     fn next(
         &self,
         polling: &Polling,
@@ -148,15 +147,15 @@ impl Poller {
         events: &impl PollEvents,
         idle_ns: u64,
     ) -> Windows {
-        let before = self.known.hits.read_once();
+        let before = self.log.hits.read_once();
         let hits = events.hits().unwrap_or(before);
 
-        self.known.hits.write_once(hits);
-        polling.next(&self.known, windows, hits.wrapping_sub(before), idle_ns)
+        self.log.hits.write_once(hits);
+        polling.next(&self.log, windows, hits.wrapping_sub(before), idle_ns)
     }
 
-    /// Notes an idle call in the registration `epoch`; returns whether it is the vCPU's first one there. Then nothing is
-    /// known any more, and the windows are `first`.
+    /// Counts an idle call in the registration `epoch`, and returns whether it is the vCPU's first one there. That
+    /// empties the log, and sets the windows to `first`.
     pub(crate) fn begin(&self, epoch: u32, first: Windows) -> bool {
         self.counters.calls.add(1);
         if self.epoch.read_once() == epoch {
@@ -164,10 +163,10 @@ impl Poller {
         }
 
         self.set_windows(first);
-        self.since_ns.write_once(0);
-        self.known.guest.write_once(0);
-        self.known.host.write_once(0);
-        self.known.hits.write_once(0);
+        self.idle_since_ns.write_once(0);
+        self.log.guest.write_once(0);
+        self.log.host.write_once(0);
+        self.log.hits.write_once(0);
         self.asleep.write_once(false);
         self.preempted.write_once(false);
         self.epoch.write_once(epoch);
@@ -180,8 +179,8 @@ impl Poller {
         self.epoch.read_once() == epoch
     }
 
-    /// Polls on behalf of an idle vCPU, and returns what has ended it: nothing if the registration has ended. Process
-    /// context.
+    /// Polls on behalf of an idle vCPU, and returns the event that ended it; `None` if the registration has ended.
+    /// Process context.
     pub(crate) fn poll(&self, polling: &Polling, events: &impl PollEvents) -> Option<IdleEnd> {
         let start = local_clock_ns();
         let windows = self.set_windows(polling.current(self.windows()));
@@ -194,7 +193,7 @@ impl Poller {
             self.poll_within_budget(polling, start, windows.host_ns, events)
         };
         let idle_ns = u64::from(windows.guest_ns).saturating_add(polled);
-        self.since_ns.write_once(0);
+        self.idle_since_ns.write_once(0);
         match end? {
             IdleEnd::Posted | IdleEnd::Event => {
                 let hits = match end {
@@ -208,28 +207,29 @@ impl Poller {
                 self.counters.contended.add(1);
                 self.set_windows(Windows::NONE);
             }
-            // The period goes on in a halt.
+            // The idle period goes on in a halt.
             IdleEnd::Expired => {
                 let since = start.saturating_sub(windows.guest_ns.into());
-                self.since_ns.write_once(since);
+                self.idle_since_ns.write_once(since);
             }
         }
         end
     }
 
-    /// Whether much of the time since the last idle call has gone to others while this task wanted to
-    /// run: tasks that come and go, of which none may be there just now.
+    /// Returns whether this task has waited for a CPU for much of the time since the last idle call. This finds
+    /// competing tasks that are not on the run queue just now.
     fn is_stolen(&self, now: u64) -> bool {
-        let waited = run_delay_ns();
-        let passed = now.saturating_sub(self.looked.read_once());
-        let stolen = waited.saturating_sub(self.waited.read_once());
+        let delay = run_delay_ns();
+        let passed = now.saturating_sub(self.last_call_ns.read_once());
+        let stolen = delay.saturating_sub(self.call_delay_ns.read_once());
 
-        self.looked.write_once(now);
-        self.waited.write_once(waited);
+        self.last_call_ns.write_once(now);
+        self.call_delay_ns.write_once(delay);
         stolen.saturating_mul(STOLEN_SHARE) > passed
     }
 
-    /// Polls from `start` on for `want_ns`, or as long as the VM may, and returns for how long it was.
+    /// Polls from `start` on for `want_ns`, or as long as the VM's budget grants. Returns the end, and for how long it
+    /// polled.
     fn poll_within_budget(
         &self,
         polling: &Polling,
@@ -242,7 +242,7 @@ impl Poller {
             return (Some(IdleEnd::Contended), 0);
         }
         let end = Self::poll_until(start.saturating_add(granted.into()), events);
-        // It does not end on the dot.
+        // This may be longer than granted.
         let polled = local_clock_ns().saturating_sub(start);
 
         polling.budget.lock().settle(granted, polled);
@@ -250,7 +250,7 @@ impl Poller {
         (end, polled)
     }
 
-    /// Returns nothing if there is no descriptor any more.
+    /// Polls until `deadline`. Returns `None` if the vCPU has no descriptor any more.
     fn poll_until(deadline: u64, events: &impl PollEvents) -> Option<IdleEnd> {
         loop {
             if events.posted()? {
@@ -269,26 +269,26 @@ impl Poller {
         }
     }
 
-    /// The task goes to sleep, in the registration `epoch`. In the scheduler.
+    /// Notes that the task goes to sleep, in the registration `epoch`. In the scheduler's callback.
     pub(crate) fn sleep(&self, epoch: u32) {
         if !self.is_of(epoch) {
             return;
         }
         self.asleep.write_once(true);
-        self.waited_before.write_once(run_delay_ns());
-        // If there was no idle call, there was the guest's window.
-        if self.since_ns.read_once() == 0 {
+        self.sleep_delay_ns.write_once(run_delay_ns());
+        // Without an idle call the idle period began with the guest's window.
+        if self.idle_since_ns.read_once() == 0 {
             let polled = self.guest_ns.read_once().into();
-            self.since_ns
+            self.idle_since_ns
                 .write_once(local_clock_ns().saturating_sub(polled));
         }
     }
 
-    /// Another task has the CPU now; returns the windows meanwhile, if they are new. In the scheduler, in the
-    /// registration `epoch`.
+    /// Notes that the task is preempted, in the registration `epoch`. Returns the windows meanwhile, if they change. In
+    /// the scheduler's callback.
     pub(crate) fn preempt(&self, epoch: u32) -> Option<Windows> {
-        // Before the first idle call there is no window in the guest, and without the one in the host
-        // there would be no first idle call.
+        // Before the first idle call the guest's window is 0, and the host's has to stay, or no idle call would be
+        // made.
         if !self.is_of(epoch) {
             return None;
         }
@@ -296,7 +296,8 @@ impl Poller {
         Some(Windows::NONE)
     }
 
-    /// The task is back; returns the windows if there are new ones. In the scheduler, in the registration `epoch`.
+    /// Notes that the task is back on a CPU, in the registration `epoch`. Returns the windows, if they change. In the
+    /// scheduler's callback.
     pub(crate) fn wake(
         &self,
         polling: &Polling,
@@ -308,7 +309,7 @@ impl Poller {
         }
         if self.preempted.read_once() {
             self.preempted.write_once(false);
-            // Whoever has taken the CPU may have wanted it for a moment only.
+            // The other task may have needed the CPU for a moment only.
             return Some(if is_contended() {
                 self.set_windows(Windows::NONE)
             } else {
@@ -326,22 +327,22 @@ impl Poller {
         } else {
             self.next(polling, windows, events, self.idle_ns())
         };
-        self.since_ns.write_once(0);
+        self.idle_since_ns.write_once(0);
         (next != windows).then(|| self.set_windows(next))
     }
 
-    /// How long the idle period was that has ended by the task's coming back from its sleep.
+    /// Returns the length of the idle period that ended with the task's wake-up.
     fn idle_ns(&self) -> u64 {
-        // It had something to do from when it waited for a CPU. If that one slept as well, it takes a while,
-        // and a short idle period would look like a long one.
-        let waited = run_delay_ns().saturating_sub(self.waited_before.read_once());
+        // The time that the woken task waited for a CPU does not count: a CPU that slept as well takes long to wake up,
+        // and a short idle period would look long.
+        let waited = run_delay_ns().saturating_sub(self.sleep_delay_ns.read_once());
 
         local_clock_ns()
-            .saturating_sub(self.since_ns.read_once())
+            .saturating_sub(self.idle_since_ns.read_once())
             .saturating_sub(waited)
     }
 
-    /// Adds what has been counted to a `/proc/PID/fdinfo` file.
+    /// Adds the counters to a `/proc/PID/fdinfo` file.
     pub(crate) fn show(&self, m: &SeqFile) {
         self.counters.show(m);
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The registers of the guest interface, of one vCPU. See [`pvirq_protocol::registers`].
+//! The registers of the guest interface of one vCPU, see [`pvirq_protocol::registers`].
 
 use pvirq_protocol::registers::{
     Array,
@@ -18,17 +18,17 @@ use pvirq_protocol::registers::{
 
 use crate::arch::VmEvents;
 
-/// What the run loop has to do for a command.
+/// The action that the run loop takes for a write.
 pub(super) enum Action {
     None,
-    /// Tell the guest that there is no such command.
+    /// Refuse a command with this status.
     Fail(Status),
     Register(Array),
     Unregister,
     Idle,
 }
 
-/// What a vCPU has written, and the status of its last command.
+/// The values that a vCPU has written, and the status of its last command.
 pub(super) struct Registers {
     array: Array,
     status: Status,
@@ -37,8 +37,8 @@ pub(super) struct Registers {
 impl Registers {
     pub(super) fn new() -> Self {
         Self {
-            // A guest that is saved between its writes goes on elsewhere, and must not name an address that it has
-            // written half of: neither half alone makes this one that can be registered.
+            // A guest that is saved between its writes continues with new registers. Whichever half of the address it
+            // has still to write, the result cannot be registered.
             array: Array {
                 address: u64::MAX,
                 count: 0,
@@ -47,7 +47,7 @@ impl Registers {
         }
     }
 
-    /// Returns what the vCPU reads at `offset`, in a VM with this interrupt controller and registration.
+    /// Returns the value that the vCPU reads at `offset`. `epoch` is that of the VM's registration, or 0.
     pub(super) fn read(&self, irqchip: &impl VmEvents, epoch: u32, offset: u16) -> u32 {
         let Some(register) = ReadRegister::from_offset(offset) else {
             return ABSENT;
@@ -63,7 +63,7 @@ impl Registers {
         }
     }
 
-    /// Takes what the vCPU writes at `offset`, and returns what it asks for by that.
+    /// Takes the value that the vCPU writes at `offset`, and returns the action for it.
     pub(super) fn write(&mut self, offset: u16, value: u32) -> Action {
         let Some(register) = WriteRegister::from_offset(offset) else {
             return Action::None;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The run loop of a vCPU: see [`vcpu`](super).
+//! The run loop of a vCPU, see [`vcpu`](super).
 
 use kernel::{
     prelude::*,
@@ -28,10 +28,10 @@ use crate::arch::{
 };
 
 impl Vcpu {
-    /// Runs the vCPU until its VMM has to do something.
+    /// Serves `KVM_RUN`: runs the vCPU until an exit that the VMM must handle.
     ///
-    /// A vCPU on which the guest has never used its interface, and that nothing is bound to, is not tracked and costs next
-    /// to nothing: its descriptor, if there is one, says `Running`, and senders kick it.
+    /// As long as the vCPU is untracked, this costs next to nothing: its descriptor, if there is one, says `Running`,
+    /// and senders kick it. An access to the guest interface makes it tracked.
     #[inline(always)]
     pub(crate) fn run(&self, request: Ioctl<'_>) -> Result<isize> {
         self.target.runs.add(1);
@@ -47,7 +47,7 @@ impl Vcpu {
         self.run_tracked(request)
     }
 
-    /// Runs the vCPU as [`Vcpu::run`] does, and tells senders where it is.
+    /// Runs the vCPU as [`Vcpu::run`] does, and publishes its state for senders.
     fn run_tracked(&self, request: Ioctl<'_>) -> Result<isize> {
         let _turn = self.turn.lock()?;
         let running = self.target.kicker.enter();
@@ -58,20 +58,20 @@ impl Vcpu {
         result
     }
 
-    /// Gives the vCPU to its VMM, as `KVM_RUN` returns `result`.
+    /// Sets the state for the return of `result` to the VMM.
     #[inline]
     fn leave(&self, result: &Result<isize>) {
         if result.is_ok() && self.real.completes_on_entry() {
             self.with_descriptor(|descriptor| descriptor.set_host_state(HostState::Outside));
         } else {
-            self.settle();
+            self.inject_pending();
         }
     }
 
-    /// Runs the vCPU until an exit that user space must handle.
+    /// Runs the vCPU until an exit that the VMM must handle.
     fn run_for_vmm(&self, running: &Running<'_>, request: Ioctl<'_>) -> Result<isize> {
         loop {
-            self.settle();
+            self.inject_pending();
             let result = self.real.ioctl(request);
             let kicked = running.is_kicked() && self.take_kick(&result);
 
@@ -81,10 +81,10 @@ impl Vcpu {
         }
     }
 
-    /// Says that the vCPU will not look, and injects what is pending: it is about to enter the guest, or may be saved. By the
-    /// thread that has its turn.
+    /// Sets the state `Running`, and injects the pending vectors: the vCPU is about to enter the guest, or may be
+    /// saved. Only the thread that has the turn may call this.
     #[inline]
-    pub(super) fn settle(&self) {
+    pub(super) fn inject_pending(&self) {
         if self.target.has_kicks() {
             self.inject_kicks();
         }
@@ -95,48 +95,48 @@ impl Vcpu {
         let Some(descriptor) = descriptors.get(self.target.id) else {
             return;
         };
-        // In another process KVM is not going to run the vCPU, and nothing can be injected.
-        if !descriptors.messages().is_current() {
+        // In another process KVM does not run the vCPU, and nothing can be injected.
+        if !descriptors.injector().is_current() {
             return;
         }
         let vectors = descriptor.leave(HostState::Running);
         if vectors.is_empty() {
             return;
         }
-        let messages = descriptors.messages().clone();
+        let injector = descriptors.injector().clone();
         guard.unlock();
 
-        self.inject(vectors, &messages);
+        self.inject(vectors, &injector);
         self.with_descriptor(|descriptor| descriptor.publish(&self.counters.get()));
     }
 
-    /// Injects what the vCPU has been [kicked](KickTarget::kick) for.
+    /// Injects the vectors that the vCPU has been [kicked](crate::vm::kick_target::KickTarget::kick) for.
     #[cold]
     fn inject_kicks(&self) {
-        let messages = self.vm.kicks().filter(|messages| messages.is_current());
+        let injector = self.vm.kicks().filter(|injector| injector.is_current());
 
-        // When the VMM has closed the VM's file, nothing is bound to it any more.
-        if let Some(messages) = messages {
-            self.inject(self.target.take_kicks(), &messages);
+        // There is no injector if the VMM has closed the VM's file, which ends all bindings.
+        if let Some(injector) = injector {
+            self.inject(self.target.take_kicks(), &injector);
         }
     }
 
-    fn inject(&self, mut vectors: Vectors, messages: &MsiInjector) {
+    fn inject(&self, mut vectors: Vectors, injector: &MsiInjector) {
         let reserved = vectors.remove_reserved();
 
         self.counters.drains.add(1);
         self.counters.dropped_reserved.add(reserved.into());
         for vector in vectors {
-            // If the VMM has taken our memory away, its guest has one interrupt less.
-            let sent = messages.send(self.target.id, self.target.id, vector);
+            // If the VMM has unmapped the injector's memory, its guest loses the interrupt.
+            let sent = injector.send(self.target.id, self.target.id, vector);
             if sent.is_ok() {
                 self.counters.injected.add(1);
             }
         }
     }
 
-    /// Takes the kicks of the current thread, and returns whether they are all that has made `KVM_RUN` return: there is no
-    /// signal, no task work, and the VMM has not asked for it.
+    /// Takes the kicks of the current thread, and returns whether only they made `KVM_RUN` return: it returned `EINTR`,
+    /// and there is no signal, no task work and no `immediate_exit`.
     #[cold]
     fn take_kick(&self, result: &Result<isize>) -> bool {
         let no_signal = self.target.kicker.take();
@@ -146,7 +146,7 @@ impl Vcpu {
         interrupted && no_signal && !immediate
     }
 
-    /// Serves the vCPU if it has exited for an access to the guest interface; returns whether it has.
+    /// Serves the access to the guest interface that made the vCPU exit. Returns whether it was one.
     #[inline(always)]
     fn guest_access(&self) -> bool {
         let Some(area) = &self.area else {
@@ -159,7 +159,7 @@ impl Vcpu {
         true
     }
 
-    /// Serves an access to the guest interface. Out of the way of all other exits.
+    /// Serves an access to the guest interface. Out of line, to keep all other exits short.
     #[cold]
     fn serve(&self, area: &RunArea, access: Access) {
         match access {
@@ -185,7 +185,7 @@ impl Vcpu {
     }
 }
 
-/// The status that the guest reads after a command.
+/// Returns the status that the guest reads after a command.
 fn status_of(result: Result<(), Status>) -> Status {
     result.err().unwrap_or(Status::Ok)
 }

@@ -1,19 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A vCPU's state, as its VMM saves and replaces it.
+//! The vCPU's state as its VMM saves and replaces it.
 //!
-//! What is posted is in the guest's memory or in ours, and moves to the vCPU's local APIC when it is entered. A VMM that
-//! saves a vCPU reads the local APIC, so it moves there before that; with KVM alone it would have been there all the time.
+//! Posted vectors are in the guest's memory or the host's, and move to the vCPU's interrupt controller when the vCPU
+//! enters the guest. They move there also before the VMM reads the interrupt controller to save the vCPU: with KVM
+//! alone, they would have been there all the time.
 //!
-//! A VMM that replaces the state of a vCPU which has run gives it another past: the vCPU is reset, or a snapshot comes back.
-//! Then the guest does not know of its registration any more, or has one that is not the host's, and it ends. A vCPU
-//! that has never run has no past: its state may be set at will, as for CPU hotplug. Nor does a debugger that writes back
-//! what it has read end anything.
+//! A VMM that replaces the state of a vCPU which has run resets the guest or restores a snapshot. The guest then does
+//! not know of its registration any more, or knows one that the host does not have, so the registration ends. To set
+//! the state of a vCPU that has never run ends nothing, as for CPU hotplug; nor does a debugger that writes back what
+//! it has read.
 //!
 //! # Concurrency
 //!
-//! These calls wait for a vCPU that is in `KVM_RUN`, as they do in KVM, and are killable meanwhile. If the vCPU is not
-//! tracked, KVM does the waiting.
+//! Like KVM's, these calls wait for a vCPU that is in `KVM_RUN`, and can be killed meanwhile. If the vCPU is untracked,
+//! the wait is KVM's.
 
 use kernel::prelude::*;
 use kernel_ext::{
@@ -32,25 +33,25 @@ use crate::arch::{
 };
 
 impl Vcpu {
-    /// Waits until no thread runs the vCPU. Returns nothing if it is not tracked, or KVM is going to refuse the call.
+    /// Waits until no thread runs the vCPU. Returns `None` if it is untracked, or KVM is going to refuse the call.
     fn take_turn(&self) -> Result<Option<KillableGuard<'_>>> {
         (self.target.is_tracked() && self.real.is_callers())
             .then(|| self.turn.lock())
             .transpose()
     }
 
-    /// Passes on a call by which the VMM saves some of the vCPU's state, with what is posted in it.
+    /// Forwards a call by which the VMM saves state of the vCPU, after posted vectors have been injected into it.
     #[cold]
     pub(crate) fn save(&self, request: Ioctl<'_>) -> Result<isize> {
         let turn = self.take_turn()?;
 
         if turn.is_some() {
-            self.settle();
+            self.inject_pending();
         }
         self.real.ioctl(request)
     }
 
-    /// Passes on a call that may reset the vCPU, which ends the registration.
+    /// Forwards a call that writes registers, and ends the registration if it resets the vCPU.
     #[cold]
     pub(crate) fn set_registers(&self, request: Ioctl<'_>) -> Result<isize> {
         let _turn = self.take_turn()?;
@@ -61,15 +62,15 @@ impl Vcpu {
         self.real.ioctl(request)
     }
 
-    /// Passes on a call that replaces the vCPU's state. That of a vCPU which has run is gone, and with it what was posted
-    /// before.
+    /// Forwards a call that replaces the vCPU's state. If the vCPU has run, vectors that were posted before belong to
+    /// the old state, and the registration ends.
     #[cold]
     pub(crate) fn replace(&self, request: Ioctl<'_>) -> Result<isize> {
         let turn = self.take_turn()?;
 
         if self.runs() > 0 {
             if turn.is_some() {
-                self.settle();
+                self.inject_pending();
             }
             self.end_registration();
             *self.registers.lock() = Registers::new();
@@ -77,7 +78,7 @@ impl Vcpu {
         self.real.ioctl(request)
     }
 
-    /// Ends the guest's registration, as the state of one of its vCPUs is replaced.
+    /// Ends the guest's registration, because a vCPU's state is replaced.
     fn end_registration(&self) {
         if !self.vm.descriptors.is_empty() && self.real.is_callers() {
             self.vm.end(EndReason::StateReplaced);

@@ -2,15 +2,15 @@
 
 //! KVM's own polling for the halted vCPUs of a VM (`KVM_CAP_HALT_POLL`).
 //!
-//! It sees no posts, and would come on top of ours. So it is switched off while ours takes its place: from the first idle
-//! call of a registration until that ends, as long as there is a window at all. The rest of the time it is what the VMM has
-//! set last, or KVM's parameter if it has set nothing. A VMM that sets it while it is switched off has its way until the
-//! registration ends.
+//! KVM's polling does not see posts, and would add to pvirq's. So pvirq switches it off while it polls itself: from the
+//! first idle call of a registration until the registration ends, as long as a window is longer than 0. The rest of the
+//! time KVM polls as the VMM has set last, or as its parameter says. If the VMM sets it while it is off, that holds
+//! until the registration ends.
 //!
 //! # Concurrency
 //!
-//! The lock is a leaf, for process context. What the answer depends on, the registration and the windows, is looked at
-//! with the lock held, and who changes those calls this afterwards: the last of them sees what all have done.
+//! The lock is a leaf, for process context. The registration and the windows are read under it, and each thread that
+//! changes them calls [`HaltPoll::update`] afterwards: the last call sees all changes.
 
 use kernel::{
     new_mutex,
@@ -19,7 +19,7 @@ use kernel::{
 };
 use kvm_glue::VmFile;
 
-/// Who says how long KVM polls in a VM.
+/// The setting of KVM's own polling in a VM.
 #[pin_data]
 pub(crate) struct HaltPoll {
     #[pin]
@@ -27,78 +27,79 @@ pub(crate) struct HaltPoll {
 }
 
 struct Inner {
-    /// What the VMM has set last.
-    vmm: Option<u32>,
-    /// The registration in which the guest has made an idle call, 0 if it has made none.
-    idle_in: u32,
-    /// The registration in which the VMM has set it, 0 if in none.
-    set_in: u32,
-    /// Whether KVM's polling is switched off.
-    taken: bool,
+    /// The VMM's last setting, in ns.
+    vmm_max_ns: Option<u32>,
+    /// The epoch of the registration in which the guest has made an idle call, 0 if it has made none.
+    idle_epoch: u32,
+    /// The epoch of the registration in which the VMM has set it, 0 if in none.
+    vmm_epoch: u32,
+    /// Whether pvirq has switched KVM's polling off.
+    is_off: bool,
 }
 
-/// What decides whether KVM's polling is needed.
+/// The state that KVM's own polling depends on.
 #[derive(Clone, Copy)]
-pub(crate) struct Need {
-    /// The guest's registration, 0 if there is none.
+pub(crate) struct PollingState {
+    /// The epoch of the guest's registration, 0 if there is none.
     pub(crate) epoch: u32,
     /// Whether vCPUs may poll, in the guest or in the host.
-    pub(crate) windows: bool,
+    pub(crate) has_windows: bool,
 }
 
 impl HaltPoll {
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
             inner <- new_mutex!(Inner {
-                vmm: None,
-                idle_in: 0,
-                set_in: 0,
-                taken: false,
+                vmm_max_ns: None,
+                idle_epoch: 0,
+                vmm_epoch: 0,
+                is_off: false,
             }),
         })
     }
 
     /// Notes that the guest has made an idle call in the registration `epoch`. `vm` is KVM's file of the VM.
-    pub(crate) fn idle(&self, vm: &VmFile, epoch: u32, need: impl FnOnce() -> Need) {
+    pub(crate) fn idle(&self, vm: &VmFile, epoch: u32, state: impl FnOnce() -> PollingState) {
         let mut inner = self.inner.lock();
-        let need = need();
+        let state = state();
 
-        // Otherwise it has ended since.
-        if need.epoch == epoch {
-            inner.idle_in = epoch;
-            inner.update(vm, need);
+        // Otherwise the registration has ended since.
+        if state.epoch == epoch {
+            inner.idle_epoch = epoch;
+            inner.update(vm, state);
         }
     }
 
-    /// Notes that the VMM has set it: KVM has been told.
-    pub(crate) fn set(&self, vm: &VmFile, max_ns: u32, need: impl FnOnce() -> Need) {
+    /// Notes that KVM has accepted the VMM's setting.
+    pub(crate) fn set(&self, vm: &VmFile, max_ns: u32, state: impl FnOnce() -> PollingState) {
         let mut inner = self.inner.lock();
 
-        inner.vmm = Some(max_ns);
-        inner.set_in = need().epoch;
-        // KVM may have been told before it was switched off.
-        if inner.taken {
-            inner.taken = false;
-            vm.set_halt_poll(inner.vmm);
+        inner.vmm_max_ns = Some(max_ns);
+        inner.vmm_epoch = state().epoch;
+        // Another thread may have switched it off after KVM accepted the setting.
+        if inner.is_off {
+            inner.is_off = false;
+            vm.set_halt_poll(inner.vmm_max_ns);
         }
     }
 
-    /// Decides again, as the registration or the windows have changed.
-    pub(crate) fn update(&self, vm: &VmFile, need: impl FnOnce() -> Need) {
-        self.inner.lock().update(vm, need());
+    /// Recomputes KVM's polling. Called after the registration or the windows have changed.
+    pub(crate) fn update(&self, vm: &VmFile, state: impl FnOnce() -> PollingState) {
+        self.inner.lock().update(vm, state());
     }
 }
 
 impl Inner {
-    fn update(&mut self, vm: &VmFile, need: Need) {
-        let registered = need.epoch != 0;
-        let ours = self.idle_in == need.epoch && self.set_in != need.epoch;
-        let take = registered && ours && need.windows;
-        if take == self.taken {
+    fn update(&mut self, vm: &VmFile, state: PollingState) {
+        let registered = state.epoch != 0;
+        let is_idle = self.idle_epoch == state.epoch;
+        let vmm_has_set = self.vmm_epoch == state.epoch;
+        let is_off = registered && is_idle && !vmm_has_set && state.has_windows;
+        if is_off == self.is_off {
             return;
         }
 
-        self.taken = take;
-        vm.set_halt_poll(if take { Some(0) } else { self.vmm });
+        self.is_off = is_off;
+        vm.set_halt_poll(if is_off { Some(0) } else { self.vmm_max_ns });
     }
 }

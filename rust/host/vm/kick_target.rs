@@ -1,21 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! vCPUs as those see them who interrupt them from outside the guest.
+//! A vCPU as seen by interrupt sources outside the guest.
 //!
-//! A post that no descriptor takes is a kick: the vector becomes pending here, in memory of the
-//! host's own, and the thread that runs the vCPU is forced out of `KVM_RUN`, at once or [after a
-//! pause](crate::vm::moderation). It injects what is pending before it goes on. If nobody runs the vCPU, the
-//! next `KVM_RUN` begins with that.
+//! If no descriptor takes a post, the vCPU is kicked: the vector becomes pending here, in the host's memory, and the
+//! thread that runs the vCPU is forced out of `KVM_RUN`, at once or [after a pause](crate::vm::moderation). It injects
+//! the pending vectors before it goes on. If no thread runs the vCPU, the next `KVM_RUN` injects them.
 //!
 //! # Concurrency
 //!
-//! Whoever kicks sets a bit and then looks for the thread; a thread says that it is there and then
-//! looks for bits. The barriers are those of the posting protocol and of [`Kicker`]. Any context but
-//! NMIs.
+//! A sender sets a pending bit and then looks for the thread; a thread announces itself and then reads the pending
+//! bits. The barriers are those of the posting protocol and of [`Kicker`]. Any context but NMIs.
 //!
-//! Threads whose vCPU nobody has ever posted to do not say so. They are blind: [`KickTarget::blind`] is
-//! set, and the barrier between that and reading [`KickTarget::looks`] is one on all CPUs, of whoever sets
-//! that for the first time. It then gets the thread out of `KVM_RUN`, whichever it is.
+//! A vCPU that has never been a target is untracked: its thread does not announce itself, but only sets
+//! [`KickTarget::untracked`] and then reads [`KickTarget::is_tracked`], without a barrier in between. The caller of
+//! [`KickTarget::track`] pays for that with a barrier on all CPUs, and then kicks the thread out of an untracked run.
 
 use kernel::{
     list::{
@@ -30,8 +28,8 @@ use kernel_ext::{
     sched::task::{
         barrier_on_all_cpus,
         sleep_killable_one_tick, //
-    }, //
-    sync::read_once::ReadOnce,
+    },
+    sync::read_once::ReadOnce, //
 };
 use kvm_glue::Kicker;
 use pvirq_protocol::{
@@ -45,26 +43,26 @@ use pvirq_protocol::{
 use super::moderation::Moderation;
 use crate::stats::counter::Counter;
 
-/// A vCPU that can be interrupted. It stays as long as anybody wants to, even without its file.
+/// A vCPU that can be interrupted. It lives as long as its senders, which may be longer than its file.
 #[pin_data]
 pub(crate) struct KickTarget {
-    /// The vCPU's number, which is its APIC ID, too.
+    /// The vCPU's ID, which is the index of its descriptor, too.
     pub(crate) id: u32,
-    /// Whether the vCPU's thread has to look for posts, see [`Vcpu`](crate::vcpu::Vcpu).
+    /// Whether the vCPU's thread has to announce itself and read pending bits, see [`Vcpu`](crate::vcpu::Vcpu).
     tracked: Atomic<bool>,
-    /// Whether the vCPU's thread is in `KVM_RUN`, or about to be, and does not look.
+    /// Whether the vCPU's thread is in `KVM_RUN`, or about to be, without reading pending bits.
     untracked: Atomic<bool>,
-    /// What it has been kicked for. For its senders it always events.
+    /// The vectors that the vCPU has been kicked for. The state always says that the vCPU will poll.
     kicks: Descriptor,
     moderation: Moderation,
-    /// How many times `KVM_RUN` has been called; a VMM whose threads take turns at it is counted right.
+    /// Calls of `KVM_RUN`. Exact if the VMM's threads call it one at a time.
     pub(crate) runs: Counter,
     #[pin]
     pub(crate) kicker: Kicker,
-    /// For the list in [`Vm`](crate::vm::Vm).
+    /// Links in the list of [`Vm`](crate::vm::Vm).
     #[pin]
     links: ListLinks,
-    /// For the list in [`Totals`](crate::stats::totals::Totals).
+    /// Links in the list of [`Totals`](crate::stats::totals::Totals).
     #[pin]
     live_links: ListLinks<1>,
 }
@@ -83,7 +81,7 @@ impl_list_item! {
 }
 
 impl KickTarget {
-    /// Makes one of a vCPU that is left alone after a burst, for so long at most.
+    /// Creates the target for the vCPU `id`. After a burst its kicks pause for up to `moderation_ns`.
     pub(crate) fn new(id: u32, moderation_ns: u32) -> impl PinInit<Self> {
         let kicks = Descriptor::new();
         kicks.set_host_state(HostState::Outside);
@@ -101,28 +99,29 @@ impl KickTarget {
         })
     }
 
-    /// Returns whether the vCPU's thread has to look for posts.
+    /// Returns whether the vCPU's thread has to read pending bits.
     #[inline]
     pub(crate) fn is_tracked(&self) -> bool {
         self.tracked.read_once()
     }
 
-    /// Has the vCPU's thread, the current one, look for posts from now on, for ever.
+    /// Makes the vCPU tracked for good. Its own thread calls this, others [`KickTarget::track`].
     pub(crate) fn set_tracked(&self) {
         self.tracked.write_once(true);
     }
 
-    /// Has the vCPU's thread look for posts from now on, for ever. Process context.
+    /// Makes the vCPU tracked for good, and waits until its thread reads pending bits. Process context.
     ///
     /// # Errors
     ///
-    /// `EINTR` if the current task is to die.
+    /// `EINTR` if the current task is being killed.
     pub(crate) fn track(&self) -> Result {
         if !self.is_tracked() {
             self.set_tracked();
+            // Pairs with `begin_untracked`, which has no barrier between its write and its read.
             barrier_on_all_cpus();
         }
-        // The thread may have yet to tell KVM which it is.
+        // The thread may not have told KVM yet which it is, so one kick may miss it.
         while self.untracked.read_once() {
             self.kicker.kick_untracked();
             sleep_killable_one_tick()?;
@@ -130,26 +129,26 @@ impl KickTarget {
         Ok(())
     }
 
-    /// Says that the vCPU's thread is about to run it and does not look; returns whether it need not.
+    /// Begins a run of the vCPU without reading pending bits, if it is untracked. Returns whether it is.
     #[inline]
     pub(crate) fn begin_untracked(&self) -> bool {
         self.untracked.write_once(true);
-        let blind = !self.is_tracked();
+        let untracked = !self.is_tracked();
 
-        if !blind {
+        if !untracked {
             self.end_untracked();
         }
-        blind
+        untracked
     }
 
-    /// Says that the vCPU's thread does not run it any more.
+    /// Ends a run that [`KickTarget::begin_untracked`] has begun.
     #[inline]
     pub(crate) fn end_untracked(&self) {
         self.untracked.write_once(false);
     }
 
-    /// Makes a vector pending, and makes the vCPU look, unless it was pending already: whoever made it so
-    /// does that.
+    /// Makes a vector pending and kicks the vCPU, at once or after the pause. If the vector was pending already, the
+    /// sender that set it kicks.
     pub(crate) fn kick(&self, vector: Vector) -> Posted {
         let posted = self.kicks.post(vector);
         let wait = self.moderation.signal();
@@ -164,28 +163,28 @@ impl KickTarget {
         Posted::Kick
     }
 
-    /// Makes vectors pending, none of them reserved, and makes the vCPU look at once.
+    /// Makes vectors pending, none of them reserved, and kicks the vCPU at once.
     pub(crate) fn kick_all(&self, vectors: Vectors) {
         for vector in vectors {
-            // However often it is pending, it is injected once.
+            // Whether or not it was pending, the kick below covers it.
             let _ = self.kicks.post(vector);
         }
         self.kicker.kick();
     }
 
-    /// Returns what the vCPU has been kicked for and has not taken yet.
+    /// Returns the vectors that the vCPU has been kicked for and has not taken yet.
     pub(crate) fn kicks(&self) -> Vectors {
         self.kicks.pending()
     }
 
-    /// Returns whether there have been kicks. To be asked by the thread that runs the vCPU, after a
-    /// full barrier.
+    /// Returns whether vectors of kicks are pending. Only the thread that runs the vCPU may call this, after a full
+    /// barrier.
     #[inline]
     pub(crate) fn has_kicks(&self) -> bool {
         self.kicks.has_pending()
     }
 
-    /// Takes what the vCPU has been kicked for.
+    /// Takes the vectors that the vCPU has been kicked for.
     pub(crate) fn take_kicks(&self) -> Vectors {
         self.moderation.take();
         self.kicks.drain()

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A VM's memory slots, as its VMM has told KVM.
+//! A VM's memory slots, as its VMM has set them in KVM.
 
 use kernel::{
     alloc::flags::GFP_KERNEL_ACCOUNT,
@@ -15,15 +15,15 @@ use crate::kvm::{
     KVM_MEM_READONLY, //
 };
 
-/// Where a piece of a VM's memory is in its VMM.
+/// A memory slot: where a range of the VM's memory is in the VMM.
 #[derive(Clone, Copy)]
 struct Slot {
-    /// The slot's number, and in the upper half that of its address space.
+    /// The number of the slot, and in the upper half that of its address space.
     id: u32,
     guest: u64,
     size: u64,
     user: u64,
-    /// What KVM calls `KVM_MEM_*`.
+    /// Flags: `KVM_MEM_*`.
     flags: u32,
 }
 
@@ -35,9 +35,7 @@ impl Slot {
     }
 }
 
-/// The slots of a VM that have memory.
-///
-/// KVM has checked them: they do not overlap, and none wraps around.
+/// The slots of a VM. KVM has checked that they do not overlap, and that none wraps around.
 pub(crate) struct MemSlots {
     slots: KVec<Slot>,
 }
@@ -47,14 +45,14 @@ impl MemSlots {
         Self { slots: KVec::new() }
     }
 
-    /// Makes sure that [`MemSlots::set`] will have room for one more slot.
+    /// Makes room for one more slot, which [`MemSlots::set`] takes.
     pub(crate) fn reserve(&mut self) -> Result {
         Ok(self.slots.reserve(1, GFP_KERNEL_ACCOUNT)?)
     }
 
-    /// Notes that KVM has accepted `region`. There must be room, see [`MemSlots::reserve`].
+    /// Notes that KVM has accepted `region`. [`MemSlots::reserve`] must have made room.
     pub(crate) fn set(&mut self, region: &kvm_userspace_memory_region) {
-        // The other address space is that of system management mode, where nobody registers.
+        // The guest cannot register in the second address space, that of system management mode.
         if region.slot >> 16 != 0 {
             return;
         }
@@ -72,7 +70,7 @@ impl MemSlots {
         }
     }
 
-    /// Returns whether KVM, once it has accepted `region`, logs writes to some of `len` bytes at `address`.
+    /// Returns whether KVM, once it has accepted `region`, logs writes to any of the `len` bytes at `address`.
     pub(crate) fn logs(region: &kvm_userspace_memory_region, address: u64, len: u64) -> bool {
         let end = address.saturating_add(len);
         let region_end = region.guest_phys_addr.saturating_add(region.memory_size);
@@ -84,7 +82,8 @@ impl MemSlots {
             && address < region_end
     }
 
-    /// Finds the address in the VMM of `len` bytes, not 0, that the guest can write at `address`.
+    /// Returns the address in the VMM of the `len` bytes at `address` in the guest, if the guest can write them and KVM
+    /// does not log that. `len` is not 0.
     pub(crate) fn find(&self, address: u64, len: u64) -> Result<u64, Status> {
         let slot = self
             .slots

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! When a vCPU is kicked: at once, or, for bursts of signals, together with those that are still to come.
+//! Moderation of kicks: a vCPU that gets bursts of signals is kicked less often.
 //!
-//! The first signal is kicked for at once. Those that come until the vCPU has left the guest join it.
-//! When it takes them it is known how many they were and what the kick took: if that was a [burst](Batch),
-//! the vCPU is not kicked again before some multiple of that time is over, and what comes meanwhile is
-//! delivered together at its end. A pause in which no burst came is followed by none.
+//! The first signal kicks at once. Signals that come until the vCPU has left the guest join its batch. When the vCPU
+//! takes the batch, its size and the time that the kick took are known: if it was a [burst](Batch), the vCPU is not
+//! kicked again before a multiple of that time is over, and the signals of that pause are delivered together at its
+//! end. A pause without a burst is the last one.
 //!
 //! # Concurrency
 //!
-//! Those who kick write [`Moderation::signals`] and the times of a batch; the thread that runs the vCPU
-//! takes them, and writes when the pause ends. Nothing here says what is pending, or who looks for it: if
-//! a signal that comes at the wrong moment counts for the wrong batch, the next pause is wrong for once.
+//! Senders write [`Moderation::signals`] and the times of a batch; the thread that runs the vCPU takes them, and writes
+//! the end of the pause. None of this decides which vectors are pending or which thread injects them: a signal that
+//! races with the end of a batch may count for the wrong one, and then a single pause has the wrong length.
 
 use kernel::{
     prelude::*,
@@ -23,10 +23,10 @@ use kernel::{
 use kernel_ext::sched::task::monotonic_ns;
 use pvirq_policy::moderation::Batch;
 
-/// The longest pause that may be asked for.
+/// The largest value of the module's parameter.
 const MAX_NS: u32 = 10_000_000;
 
-/// Checks what the module's parameter says, and returns it.
+/// Checks the module's parameter, and returns it.
 pub(crate) fn parameter(moderation_ns: u32) -> Result<u32> {
     if moderation_ns > MAX_NS {
         pr_err!("moderation_ns={moderation_ns} is above {MAX_NS}\n");
@@ -35,17 +35,17 @@ pub(crate) fn parameter(moderation_ns: u32) -> Result<u32> {
     Ok(moderation_ns)
 }
 
-/// What is known of a vCPU's kicks.
+/// The moderation of a vCPU's kicks.
 pub(crate) struct Moderation {
     /// The longest pause.
     ceiling_ns: u32,
-    /// Signals that the vCPU has not taken yet.
+    /// The number of signals that the vCPU has not taken yet: the batch.
     signals: Atomic<u32>,
-    /// When the first of them came.
+    /// When the first signal of the batch came.
     first_ns: Atomic<u64>,
-    /// When it is, or was, kicked for them.
+    /// When the vCPU is, or was, kicked for the batch.
     kick_ns: Atomic<u64>,
-    /// When the pause ends; 0 if there is none.
+    /// When the pause ends, 0 if there is none.
     pause_end_ns: Atomic<u64>,
 }
 
@@ -60,7 +60,8 @@ impl Moderation {
         }
     }
 
-    /// Counts a signal, and returns until when it is to wait, if it is. Any context.
+    /// Counts a signal, and returns the time of its kick if that has to wait for the end of a pause. Any context but
+    /// NMIs.
     pub(crate) fn signal(&self) -> Option<u64> {
         if self.ceiling_ns == 0 {
             return None;
@@ -80,7 +81,7 @@ impl Moderation {
         wait.then_some(pause_end_ns)
     }
 
-    /// Says that the vCPU takes what it has been kicked for. By the thread that runs it.
+    /// Ends the batch, as the vCPU takes it. Only the thread that runs the vCPU may call this.
     pub(crate) fn take(&self) {
         let signals = self.signals.xchg(0, Relaxed);
         if signals == 0 {

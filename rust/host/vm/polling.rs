@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How the vCPUs of a VM poll when they are idle: the longest windows, the policy, and the budget. See
+//! How the idle vCPUs of a VM poll: the longest windows, the policy, and the budget. See
 //! [`poller`](crate::vcpu::poller).
 //!
 //! # Concurrency
 //!
-//! The lock of [`Polling`] is a leaf, for process context. The rest is single words, which the scheduler's callbacks read.
+//! The budget's lock is a leaf, for process context. The rest is single words, which the scheduler's callbacks read.
 
 use kernel::{
     new_spinlock,
@@ -30,7 +30,7 @@ use pvirq_protocol::ioctl::{
     Poll, //
 };
 
-/// Checks what the module's parameters say, and returns it.
+/// Checks the module's parameters, and returns them.
 pub(crate) fn parameters(guest_poll_ns: u32, host_poll_ns: u32, budget: u32) -> Result<Poll> {
     for (name, value, max) in [
         (c"guest_poll_ns", guest_poll_ns, Poll::MAX_NS),
@@ -52,7 +52,7 @@ pub(crate) fn parameters(guest_poll_ns: u32, host_poll_ns: u32, budget: u32) -> 
     })
 }
 
-/// The polling of all vCPUs of a VM: the longest windows, and what decides about them.
+/// The polling of all vCPUs of a VM.
 #[pin_data]
 pub(crate) struct Polling {
     guest_ns: Atomic<u32>,
@@ -79,16 +79,16 @@ impl Polling {
         })
     }
 
-    /// Changes it, for idle periods from now on.
+    /// Changes the parameters, for idle periods from now on.
     ///
     /// # Errors
     ///
-    /// `EINVAL` if there is something that is not known or not within its range.
+    /// `EINVAL` if a parameter is unknown or out of range.
     pub(crate) fn set(&self, poll: &Poll) -> Result {
         if !poll.is_valid() {
             return Err(EINVAL);
         }
-        // Two callers at a time can leave some of each, all of it valid.
+        // Two concurrent callers can leave a mix of their parameters, each of which is valid.
         self.guest_ns.write_once(poll.guest_poll_ns);
         self.host_ns.write_once(poll.host_poll_ns);
         self.policy.write_once(poll.policy);
@@ -107,7 +107,7 @@ impl Polling {
         }
     }
 
-    /// Returns whether there is any window at all.
+    /// Returns whether a vCPU may poll at all.
     pub(crate) fn has_windows(&self) -> bool {
         self.guest_ns.read_once() != 0 || self.host_ns.read_once() != 0
     }
@@ -116,14 +116,13 @@ impl Polling {
         policy(PolicyName::from_number(self.policy.read_once()).unwrap_or(PolicyName::Adaptive))
     }
 
-    /// The windows after an idle period of `idle_ns`, and after as many `hits` as the guest has counted
-    /// before it. Any context.
-    pub(crate) fn next(&self, known: &Known, windows: Windows, hits: u32, idle_ns: u64) -> Windows {
+    /// Returns the windows after an idle period of `idle_ns`, before which the guest has counted `hits`. Any context.
+    pub(crate) fn next(&self, log: &IdleLog, windows: Windows, hits: u32, idle_ns: u64) -> Windows {
         let policy = self.policy();
-        let next = |known: &Atomic<u64>, hits, window_ns, idle_ns, ceiling_ns| {
-            let mut history = History::from_word(known.read_once());
+        let next = |word: &Atomic<u64>, hits, window_ns, idle_ns, ceiling_ns| {
+            let mut history = History::from_word(word.read_once());
             history.add(hits, idle_ns, ceiling_ns);
-            known.write_once(history.word());
+            word.write_once(history.word());
             policy.next_after(&history, window_ns, idle_ns, ceiling_ns)
         };
         let Windows { guest_ns, host_ns } = windows;
@@ -131,12 +130,12 @@ impl Polling {
         let [guest_max, host_max] = [&self.guest_ns, &self.host_ns].map(ReadOnce::read_once);
 
         Windows {
-            guest_ns: next(&known.guest, hits, guest_ns, idle_ns, guest_max),
-            host_ns: next(&known.host, 0, host_ns, in_host_ns, host_max),
+            guest_ns: next(&log.guest, hits, guest_ns, idle_ns, guest_max),
+            host_ns: next(&log.host, 0, host_ns, in_host_ns, host_max),
         }
     }
 
-    /// The windows of an idle period that begins.
+    /// Returns the windows for an idle period that begins.
     pub(crate) fn current(&self, windows: Windows) -> Windows {
         let policy = self.policy();
 
@@ -146,8 +145,8 @@ impl Polling {
         }
     }
 
-    /// The windows before anything is known: enough for the guest to make an idle call, by which the
-    /// host learns that it knows of windows at all.
+    /// Returns the windows before the first idle period: enough for the guest to make an idle call, which shows the
+    /// host that the guest uses windows at all.
     pub(crate) fn first(&self) -> Windows {
         let longest = self.host_ns.read_once().max(self.guest_ns.read_once());
 
@@ -158,7 +157,7 @@ impl Polling {
     }
 }
 
-/// How long a vCPU is to poll, in ns.
+/// How long a vCPU polls, in ns.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Windows {
     pub(crate) guest_ns: u32,
@@ -172,12 +171,12 @@ impl Windows {
     };
 }
 
-/// What is known of a vCPU's idle periods.
-pub(crate) struct Known {
-    /// As far as windows in the guest would have covered them; a [`History`].
+/// A summary of a vCPU's past idle periods.
+pub(crate) struct IdleLog {
+    /// Whether windows in the guest would have covered them: a [`History`].
     pub(crate) guest: Atomic<u64>,
-    /// As far as windows in the host would have covered what was left.
+    /// Whether windows in the host would have covered the rest of each: a [`History`].
     pub(crate) host: Atomic<u64>,
-    /// As many as the guest had [counted](pvirq_protocol::Descriptor::idle_hits) by then.
+    /// The last value of the guest's [count](pvirq_protocol::Descriptor::idle_hits) of hits.
     pub(crate) hits: Atomic<u32>,
 }

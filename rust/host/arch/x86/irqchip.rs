@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A VM's local APICs, as its VMM has told KVM.
+//! A VM's local APICs, as its VMM has configured them.
 
 use kernel::ioctl::_IO;
 use kernel::sync::atomic::{
@@ -18,41 +18,40 @@ use crate::{
 
 const KVM_CREATE_IRQCHIP: u32 = _IO(KVMIO, 0x60);
 
-/// With this capability there are local APICs in the kernel, as with [`KVM_CREATE_IRQCHIP`].
+/// This capability puts the local APICs into the kernel, as [`KVM_CREATE_IRQCHIP`] does.
 const KVM_CAP_SPLIT_IRQCHIP: u32 = 121;
 
-/// With this capability, and this bit in `args[0]`, messages can have APIC IDs of 32 bits.
+/// With this capability, and this bit in `args[0]`, MSIs carry APIC IDs of 32 bits.
 const KVM_CAP_X2APIC_API: u32 = 129;
 const KVM_X2APIC_API_USE_32BIT_IDS: u64 = 1 << 0;
-/// With this bit as well, the ID 255 is that of one APIC.
+/// With this bit as well, the ID 255 addresses one APIC instead of all.
 const KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK: u64 = 1 << 1;
 
-/// The flags of [`KVM_CAP_X2APIC_API`] with which a message reaches one APIC, whatever its ID. With the first alone, 255
-/// still means all of them.
-const LONG_APIC_ID_FLAGS: u64 =
-    KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK;
+/// The flags of [`KVM_CAP_X2APIC_API`] that a VMM must enable for an MSI to reach one APIC, whatever its ID.
+const X2APIC_ID_FLAGS: u64 = KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK;
 
-/// The APIC IDs that a message reaches if the VMM has not enabled longer ones. The last of 8 bits means all of them.
-const SHORT_APIC_IDS: u32 = 255;
+/// The number of APIC IDs that an MSI reaches without these flags: the last value of 8 bits addresses all APICs.
+const XAPIC_IDS: u32 = 255;
 
-/// What KVM knows of a VM's local APICs.
+/// The configuration of a VM's local APICs.
 pub(crate) struct Irqchip {
-    /// Whether they are in KVM.
+    /// Whether the local APICs are in the kernel.
     lapics: Atomic<bool>,
     /// The flags of [`KVM_CAP_X2APIC_API`] that the VMM has enabled.
     x2apic_api: Atomic<u64>,
-    /// Whether the guest's memory is its own: the VM is not of KVM's default type.
+    /// Whether the guest's memory may be private to it: the VM is not of KVM's default type.
     pub(crate) is_private: bool,
 }
 
 impl Irqchip {
-    /// The type of VM that `KVM_CREATE_VM` makes of the argument 0. The others keep their memory from the host.
+    /// The argument of `KVM_CREATE_VM` for a VM whose memory the host can access.
     const KVM_X86_DEFAULT_VM: usize = 0;
 
-    /// One more than the highest APIC ID: `KVM_MAX_VCPU_IDS` of `arch/x86/include/asm/kvm_host.h`.
+    /// The number of APIC IDs that can have a descriptor: as many as `KVM_MAX_VCPUS` with `CONFIG_KVM_MAX_NR_VCPUS` at
+    /// its maximum. vCPU IDs go further (`KVM_MAX_VCPU_IDS`); a vCPU with a higher one gets no descriptor.
     pub(crate) const MAX_IDS: u32 = 4096;
 
-    /// Makes that of a VM that KVM has made with this type.
+    /// Returns the configuration of a new VM of the type `vm_type`.
     pub(crate) fn new(vm_type: usize) -> Self {
         Self {
             lapics: Atomic::new(false),
@@ -73,7 +72,7 @@ impl VmEvents for Irqchip {
         match capability.cap {
             KVM_CAP_SPLIT_IRQCHIP => self.lapics.store(true, Relaxed),
             KVM_CAP_X2APIC_API => {
-                // KVM takes none of them back.
+                // KVM never disables one of these flags.
                 let flags = self.x2apic_api.load(Relaxed) | capability.args[0];
                 self.x2apic_api.store(flags, Relaxed);
             }
@@ -86,9 +85,9 @@ impl VmEvents for Irqchip {
     }
 
     fn max_descriptors(&self) -> u32 {
-        match self.x2apic_api.load(Relaxed) & LONG_APIC_ID_FLAGS {
-            LONG_APIC_ID_FLAGS => Self::MAX_IDS,
-            _ => SHORT_APIC_IDS,
+        match self.x2apic_api.load(Relaxed) & X2APIC_ID_FLAGS {
+            X2APIC_ID_FLAGS => Self::MAX_IDS,
+            _ => XAPIC_IDS,
         }
     }
 }

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Injection of vectors into a VM's local APICs, by message-signalled interrupts.
+//! Injection of vectors into a VM's local APICs, by message-signalled interrupts (MSIs).
 //!
-//! KVM exports no function for that to modules; user space has `KVM_SIGNAL_MSI`. So the messages are in anonymous memory
-//! in the VMM's address space: a thread of that process can send one, and a VMM that writes there harms only its own VM.
+//! KVM exports no function for that to modules, only the ioctl `KVM_SIGNAL_MSI`, whose argument is in user space. So
+//! the messages are in anonymous memory of the VMM: only a thread of that process can send one, and a VMM that writes
+//! there harms only its own VM.
 
 use kernel::{
     fs::File,
@@ -36,12 +37,12 @@ struct KvmMsi {
     pad: [u8; 12],
 }
 
-// SAFETY: All fields are integers, and there is no padding between them.
+// SAFETY: All fields are integers, without padding between them.
 unsafe impl AsBytes for KvmMsi {}
 
 impl KvmMsi {
-    /// A fixed, edge-triggered interrupt to one local APIC in physical mode (Intel SDM 3, 12.11). The
-    /// upper bits of an x2APIC ID are where KVM looks for them if `KVM_CAP_X2APIC_API` is enabled.
+    /// Returns a fixed, edge-triggered interrupt to one local APIC in physical mode (Intel SDM 3, 12.11). The upper
+    /// bits of an x2APIC ID are where KVM reads them if `KVM_CAP_X2APIC_API` is enabled.
     fn new(apic_id: u32, vector: Vector) -> Self {
         Self {
             address_lo: 0xfee0_0000 | (apic_id & 0xff) << 12,
@@ -54,9 +55,9 @@ impl KvmMsi {
     }
 }
 
-/// Injects vectors into the local APICs of a VM, by messages each of which is in a slot of its own.
+/// Injects vectors into the local APICs of a VM, by a message per slot.
 ///
-/// To be used and dropped in the VMM's process; elsewhere it does nothing.
+/// Works in the VMM's process only. If it is dropped elsewhere, the memory stays mapped until that process ends.
 pub(crate) struct MsiInjector {
     /// KVM's file of the VM.
     vm: ARef<File>,
@@ -81,7 +82,7 @@ impl Inject for MsiInjector {
 
     /// # Errors
     ///
-    /// What KVM says, and `EFAULT` if the VMM has unmapped the memory, or is not this process.
+    /// KVM's errors, and `EFAULT` if the VMM has unmapped the memory or is not the current process.
     fn send(&self, slot: u32, id: u32, vector: Vector) -> Result {
         let offset = (slot as usize).wrapping_mul(size_of::<KvmMsi>());
         let slice = self

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The I/O ports that the guest interface is at.
+//! The I/O ports of the guest interface.
 
 use kernel::prelude::*;
 use pvirq_protocol::registers::LEN;
@@ -12,7 +12,7 @@ pub(crate) struct Ports {
 }
 
 impl Ports {
-    /// Makes the range that begins at `base`, if all of it are ports.
+    /// Creates the range that begins at `base`, which must be a multiple of [`LEN`].
     pub(crate) fn new(base: u16) -> Result<Self> {
         if base % LEN != 0 {
             pr_err!("port={base:#x} is not a multiple of {LEN}\n");
@@ -21,7 +21,7 @@ impl Ports {
         Ok(Self { base })
     }
 
-    /// Returns the offset of `port` in the range, if it is there.
+    /// Returns the offset of `port` in the range, if it is in it.
     #[inline]
     pub(crate) fn offset(&self, port: u16) -> Option<u16> {
         port.checked_sub(self.base).filter(|offset| *offset < LEN)

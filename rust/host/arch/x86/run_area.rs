@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What KVM and the VMM share of a vCPU: `struct kvm_run`, and the data of port accesses behind it.
+//! The memory of a vCPU that KVM shares with the VMM: `struct kvm_run`, and the data of port accesses behind it.
 
 use kernel::{
     fs::File,
@@ -13,8 +13,8 @@ use kernel_ext::{
     mm::user_pages::{
         Shared,
         UserPage, //
-    }, //
-    sync::read_once::ReadOnce,
+    },
+    sync::read_once::ReadOnce, //
 };
 
 use crate::arch::{
@@ -27,7 +27,7 @@ use crate::arch::{
 const KVM_EXIT_IO: u32 = 2;
 /// `KVM_EXIT_IO_OUT`.
 const KVM_EXIT_IO_OUT: u8 = 1;
-/// `KVM_PIO_PAGE_OFFSET`: the page that the data of port accesses is in.
+/// `KVM_PIO_PAGE_OFFSET`: the page with the data of port accesses.
 const KVM_PIO_PAGE_OFFSET: usize = 1;
 
 /// The beginning of `struct kvm_run`.
@@ -40,7 +40,7 @@ struct KvmRun {
     interrupts: Atomic<u32>,
     cr8: Atomic<u64>,
     apic_base: Atomic<u64>,
-    /// Of the exit [`KVM_EXIT_IO`]: `direction`, `size`, `port`, `count`.
+    /// For the exit [`KVM_EXIT_IO`]: `direction`, `size`, `port`, `count`.
     io: Atomic<u64>,
     io_data_offset: Atomic<u64>,
 }
@@ -56,27 +56,27 @@ impl KvmRun {
 // SAFETY: All fields are atomic integers.
 unsafe impl Shared for KvmRun {}
 
-/// An access to a port that left KVM.
+/// A port access that `KVM_RUN` has returned for.
 #[derive(Clone, Copy)]
 struct PortAccess {
     port: u16,
-    /// Bytes: 1, 2 or 4.
+    /// In bytes: 1, 2 or 4.
     size: u8,
     write: bool,
-    /// How often, for string instructions.
+    /// The number of accesses; more than 1 for string instructions.
     count: u32,
 }
 
-/// A vCPU's area.
+/// A vCPU's shared memory.
 ///
-/// The VMM can write to it at any time, and harms itself if it does so while KVM runs the vCPU.
+/// The VMM can write to it at any time, and harms only itself if it does so while KVM runs the vCPU.
 pub(crate) struct RunArea {
     run: UserPage,
     data: UserPage,
 }
 
 impl RunArea {
-    /// Finds the area of the vCPU whose file `real` is, by way of the current process.
+    /// Pins the memory of the vCPU with KVM's file `real`, by a temporary mapping in the current process.
     pub(crate) fn find(real: &File) -> Result<Self> {
         let data = KVM_PIO_PAGE_OFFSET * PAGE_SIZE;
         let mapping = UserMapping::of(real, data + PAGE_SIZE)?;
@@ -96,12 +96,12 @@ impl RunArea {
         self.data.get(0, 1)?.first()
     }
 
-    /// Returns whether the VMM wants `KVM_RUN` to return at once.
+    /// Returns whether the VMM has set `immediate_exit`: `KVM_RUN` has to return at once.
     pub(crate) fn immediate_exit(&self) -> bool {
         self.run().is_some_and(KvmRun::immediate_exit)
     }
 
-    /// Returns the access to a port that made the vCPU exit, if it was one.
+    /// Returns the port access that made the vCPU exit, if it was one.
     #[inline]
     fn port_access(&self) -> Option<PortAccess> {
         let run = self.run()?;
@@ -118,7 +118,7 @@ impl RunArea {
         })
     }
 
-    /// Returns what the guest asks for by an access to one of its ports.
+    /// Decodes an access to the port of the guest interface at `offset`.
     #[cold]
     fn decode(&self, access: PortAccess, offset: u16) -> Access {
         if access.size != 4 || access.count != 1 {
@@ -149,7 +149,7 @@ impl GuestAccess for RunArea {
         }
     }
 
-    /// All that the access covers are ones, as where there is no port.
+    /// Sets all bits that the access covers, as a read of an absent device does.
     fn answer_absent(&self) {
         let words = self
             .port_access()

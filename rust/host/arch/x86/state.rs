@@ -18,7 +18,7 @@ use crate::{
 };
 
 const KVM_SET_SREGS: u32 = _IOW::<[u8; 312]>(KVMIO, 0x84);
-/// Its argument begins as that of [`KVM_SET_SREGS`].
+/// Its argument begins with that of [`KVM_SET_SREGS`].
 const KVM_SET_SREGS2: u32 = _IOW::<[u8; 320]>(KVMIO, 0xcd);
 const KVM_GET_LAPIC: u32 = _IOR::<[u8; 1024]>(KVMIO, 0x8e);
 const KVM_SET_LAPIC: u32 = _IOW::<[u8; 1024]>(KVMIO, 0x8f);
@@ -27,10 +27,10 @@ const KVM_GET_VCPU_EVENTS: u32 = _IOR::<[u8; 64]>(KVMIO, 0x9f);
 
 /// The offset of `cr0` in the arguments of [`KVM_SET_SREGS`] and [`KVM_SET_SREGS2`].
 const SREGS_CR0: usize = 224;
-/// `CR0.PE`: protected mode, in which no CPU is after a reset.
+/// `CR0.PE`: protected mode. A reset clears it.
 const CR0_PE: u64 = 1 << 0;
 
-/// The state of an x86 CPU.
+/// The ioctls for the state of an x86 vCPU.
 pub(crate) enum State {}
 
 impl VcpuState for State {
@@ -44,7 +44,7 @@ impl VcpuState for State {
         }
     }
 
-    /// A vCPU that is taken from protected mode to real mode is reset.
+    /// A switch from protected mode to real mode is a reset.
     fn resets(vcpu: &VcpuFile, request: Ioctl<'_>) -> bool {
         vcpu.is_in_protected_mode()
             && request

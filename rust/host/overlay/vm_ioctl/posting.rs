@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The ioctls by which a VMM has a say in posting: whether the guest may register descriptors, whether it has, and what is
-//! posted to a vCPU.
+//! The ioctls by which a VMM controls posting: they allow and end registrations, and read and write the vectors that
+//! are posted to a vCPU.
 
 use kernel::{
     fs::File,
@@ -12,10 +12,7 @@ use kernel::{
         FromBytes, //
     }, //
 };
-use kernel_ext::{
-    fs::file::FileExt,
-    fs::ioctl::Ioctl, //
-};
+use kernel_ext::fs::ioctl::Ioctl;
 use pvirq_protocol::{
     ioctl::{
         self,
@@ -26,28 +23,29 @@ use pvirq_protocol::{
 
 use super::{
     check,
+    check_process,
     read,
     write,
     Wire, //
 };
 use crate::{
     arch::VmEvents,
-    kvm::KVM_CHECK_EXTENSION,
     vm::Vm, //
 };
 
-// SAFETY: It is a row of `u32`, without padding between them.
+// SAFETY: Its fields are `u32`, without padding between them.
 unsafe impl FromBytes for Wire<ioctl::Posting> {}
-// SAFETY: It is six `u32` and then a row of `u64`, without padding between them.
+// SAFETY: Its fields are six `u32` and then `u64`, without padding between them.
 unsafe impl FromBytes for Wire<ioctl::Registration> {}
 // SAFETY: As above.
 unsafe impl AsBytes for Wire<ioctl::Registration> {}
-// SAFETY: It is four `u32` and then a row of `u64`, without padding between them.
+// SAFETY: Its fields are four `u32` and then `u64`, without padding between them.
 unsafe impl FromBytes for Wire<ioctl::Posted> {}
 // SAFETY: As above.
 unsafe impl AsBytes for Wire<ioctl::Posted> {}
 
-/// Makes the ioctl `request` on the file of `vm`, which is `real` in KVM. Returns nothing if it is not of these.
+/// Serves the ioctl `request` on the file of `vm`, whose file in KVM is `real`. Returns `None` if it is not one of
+/// these.
 pub(super) fn ioctl(vm: &Vm, real: &File, request: Ioctl<'_>) -> Option<Result<isize>> {
     Some(match request.cmd() {
         ioctl::SET_POSTING => set_posting(vm, real, request),
@@ -57,12 +55,6 @@ pub(super) fn ioctl(vm: &Vm, real: &File, request: Ioctl<'_>) -> Option<Result<i
         ioctl::SET_POSTED => set_posted(vm, real, request),
         _ => return None,
     })
-}
-
-/// Refuses other processes than the one that has made the VM, as KVM does.
-fn check_process(real: &File) -> Result {
-    real.call(KVM_CHECK_EXTENSION, 0)?;
-    Ok(())
 }
 
 fn set_posting(vm: &Vm, real: &File, request: Ioctl<'_>) -> Result<isize> {
@@ -105,7 +97,7 @@ fn get_posted(vm: &Vm, request: Ioctl<'_>) -> Result<isize> {
     let words = in_guest.words();
     let mut posted = Vectors::from_words(core::array::from_fn(|index| words[index] | kicks[index]));
 
-    // They are the guest's mistake, and will be dropped.
+    // Reserved vectors are a mistake of the guest; they are dropped when the descriptor is drained.
     posted.remove_reserved();
     write(
         request,
@@ -122,7 +114,7 @@ fn set_posted(vm: &Vm, real: &File, request: Ioctl<'_>) -> Result<isize> {
     check(asked.is_valid() && vectors.remove_reserved() == 0)?;
     check_process(real)?;
     let target = vm.target(asked.vcpu).ok_or(ENOENT)?;
-    // To the first of the APIC IDs that are out of reach a message would go to all.
+    // A vector for a vCPU that cannot be addressed could reach all others.
     if !vm.irqchip.is_ready() || asked.vcpu >= vm.irqchip.max_descriptors() {
         return Err(ENXIO);
     }
