@@ -22,7 +22,11 @@ use kernel::{
         ListLinks, //
     },
     prelude::*,
-    sync::atomic::Atomic, //
+    sync::atomic::{
+        Acquire,
+        Atomic,
+        Release, //
+    }, //
 };
 use kernel_ext::{
     sched::task::{
@@ -52,6 +56,8 @@ pub(crate) struct KickTarget {
     tracked: Atomic<bool>,
     /// Whether the vCPU's thread is in `KVM_RUN`, or about to be, without reading pending bits.
     untracked: Atomic<bool>,
+    /// Whether all CPUs have had a barrier since `tracked` was set.
+    settled: Atomic<bool>,
     /// The vectors that the vCPU has been kicked for. The state always says that the vCPU will poll.
     kicks: Descriptor,
     moderation: Moderation,
@@ -90,6 +96,7 @@ impl KickTarget {
             id,
             tracked: Atomic::new(false),
             untracked: Atomic::new(false),
+            settled: Atomic::new(false),
             kicks,
             moderation: Moderation::new(moderation_ns),
             runs: Counter::new(),
@@ -116,10 +123,12 @@ impl KickTarget {
     ///
     /// `EINTR` if the current task is being killed.
     pub(crate) fn track(&self) -> Result {
-        if !self.is_tracked() {
+        // Each of several callers, until one barrier is over: `tracked` alone does not say that `untracked` can be believed.
+        if !self.settled.load(Acquire) {
             self.set_tracked();
             // Pairs with `begin_untracked`, which has no barrier between its write and its read.
             barrier_on_all_cpus();
+            self.settled.store(true, Release);
         }
         // The thread may not have told KVM yet which it is, so one kick may miss it.
         while self.untracked.read_once() {

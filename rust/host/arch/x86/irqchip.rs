@@ -72,9 +72,14 @@ impl VmEvents for Irqchip {
         match capability.cap {
             KVM_CAP_SPLIT_IRQCHIP => self.lapics.store(true, Relaxed),
             KVM_CAP_X2APIC_API => {
-                // KVM never disables one of these flags.
-                let flags = self.x2apic_api.load(Relaxed) | capability.args[0];
-                self.x2apic_api.store(flags, Relaxed);
+                // KVM never disables one of these flags, and two threads may enable one each.
+                let mut old = self.x2apic_api.load(Relaxed);
+                while let Err(now) = self
+                    .x2apic_api
+                    .cmpxchg(old, old | capability.args[0], Relaxed)
+                {
+                    old = now;
+                }
             }
             _ => {}
         }
