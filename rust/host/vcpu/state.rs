@@ -51,12 +51,12 @@ impl Vcpu {
         self.real.ioctl(request)
     }
 
-    /// Passes on `KVM_SET_SREGS` or its successor. A vCPU that is taken from protected mode to real mode is reset.
+    /// Passes on `KVM_SET_SREGS` or its successor. A vCPU that has run and is taken from protected mode to real mode is reset.
     #[cold]
     pub(super) fn set_sregs(&self, request: Ioctl<'_>) -> Result<isize> {
         let _turn = self.take_turn()?;
 
-        if self.real.is_in_protected_mode() {
+        if self.runs() > 0 && self.real.is_in_protected_mode() {
             let cr0 = read_argument_at::<u64>(request, SREGS_CR0);
             if cr0.is_ok_and(|cr0| cr0 & CR0_PE == 0) {
                 self.end_registration();
