@@ -252,7 +252,7 @@ impl kernel::InPlaceModule for Module {
             guest.settle_registration();
 
             let count = guest.descriptors.array().count;
-            let cpus = guest.cpus.known();
+            let cpus = guest.cpus.ids().count();
             let polling = match guest.host.has_idle() {
                 true => "polls for idle CPUs",
                 false => "does not poll for idle CPUs",
