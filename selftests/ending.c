@@ -192,6 +192,12 @@ TEST_F(ending, not_by_a_vcpu_that_is_plugged)
 	ASSERT_EQ(0, ioctl(vcpu.fd, KVM_GET_LAPIC, &lapic));
 	ASSERT_EQ(0, ioctl(vcpu.fd, KVM_SET_LAPIC, &lapic));
 	EXPECT_REGISTERED();
+	/* Nor does it when its VMM changes its mind about the state that it begins in. */
+	sregs.cr0 |= 1;
+	ASSERT_EQ(0, ioctl(vcpu.fd, KVM_SET_SREGS, &sregs));
+	sregs.cr0 &= ~1ULL;
+	ASSERT_EQ(0, ioctl(vcpu.fd, KVM_SET_SREGS, &sregs));
+	EXPECT_REGISTERED();
 	vcpu_close(&vcpu);
 	EXPECT_REGISTERED();
 }

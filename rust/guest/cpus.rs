@@ -110,12 +110,11 @@ impl Cpus {
         }
     }
 
-    /// Returns how many CPUs can be posted to.
-    pub(crate) fn known(&self) -> usize {
+    /// Returns the CPUs that can be posted to, as (number, APIC ID).
+    pub(crate) fn ids(&self) -> impl Iterator<Item = (u32, u32)> + use<'_> {
         (0..self.all.len() as u32)
             .filter_map(CpuId::from_u32)
-            .filter(|cpu| self.apic_id(*cpu).is_some())
-            .count()
+            .filter_map(|cpu| Some((cpu.as_u32(), self.apic_id(cpu)?)))
     }
 
     /// Returns all of them, with their IDs.

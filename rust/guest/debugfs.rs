@@ -19,12 +19,13 @@ use crate::{
 };
 
 /// Shows the counters for as long as the result lives: a file `sent` with a line for each CPU and
-/// kind of interrupt, files `idle` and `yields` with a line for each CPU, and a file `host`.
+/// kind of interrupt, files `idle`, `yields` and `descriptors` with a line for each CPU, and a file `host`.
 pub(crate) fn show(guest: Arc<Guest>) -> impl PinInit<Scope<Arc<Guest>>> {
     Scope::dir(guest, c"pvirq_guest", |guest, dir| {
         dir.read_callback_file(c"sent", guest, &|guest, f| show_sent(guest, f));
         dir.read_callback_file(c"idle", guest, &|guest, f| show_idle(guest, f));
         dir.read_callback_file(c"yields", guest, &|guest, f| show_yields(guest, f));
+        dir.read_callback_file(c"descriptors", guest, &|guest, f| show_descriptors(guest, f));
         dir.read_callback_file(c"host", guest, &|guest, f| show_host(guest, f));
     })
 }
@@ -90,4 +91,19 @@ fn show_host(guest: &Arc<Guest>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         None => writeln!(f, "refusal none"),
         Some(refusal) => writeln!(f, "refusal {refusal}"),
     }
+}
+
+/// What senders find in the descriptors just now, of the CPUs that can be posted to.
+fn show_descriptors(guest: &Arc<Guest>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    writeln!(f, "cpu apic_id guest host pending")?;
+    for (number, id) in guest.cpus.ids() {
+        let Some(descriptor) = guest.descriptor(id) else {
+            continue;
+        };
+        let (guest, host) = (descriptor.guest_state(), descriptor.host_state());
+        let pending = descriptor.pending().len();
+
+        writeln!(f, "{number} {id} {guest:?} {host:?} {pending}")?;
+    }
+    Ok(())
 }

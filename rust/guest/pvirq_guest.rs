@@ -136,7 +136,7 @@ impl kernel::InPlaceModule for Module {
             guest.registration.settle();
 
             let count = guest.registration.array().count;
-            let cpus = guest.cpus.known();
+            let cpus = guest.cpus.ids().count();
             let polling = match guest.host().has_idle() {
                 true => "polls for idle CPUs",
                 false => "does not poll for idle CPUs",

@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 import traceback
+from pathlib import Path
 
 from environment import GUEST_FILES, add_options
 from guest import Guest, GuestError, pinned
@@ -98,10 +99,16 @@ def total(sent, outcome):
     return sum(value for (_, name), value in sent.items() if name == outcome)
 
 
+def preempts(guest):
+    """Whether a vCPU at work is preempted before long, and posts to it are elided then: with APICv, those are kicked."""
+    apicv = Path("/sys/module/kvm_intel/parameters/enable_apicv")
+    return guest.shares_cpus() and not (apicv.exists() and apicv.read_text().strip() == "Y")
+
+
 def elided(guest, sent):
-    """How many posts needed no kick. Where vCPUs share CPUs, only those to vCPUs that were preempted, which come by
-    themselves there; elsewhere preemption is chance, and targets poll."""
-    if guest.shares_cpus():
+    """How many posts needed no kick. Where vCPUs are preempted, only those to such vCPUs, which come by themselves there;
+    elsewhere preemption is chance, and targets poll."""
+    if preempts(guest):
         return total(sent, "elided_preempted")
     return sum(value for (_, outcome), value in sent.items() if outcome.startswith("elided_"))
 
@@ -218,7 +225,8 @@ def multicasts(guest):
     sent = sum(value - before[key] for key, value in after.items() if key[0] == "call_function")
     # Those that have something to call already are sent nothing.
     expect(sent >= 100 * (guest.vcpus - 1), f"only {sent} posts of multicasts")
-    expect(elided(guest, after) > 0, "no post was elided")
+    if preempts(guest):
+        expect(elided(guest, after) > 0, "no post was elided")
     expect(total(after, "unposted") == 0, f"{total(after, 'unposted')} interrupts were not posted")
     guest.check("rmmod pvirq_guest")
 
@@ -250,13 +258,21 @@ def multicasts_to_softirqs(guest):
         guest.check("rmmod pvirq_guest; rmmod softirq_load")
 
 
+def tracked(guest):
+    """How many CPUs the host has told something of while most of them slept."""
+    return int(guest.check(f"for i in $(seq 100); do cat {COUNTERS}/descriptors; sleep 0.01; done |"
+                           " awk '$4 == \"Blocked\" && !seen[$1]++ { cpus++ } END { print cpus + 0 }'")[-1])
+
+
 def posts_again(guest, before):
     """After the host has forgotten the descriptors, `before` which nobody had posted: it has new ones."""
     sent = sum(counters(guest).values())
-    elided_before = elided(guest, counters(guest))
     guest.check(SEND)
     expect(sum(counters(guest).values()) - sent >= 200, "interrupts are not counted")
-    expect(elided(guest, counters(guest)) > elided_before, "the host does not tell of vCPUs any more")
+    # That one of these is elided is chance: where CPUs are shared and APICv is off, a target is mostly preempted then, and
+    # elsewhere hardly ever. What the host says of a CPU that sleeps is not. One may always have been the reader's.
+    told = tracked(guest)
+    expect(told >= guest.vcpus - 1, f"the host tells of {told} of {guest.vcpus} vCPUs")
     expect(pinned() > before, "the host holds no descriptors")
 
 
@@ -453,8 +469,9 @@ def without_epochs(guest):
         posts = elided(guest, counters(guest))
         guest.check(SEND_FEW)
         guest.check("for load in futex pipe membarrier; do echo | /loads $load 5 >/dev/null || exit 1; done")
-        if guest.shares_cpus():
+        if preempts(guest):
             expect(elided(guest, counters(guest)) == posts, "posts are left to a host that has no descriptors")
+        expect(tracked(guest) == 0, "a host that has no descriptors still tells of vCPUs")
         guest.check("cd /sys/devices/system/cpu; echo 0 >cpu1/online && echo 1 >cpu1/online")
         posts_again(guest, before)
     finally:

@@ -51,12 +51,12 @@ impl Vcpu {
         self.real.ioctl(request)
     }
 
-    /// Forwards a call that writes registers, and ends the registration if it resets the vCPU.
+    /// Forwards a call that writes registers, and ends the registration if it resets a vCPU that has run.
     #[cold]
     pub(crate) fn set_registers(&self, request: Ioctl<'_>) -> Result<isize> {
         let _turn = self.take_turn()?;
 
-        if State::resets(&self.real, request) {
+        if self.runs() > 0 && State::resets(&self.real, request) {
             self.end_registration();
         }
         self.real.ioctl(request)

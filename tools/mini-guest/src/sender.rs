@@ -138,6 +138,12 @@ pub fn report(
             slot.interrupts.load(SeqCst),
         );
     }
+    if count == 0 {
+        let _ = writeln!(
+            Console::lock(),
+            "mini-guest: a vCPU {what} interrupt {sequence} in time"
+        );
+    }
     count.max(1)
 }
 

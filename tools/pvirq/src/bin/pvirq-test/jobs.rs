@@ -226,7 +226,7 @@ fn lost(context: &Context) -> Result<Outcome> {
     let lost = machine.shared()?.lost.load(SeqCst);
     ensure!((1..=2).contains(&lost), "{lost} lost");
     let console = machine.console();
-    ensure!(console.contains("did not"), "{console}");
+    ensure!(console.contains("did not"), "the console says: {console}");
     // The machine goes on as if nothing had been.
     machine.run_job(Some(&job(Work::Ipi)), LIMIT)?;
     let shared = machine.shared()?;
@@ -247,7 +247,7 @@ fn exception(context: &Context) -> Result<Outcome> {
                 "error code 0x2",
                 "cr2 0xffff800000000000",
             ] {
-                ensure!(console.contains(part), "{console}");
+                ensure!(console.contains(part), "the console says: {console}");
             }
             Ok(Outcome::Pass)
         }
@@ -276,7 +276,7 @@ fn unknown_job(context: &Context) -> Result<Outcome> {
     machine.shared()?.clear_job();
     match machine.run_job(None, LIMIT) {
         Err(Error::Ended { status: 1, console }) => {
-            ensure!(console.contains("there is no job"), "{console}");
+            ensure!(console.contains("there is no job"), "the console says: {console}");
             Ok(Outcome::Pass)
         }
         other => bail!("{other:?}"),
