@@ -174,6 +174,14 @@ guest: module ## Make the Linux guest that QEMU boots
 guest-perf: guest ## Make the same guest with perf in it
 	$(enter) tools/qemu-guest/build build/qemu-guest/initramfs-perf.cpio $(guest_files) $$(tools/qemu-guest/perf)
 
+# Any warning of Sphinx is an error. The modules' crates are documented by their sources only: rustdoc would need the
+# kernel's crates.
+.PHONY: docs
+docs: tools/Cargo.lock ## Build the documentation into build/docs and build/target/*/doc
+	$(enter) sphinx-build -b html -W --keep-going -q -d build/docs/doctrees Documentation build/docs/html
+	$(cargo) doc $(cargo_flags) --workspace --no-deps --lib
+	@echo "build/docs/html/index.html build/target/x86_64-unknown-linux-gnu/doc/pvirq/index.html"
+
 .PHONY: shell
 shell: module tools ## A shell in the test VM; the source tree is /pvirq there
 	$(testvm) --name shell --timeout 86400
