@@ -112,7 +112,8 @@ test-debug: module-debug selftests ## Prove the debug kernel's checkers, and run
 		"checkers=tools/testvm/test-debug"
 
 .PHONY: check
-check: tools/Cargo.lock ## Formatting, lints and host tests
+check: tools/Cargo.lock ## Formatting, the order of modules, lints and host tests
+	tools/house/check
 	$(enter) rustfmt --check --config-path .rustfmt.toml $$(git ls-files 'rust/*.rs')
 	$(cargo) fmt --all --check
 	$(call kbuild,$(kernel),.,module-clippy) CLIPPY=1 KRUSTFLAGS=-Dwarnings modules
@@ -178,7 +179,7 @@ guest-perf: guest ## Make the same guest with perf in it
 # kernel's crates.
 .PHONY: docs
 docs: tools/Cargo.lock ## Build the documentation into build/docs and build/target/*/doc
-	$(enter) sphinx-build -b html -W --keep-going -q -d build/docs/doctrees Documentation build/docs/html
+	ROOTFS=$$(tools/env/docs-rootfs) $(enter) sphinx-build -b html -W --keep-going -q -d build/docs/doctrees Documentation build/docs/html
 	$(cargo) doc $(cargo_flags) --workspace --no-deps --lib
 	@echo "build/docs/html/index.html build/target/x86_64-unknown-linux-gnu/doc/pvirq/index.html"
 
