@@ -18,7 +18,7 @@ use crate::{
     guest::Guest, //
 };
 
-/// Shows the counters for as long as the result lives: a file `sent` with a line for each CPU and
+/// Makes the directory, which lives as long as the result: a file `sent` with a line for each CPU and
 /// kind of interrupt, files `idle`, `yields` and `descriptors` with a line for each CPU, and a file `host`.
 pub(crate) fn show(guest: Arc<Guest>) -> impl PinInit<Scope<Arc<Guest>>> {
     Scope::dir(guest, c"pvirq_guest", |guest, dir| {
