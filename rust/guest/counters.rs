@@ -57,7 +57,7 @@ impl Outcome {
         )
     }
 
-    /// Returns the outcome of a post, of which `pickup` is the pickup if it was elided.
+    /// Returns the outcome of a post, which has a `pickup` if it was elided.
     pub(crate) fn of(posted: Posted, pickup: Option<Pickup>) -> Self {
         match (posted, pickup) {
             (Posted::Coalesced, _) => Self::Coalesced,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The registration of the descriptors with the host, and its repair after the host has ended it.
+//! The registration of the descriptors with the host, and its renewal after the host has ended it.
 //!
 //! A registration ends when the VMM restores the guest elsewhere, replaces the state of a vCPU, moves or logs memory, or
 //! forbids posting. The host closes the descriptors if it can, but an image of the guest may hold any state that they had.
@@ -73,7 +73,7 @@ pub(crate) fn interval() -> Jiffies {
     msecs_to_jiffies(1000)
 }
 
-/// How many lines a minute the log gets about registrations at most.
+/// The most lines about registrations in the log per minute.
 const LINES_PER_MINUTE: u32 = 8;
 
 /// The registration of descriptors with a host.

@@ -99,7 +99,7 @@ impl Guest {
     }
 }
 
-/// Returns whether a CPU was interrupted while it polls: it polls again only after the handler and softirqs.
+/// Returns whether a CPU was interrupted while it polled, and so polls again only after the handler and softirqs.
 #[inline]
 fn polls_late(descriptor: &Descriptor, target: CpuId) -> bool {
     // `handles_interrupt` reads a cache line that the target writes, so it comes last.

@@ -17,8 +17,8 @@
 //! Interrupts may be on, and an interrupt's handler may send as well, so calls nest. NMIs do not send
 //! by these functions: `irq_work` and the watchdogs use the APIC directly.
 //!
-//! *Entry.* [`CURRENT`] is written before the functions (release), and reset after all CPUs have left
-//! them. A CPU loads a function before it loads [`CURRENT`], and x86 keeps that order.
+//! *Entry.* `CURRENT` is written before the functions (release), and reset after all CPUs have left
+//! them. A CPU loads a function before it loads `CURRENT`, and x86 keeps that order.
 //!
 //! *Exit.* Another module may have replaced our functions since, and calls them then. So each is
 //! restored only if it is ours, and the takeover goes on until all three have been. That leaves CPUs
@@ -28,7 +28,7 @@
 //! with CPU hotplug held off. A CPU that went offline before is gone, and one that goes later finds
 //! the old functions.
 //!
-//! *Native interrupts.* [`send_native`] uses [`CURRENT`] without being called by the kernel. Its
+//! *Native interrupts.* [`send_native`] uses `CURRENT` without being called by the kernel. Its
 //! callers have interrupts off, and a second `synchronize_rcu()` waits for them.
 //!
 //! *Scratch masks.* There is one per CPU, used on that CPU only, with interrupts off.
@@ -149,7 +149,7 @@ static CURRENT: Atomic<*mut c_void> = Atomic::new(null_mut());
 ///
 /// # Invariants
 ///
-/// `smp_ops` has the functions of this type, and [`CURRENT`] is `installed`.
+/// `smp_ops` has the functions of this type, and `CURRENT` is `installed`.
 pub struct Takeover<T: IpiSender> {
     installed: KBox<Installed<T>>,
 }

@@ -4,7 +4,7 @@
 //!
 //! C header: [`include/linux/fdtable.h`](srctree/include/linux/fdtable.h)
 //!
-//! [`exchange`] is the part of `replace_fd()`, which is not exported, that runs under the lock of
+//! `exchange` is the part of `replace_fd()`, which is not exported, that runs under the lock of
 //! the table. It does not close the displaced file as close(2) does: there is no `flush`, and POSIX
 //! locks remain.
 

@@ -80,7 +80,7 @@ impl Drop for Inode {
 enum View {
     /// The pages at this address in the kernel.
     Pages(NonNull<u8>),
-    /// As many zeroed pages of `vmalloc`'s, allocated when one is first accessed.
+    /// As many zeroed pages from `vmalloc`, allocated at the first page fault.
     Blank(Option<VVec<u8>>),
 }
 

@@ -160,8 +160,8 @@ impl UserPages {
         // SAFETY: There are so many pages, which are valid as long as they are pinned.
         let address = unsafe { crate::bindings::vm_map_ram(pages, count, NO_NODE) };
         let address = NonNull::new(address.cast()).ok_or(ENOMEM)?;
-        // SAFETY: So many pages have just been mapped there, and stay until `drop` has closed the
-        // window, or until there is none.
+        // SAFETY: So many pages have just been mapped there. They stay until `drop` has closed the
+        // window, or until this has failed.
         let window = unsafe { RevocablePages::new(address, pinned.count()) }.inspect_err(|_| {
             // SAFETY: This undoes `vm_map_ram`. The mapping has no user.
             unsafe { crate::bindings::vm_unmap_ram(address.as_ptr().cast(), count) };

@@ -129,13 +129,13 @@ impl Descriptor {
         }
     }
 
-    /// Returns the host's state of the vCPU, for senders. The host has its own copy.
+    /// Returns the vCPU's state in the host, for senders. The host has its own copy.
     #[inline]
     pub fn host_state(&self) -> HostState {
         HostState::from_word(self.host.state.load())
     }
 
-    /// Returns the guest's state of the vCPU.
+    /// Returns the vCPU's state in the guest.
     #[inline]
     pub fn guest_state(&self) -> GuestState {
         GuestState::from_word(self.guest.state.load())

@@ -5,7 +5,7 @@
 //! They are words in shared memory. Zero is [`Running`](HostState::Running), and so is every unknown value: a descriptor
 //! that is not registered yet swallows no interrupt.
 
-/// The host's state of a vCPU.
+/// The state of a vCPU in the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum HostState {
@@ -47,7 +47,7 @@ impl HostState {
     }
 }
 
-/// The guest's state of its own vCPU.
+/// The state of a vCPU in the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum GuestState {
