@@ -5,18 +5,17 @@
 //! The algorithm is written once, with these names. In the kernel they are the kernel's, whose memory model is LKMM; in
 //! guests and tools they are `core`'s; under `--cfg loom` they are the model checker's.
 //!
-//! | here                       | in the kernel, on x86    | `core`                   | loom            |
+//! | here                       | in the kernel            | `core`                   | loom            |
 //! |----------------------------|--------------------------|--------------------------|-----------------|
 //! | `load`, `store`            | `READ_ONCE`/`WRITE_ONCE` | `Relaxed`                | `Relaxed`       |
-//! | `test_and_set`, `…_clear`  | `lock bts`, `lock btr`   | `AcqRel`                 | `AcqRel`        |
+//! | `test_and_set`, `…_clear`  | `arch::Bits`             | `AcqRel`                 | `AcqRel`        |
 //! | `swap`                     | `atomic64_xchg`          | `AcqRel`                 | `AcqRel`        |
 //! | [`full_barrier_after_rmw`] | nothing                  | `fence(SeqCst)`          | `fence(SeqCst)` |
 //! | [`full_barrier`]           | `smp_mb`                 | `fence(SeqCst)`          | `fence(SeqCst)` |
 //!
 //! In LKMM a read-modify-write that returns a value is fully ordered. The protocol needs less: acquire and release from
 //! the operation itself, and a full barrier after the one by which a sender sets its bit, which has its own name here.
-//! `lock bts` is x86's `test_and_set_bit()` (`arch/x86/include/asm/bitops.h`). loom treats only fences as sequentially
-//! consistent, so models that pass rely on nothing else.
+//! loom treats only fences as sequentially consistent, so models that pass rely on nothing else.
 //!
 //! # Pairing
 //!

@@ -3,9 +3,9 @@
 //! The idle call, by which an idle guest makes its host poll for it.
 //!
 //! The guest first polls its own descriptor for [`guest_poll_ns`](Descriptor::guest_poll_ns). Then it leaves that state,
-//! and if nothing was pending, it writes [`Command::Idle`](crate::registers::Command::Idle) with interrupts on, as with
-//! HLT: on x86, `sti; out`. When the write returns, [`idle_end`](Descriptor::idle_end) has the reason. Unless there is
-//! work, the guest then executes HLT, after the usual check with interrupts off.
+//! and if nothing was pending, it writes [`Command::Idle`](crate::registers::Command::Idle), with interrupts enabled just
+//! before, as for a halt. When the write returns, [`idle_end`](Descriptor::idle_end) has the reason. Unless there is work,
+//! the guest then halts, after the usual check with interrupts off.
 
 use crate::abi::{
     descriptor::Descriptor,

@@ -165,7 +165,7 @@ impl Descriptor {
 ///
 /// The caller sends one native multicast to those. This posts to one target after the other, so the proof for one post
 /// holds for multicasts. Setting all bits first, with one barrier, would save nothing where the read-modify-write is the
-/// barrier, as on x86, and would leave each bit set for longer before the states are read.
+/// barrier, and would leave each bit set for longer before the states are read.
 #[inline]
 pub fn post_all<'a, I>(
     targets: impl IntoIterator<Item = (I, &'a Descriptor)>,

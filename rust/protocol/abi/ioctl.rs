@@ -113,7 +113,7 @@ pub const END_REGISTRATION: u32 = number(0, 0x0a, 0);
 ///
 /// They stay posted. Those in the guest's descriptor are in guest memory, and a restored guest sends them again. So a VMM
 /// that saves that memory, too, [ends the registration](END_REGISTRATION) first. The answer may be outdated at once if the
-/// vCPU runs or is interrupted. `KVM_GET_LAPIC` does not need this call: it moves what is posted into the local APIC.
+/// vCPU runs or is interrupted. `KVM_GET_LAPIC` does not need this call: what is posted is in the state that it returns.
 ///
 /// - `EFAULT`, `EINVAL`: as for [`GET_REGISTRATION`].
 /// - `ENOENT`: there is no vCPU with this number.

@@ -25,7 +25,7 @@ impl core::error::Error for ReservedVector {}
 pub struct Vector(u8);
 
 impl Vector {
-    /// The first vector that a local APIC accepts.
+    /// The first vector that can be posted.
     pub const FIRST: u8 = 16;
 
     /// Returns a vector, or an error if it is reserved.

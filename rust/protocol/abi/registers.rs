@@ -2,14 +2,14 @@
 
 //! The guest interface: registers by which a guest finds its host and registers descriptors.
 //!
-//! There are eight registers of 32 bits. [`ReadRegister`] and [`WriteRegister`] number them for all architectures. On x86
-//! they are I/O ports: `in` and `out` of 32 bits at [`BASE`] plus the [offset](ReadRegister::offset). Accesses of other
-//! sizes, or between registers, do nothing and read as [`ABSENT`], as do all accesses without pvirq.
+//! There are eight registers of 32 bits. [`ReadRegister`] and [`WriteRegister`] number them for all architectures. Where
+//! there are I/O ports, they are those at [`BASE`] plus the [offset](ReadRegister::offset), for accesses of 32 bits.
+//! Accesses of other sizes, or between registers, do nothing and read as [`ABSENT`], as do all accesses without pvirq.
 //!
 //! Each vCPU has its own registers, so a guest needs no lock to give a command by several writes.
 //!
-//! A guest registers one array of descriptors, indexed by the vCPU's (x2)APIC ID. A second registration replaces the
-//! first.
+//! A guest registers one array of descriptors, indexed by the ID of each vCPU's interrupt controller. A second
+//! registration replaces the first.
 
 use core::fmt;
 
