@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The timers by which CPUs check the registration, see [`registration`](crate::registration).
+//! The timers that check the registration, see [`registration`](crate::registration).
 
 use kernel::{
     cpu::CpuId,
@@ -14,7 +14,7 @@ use crate::{
     registration::interval, //
 };
 
-/// Checks the registration as long as the CPU is not idle.
+/// Checks the registration while the CPU is not idle.
 pub(crate) struct Regular(pub(crate) Arc<Guest>);
 
 impl CpuTimer for Regular {
@@ -23,14 +23,14 @@ impl CpuTimer for Regular {
     fn expired(&self, id: CpuId) -> Option<Jiffies> {
         let guest = &*self.0;
 
-        // If another CPU has checked since, this one may be the only one that is awake when it is due again.
+        // If another CPU has checked since, this one may be the only one awake when the next check is due.
         let next = guest
             .registration
             .check_if_due()
             .err()
             .unwrap_or_else(interval);
         if let Some(cpu) = guest.cpus.get(id) {
-            guest.registration.greet_if_new(cpu.greeted());
+            guest.registration.announce_if_new(cpu.announced());
         }
         Some(next)
     }

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What each CPU counts.
+//! The counters of each CPU.
 //!
 //! # Concurrency
 //!
-//! A CPU counts by itself, with preemption off. Its interrupts' handlers count what they send as well, so that each
-//! addition is one instruction ([`LocalCounter`]). Whoever reads gets each number from just now, and no more than that.
+//! Each CPU has its own, and counts with preemption off. Its interrupt handlers count as well, so each increment is one
+//! instruction ([`LocalCounter`]). Readers get each counter's current value, and no consistent snapshot.
 
 use kernel_ext_cpu::{
     ipi::Ipi,
@@ -17,22 +17,22 @@ use pvirq_protocol::{
     Posted, //
 };
 
-/// What can become of an interrupt that a CPU sends.
+/// The outcome of an interrupt that a CPU sends.
 #[derive(Clone, Copy)]
 pub(crate) enum Outcome {
-    /// It was pending already.
+    /// The vector was pending already.
     Coalesced,
-    /// The guest polls.
+    /// The target polls.
     ElidedPollingGuest,
-    /// The host polls.
+    /// The host polls for the target.
     ElidedPollingHost,
     /// The target has been preempted.
     ElidedPreempted,
-    /// The target's VMM has it.
+    /// The target is out of `KVM_RUN`.
     ElidedOutside,
-    /// The target does not look, and it was sent natively.
+    /// The target will not poll: sent natively.
     Kicked,
-    /// The target has no descriptor, and it was sent natively.
+    /// The target has no descriptor: sent natively.
     Unposted,
 }
 
@@ -47,8 +47,8 @@ impl Outcome {
         (Self::Unposted, "unposted"),
     ];
 
-    /// Returns whether the interrupt is lost if the host does not do what it has promised. What is pending already may
-    /// be left to it, too.
+    /// Returns whether the interrupt is lost if the host does not poll as promised. A vector that was pending already may
+    /// depend on the host, too.
     #[inline]
     pub(crate) fn relies_on_host(self) -> bool {
         matches!(
@@ -57,7 +57,7 @@ impl Outcome {
         )
     }
 
-    /// What has become of a post, of which `pickup` is who finds it if it was elided.
+    /// Returns the outcome of a post, which has a `pickup` if it was elided.
     pub(crate) fn of(posted: Posted, pickup: Option<Pickup>) -> Self {
         match (posted, pickup) {
             (Posted::Coalesced, _) => Self::Coalesced,
@@ -72,24 +72,24 @@ impl Outcome {
     }
 }
 
-/// How a step of an idle CPU has ended.
+/// The end of a step of an idle CPU.
 #[derive(Clone, Copy)]
 pub(crate) enum IdleEvent {
-    /// It has polled, and found a post.
+    /// Polling in the guest found a post.
     GuestPosted,
-    /// It has polled, and got something else to do.
+    /// Polling in the guest ended by other work.
     GuestWork,
-    /// It has polled for as long as it should.
+    /// The guest's window was over.
     GuestExpired,
-    /// The host has polled, and found a post.
+    /// Polling in the host found a post.
     HostPosted,
-    /// The host has polled, and found something else for the CPU.
+    /// Polling in the host ended by another event for the vCPU.
     HostEvent,
-    /// The host has polled for as long as it wanted to.
+    /// The host's window was over.
     HostExpired,
-    /// The host had others to run.
+    /// Another task wanted the CPU, or the VM had used up its budget.
     HostContended,
-    /// It sleeps.
+    /// The CPU halted.
     Halt,
 }
 
@@ -106,7 +106,7 @@ impl IdleEvent {
     ];
 }
 
-/// The names of the interrupts, in the order of their numbers.
+/// The names of the interrupts, in the order of [`Ipi`].
 pub(crate) const IPIS: [(Ipi, &str); 3] = [
     (Ipi::Reschedule, "reschedule"),
     (Ipi::CallFunction, "call_function"),
@@ -139,12 +139,12 @@ impl Counters {
         }
     }
 
-    /// Counts a hypercall by which the CPU has made room for a target.
+    /// Counts a hypercall by which the CPU has yielded to a target.
     pub(crate) fn count_yield(&self) {
         self.yields.increment();
     }
 
-    /// Counts a step that the CPU has taken when it was idle. RCU may not watch.
+    /// Counts the end of a step of the idle CPU. RCU may not be watching.
     #[inline]
     pub(crate) fn count_idle(&self, event: IdleEvent) {
         if let Some(counter) = self.idle.get(event as usize) {
@@ -152,7 +152,7 @@ impl Counters {
         }
     }
 
-    /// Returns what became of the interrupts of a kind.
+    /// Returns the counters of one kind of interrupt.
     pub(crate) fn outcomes(&self, ipi: Ipi) -> Option<&Outcomes> {
         self.sent.get(ipi as usize)
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What this module knows of each CPU.
+//! The per-CPU state of the module.
 
 use kernel::{
     cpu::{
@@ -20,45 +20,44 @@ use crate::{
 /// No CPU has this APIC ID.
 const NONE: u32 = u32::MAX;
 
-/// What is on cache lines of its own.
+/// A value on cache lines of its own.
 #[repr(align(64))]
-struct Lines<T>(T);
+struct CacheAligned<T>(T);
 
-/// How many APIC IDs are on a cache line.
+/// The number of APIC IDs on a cache line.
 const IDS_PER_LINE: usize = 16;
 
-/// What one CPU writes, in the course of its work.
+/// The state that one CPU writes in the course of its work.
 pub(crate) struct Cpu {
-    idle: Lines<IdleState>,
-    counters: Lines<Counters>,
+    idle: CacheAligned<IdleState>,
+    counters: CacheAligned<Counters>,
 }
 
 impl Cpu {
-    /// What the CPU does when it is idle.
+    /// Returns the CPU's progress in an idle period.
     #[inline]
     pub(crate) fn idle(&self) -> &IdleState {
         &self.idle.0
     }
 
-    /// What the CPU has counted.
+    /// Returns the CPU's counters.
     #[inline]
     pub(crate) fn counters(&self) -> &Counters {
         &self.counters.0
     }
 
-    /// Returns the last registration that the CPU has made itself known to, see [`crate::registration`].
+    /// Returns the number of the last registration for which the CPU has announced itself.
     #[inline]
-    pub(crate) fn greeted(&self) -> &Atomic<u32> {
-        self.idle().greeted()
+    pub(crate) fn announced(&self) -> &Atomic<u32> {
+        self.idle().announced()
     }
 }
 
-/// All CPUs that there can be.
+/// All possible CPUs.
 ///
-/// What senders read of their targets is on lines that are written only when CPUs come and go, and what a CPU
-/// writes when it is idle on another than its counters.
+/// Senders read APIC IDs of their targets, which are on cache lines that are written only by CPU hotplug.
 pub(crate) struct Cpus {
-    apic_ids: KVec<Lines<[Atomic<u32>; IDS_PER_LINE]>>,
+    apic_ids: KVec<CacheAligned<[Atomic<u32>; IDS_PER_LINE]>>,
     all: KVec<Cpu>,
 }
 
@@ -69,13 +68,13 @@ impl Cpus {
         let mut apic_ids = KVec::with_capacity(lines, GFP_KERNEL)?;
         for _ in 0..lines {
             let line = core::array::from_fn(|_| Atomic::new(NONE));
-            apic_ids.push(Lines(line), GFP_KERNEL)?;
+            apic_ids.push(CacheAligned(line), GFP_KERNEL)?;
         }
         let mut all = KVec::with_capacity(count, GFP_KERNEL)?;
         for _ in 0..count {
             let cpu = Cpu {
-                idle: Lines(IdleState::new()),
-                counters: Lines(Counters::new()),
+                idle: CacheAligned(IdleState::new()),
+                counters: CacheAligned(Counters::new()),
             };
             all.push(cpu, GFP_KERNEL)?;
         }
@@ -103,7 +102,7 @@ impl Cpus {
         Some(self.id(cpu)?.read_once()).filter(|id| *id != NONE)
     }
 
-    /// Says whether, and by which APIC ID, a CPU can be posted to from now on.
+    /// Sets the APIC ID by which a CPU can be posted to, or that it cannot be.
     pub(crate) fn set_apic_id(&self, cpu: CpuId, id: Option<u32>) {
         if let Some(slot) = self.id(cpu) {
             slot.write_once(id.unwrap_or(NONE));
@@ -117,7 +116,7 @@ impl Cpus {
             .filter_map(|cpu| Some((cpu.as_u32(), self.apic_id(cpu)?)))
     }
 
-    /// Returns all of them, with their IDs.
+    /// Returns all CPUs, with their numbers.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, &Cpu)> {
         self.all.iter().enumerate()
     }

@@ -18,14 +18,16 @@ use crate::{
     guest::Guest, //
 };
 
-/// Shows the counters for as long as the result lives: a file `sent` with a line for each CPU and
+/// Makes the directory, which lives as long as the result: a file `sent` with a line for each CPU and
 /// kind of interrupt, files `idle`, `yields` and `descriptors` with a line for each CPU, and a file `host`.
 pub(crate) fn show(guest: Arc<Guest>) -> impl PinInit<Scope<Arc<Guest>>> {
     Scope::dir(guest, c"pvirq_guest", |guest, dir| {
         dir.read_callback_file(c"sent", guest, &|guest, f| show_sent(guest, f));
         dir.read_callback_file(c"idle", guest, &|guest, f| show_idle(guest, f));
         dir.read_callback_file(c"yields", guest, &|guest, f| show_yields(guest, f));
-        dir.read_callback_file(c"descriptors", guest, &|guest, f| show_descriptors(guest, f));
+        dir.read_callback_file(c"descriptors", guest, &|guest, f| {
+            show_descriptors(guest, f)
+        });
         dir.read_callback_file(c"host", guest, &|guest, f| show_host(guest, f));
     })
 }
@@ -93,7 +95,7 @@ fn show_host(guest: &Arc<Guest>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     }
 }
 
-/// What senders find in the descriptors just now, of the CPUs that can be posted to.
+/// Shows the states and the number of pending vectors in the descriptors of CPUs that can be posted to.
 fn show_descriptors(guest: &Arc<Guest>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     writeln!(f, "cpu apic_id guest host pending")?;
     for (number, id) in guest.cpus.ids() {

@@ -21,15 +21,14 @@ use pvirq_protocol::{
 // Pages are aligned to more.
 const _: () = assert!(size_of::<Descriptor>() as u64 % ARRAY_ALIGN == 0);
 
-/// An array with a descriptor for each APIC ID. The host shares its pages, so nothing else is in them.
+/// An array with a descriptor for each APIC ID. The host shares its pages, in which there is nothing else.
 pub(crate) struct Descriptors(PageArray<Descriptor>);
 
 impl Descriptors {
-    /// Makes descriptors for the vCPUs that there can be, `max` at most.
+    /// Makes descriptors for all possible vCPUs, `max` at most.
     ///
-    /// CPUs that are plugged in later have APIC IDs that are not known yet. There is room for as many
-    /// as may come, if they follow those that are known, and up to the next power of two; what is
-    /// beyond has no descriptor.
+    /// APIC IDs of CPUs that are plugged in later are not known yet. They have descriptors if they
+    /// follow the known ones, up to the next power of two.
     pub(crate) fn new(max: u32) -> Result<Self> {
         let mut count = 0_u32;
         let mut unknown = 0_u32;
@@ -48,7 +47,7 @@ impl Descriptors {
         Ok(Self(PageArray::new(count, Descriptor::new)?))
     }
 
-    /// Leaves the memory to the host forever.
+    /// Leaks the memory, as the host may still use it.
     pub(crate) fn keep(&mut self) {
         self.0.keep();
     }
@@ -59,11 +58,11 @@ impl Descriptors {
         self.0.get(apic_id as usize)
     }
 
-    /// Returns where they are, for the host.
+    /// Returns the address and the number of the descriptors, for the host.
     pub(crate) fn array(&self) -> Array {
         Array {
             address: self.0.physical_address(),
-            // As many as `new` has counted.
+            // `new` has counted them as a `u32`.
             count: self.0.len() as u32,
         }
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What all CPUs of this guest use.
+//! The state that all CPUs of this guest share.
 
 use kernel::prelude::*;
 use kernel_ext_cpu::{
@@ -16,7 +16,7 @@ use crate::{
     registration::Registration, //
 };
 
-/// What all CPUs use.
+/// The state that all CPUs share.
 pub(crate) struct Guest {
     pub(crate) registration: Registration,
     pub(crate) cpus: Cpus,
@@ -25,10 +25,10 @@ pub(crate) struct Guest {
 }
 
 impl Guest {
-    /// Registers descriptors with a host.
+    /// Makes descriptors, and registers them with `host`.
     pub(crate) fn new(host: Host) -> Result<Self> {
         if memory::is_encrypted() {
-            pr_err!("this guest's memory is encrypted, and the host could not read descriptors\n");
+            pr_err!("this guest's memory is encrypted, so the host cannot read descriptors\n");
             return Err(ENODEV);
         }
         let descriptors = Descriptors::new(host.max_descriptors())?;

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The host, as its ports show it, see [`pvirq_protocol::registers`].
+//! The host's registers, see [`pvirq_protocol::registers`].
 //!
 //! # Concurrency
 //!
-//! Each vCPU has registers of its own, so that commands need no lock. Those that take several
-//! accesses are made with interrupts off: neither another CPU nor an interrupt comes between.
+//! Each vCPU has registers of its own, so commands need no lock. Those that take several accesses are
+//! made with interrupts off, so that the CPU stays the same, and no interrupt comes in between.
 
 use core::fmt;
 use kernel::{
@@ -37,19 +37,19 @@ use pvirq_protocol::registers::{
 /// A pvirq host.
 pub(crate) struct Host {
     ports: Ports,
-    /// The version that we ask for.
+    /// The version to ask for.
     version: u16,
     /// The features to use.
     wanted: u32,
-    /// Those of the host that there was when the descriptors were registered last.
+    /// Those of them that the host had at the last registration.
     features: Atomic<u32>,
     max_descriptors: u32,
 }
 
-/// Why the descriptors are not registered.
+/// The reason why the descriptors are not registered.
 #[derive(Clone, Copy)]
 pub(crate) enum Refusal {
-    /// There is no host, perhaps not any more.
+    /// There is no host, perhaps no longer.
     NoHost,
     /// The host speaks this version.
     Version(u32),
@@ -57,15 +57,15 @@ pub(crate) enum Refusal {
     NoPosting,
     /// The registration has ended at once.
     Ended,
-    /// What the host says.
+    /// The host's status.
     Status(Status),
-    /// The host says something that has no meaning.
+    /// A number that is not a status.
     Number(u32),
 }
 
 impl Refusal {
     /// Returns whether the same host may take the same descriptors later.
-    pub(crate) fn is_for_now(self) -> bool {
+    pub(crate) fn is_temporary(self) -> bool {
         matches!(
             self,
             Self::Ended | Self::Status(Status::DirtyLogging | Status::Forbidden | Status::NoMemory)
@@ -81,17 +81,17 @@ impl fmt::Display for Refusal {
             Self::NoPosting => f.write_str("the host does not offer posting"),
             Self::Ended => f.write_str("the registration has ended at once"),
             Self::Status(status) => status.fmt(f),
-            Self::Number(number) => write!(f, "status {number}, which has no meaning"),
+            Self::Number(number) => write!(f, "unknown status {number}"),
         }
     }
 }
 
 impl Host {
-    /// Looks for a host at `base`, with which to speak `version`, and of whose features to use those in `wanted`.
+    /// Finds the host at port `base`, to speak `version` with it, and to use those of its features that are in `wanted`.
     ///
     /// # Errors
     ///
-    /// `ENODEV` if there is none, or none that can be used; the log says why.
+    /// `ENODEV` if there is no host, or none that can be used, `EINVAL` if `base` is not aligned. The log says why.
     pub(crate) fn find(base: u16, version: u16, wanted: u32) -> Result<Self> {
         if !topology::has_hypervisor() {
             pr_err!("no pvirq host: this is not a virtual machine\n");
@@ -101,15 +101,15 @@ impl Host {
             pr_err!("port={base:#x} is not a multiple of {LEN}\n");
             return Err(EINVAL);
         }
-        // SAFETY: If nobody has claimed these ports, nobody answers there, or it is pvirq, which
-        // accesses no memory but the descriptors that it is told of.
+        // SAFETY: If these ports are not claimed, either nothing answers there, or pvirq does, which accesses no memory
+        // but the descriptors that are registered.
         let ports = unsafe { Ports::claim(base, LEN, c"pvirq") }.inspect_err(|_| {
             pr_err!("no pvirq host: something else is at port {base:#x}, see /proc/ioports\n");
         })?;
         let read = |register: ReadRegister| ports.read(register.offset());
 
         if read(ReadRegister::Magic) != MAGIC {
-            pr_err!("no pvirq host: nobody answers at port {base:#x}\n");
+            pr_err!("no pvirq host: no answer at port {base:#x}\n");
             return Err(ENODEV);
         }
         let host_version = read(ReadRegister::Version);
@@ -131,7 +131,7 @@ impl Host {
         })
     }
 
-    /// Says which versions do not fit, and returns the error for it.
+    /// Logs the versions that do not match, and returns the error.
     fn wrong_version(host: u32, ours: u16) -> Error {
         pr_err!("no pvirq host for us: it speaks version {host}, and this module version {ours}\n");
         ENODEV
@@ -148,23 +148,23 @@ impl Host {
         self.features.read_once() & FEATURE_IDLE != 0
     }
 
-    /// Returns whether the host tells the epoch of a registration.
+    /// Returns whether the host has epochs.
     pub(crate) fn has_epochs(&self) -> bool {
         self.features.read_once() & FEATURE_EPOCH != 0
     }
 
-    /// Returns the epoch of the registration that the host has, 0 if it has none, and [`ABSENT`] if there is no host.
+    /// Returns the epoch of the host's registration, 0 if it has none, and [`ABSENT`] if there is no host.
     pub(crate) fn epoch(&self) -> u32 {
         self.read(ReadRegister::Epoch)
     }
 
-    /// Lets the host tell senders of the current CPU: it does so for those that it knows to care.
-    pub(crate) fn greet(&self) {
+    /// Announces the current CPU to the host, which tracks vCPUs that have accessed a register.
+    pub(crate) fn announce(&self) {
         let _magic = self.read(ReadRegister::Magic);
     }
 
-    /// Makes the host use `array` in place of any before, and returns the epoch of that, if it has epochs. The host may be
-    /// another than before. Any context but NMIs.
+    /// Registers `array` in the place of any before, and returns its epoch if the host, which may be another than before,
+    /// has epochs. Any context but NMIs.
     pub(crate) fn register(&self, array: Array) -> Result<Option<u32>, Refusal> {
         let _irq = local_interrupt_disable();
 
@@ -176,10 +176,10 @@ impl Host {
             return Err(Refusal::NoPosting);
         }
         if features & FEATURE_EPOCH != 0 {
-            // What the host calls registered already stays as it is, and we have just changed it.
+            // To register the same array again would change nothing, but its descriptors are closed.
             let _status = self.command(Command::Unregister);
         }
-        // The address is cut in two.
+        // The casts split the address.
         self.write(WriteRegister::AddressLow, array.address as u32);
         self.write(WriteRegister::AddressHigh, (array.address >> 32) as u32);
         self.write(WriteRegister::Count, array.count);
@@ -203,9 +203,7 @@ impl Host {
         }
     }
 
-    /// Makes the host use no descriptors any more; returns whether it uses none now.
-    ///
-    /// Any context but NMIs.
+    /// Ends the registration, and returns whether the host has none now. Any context but NMIs.
     pub(crate) fn unregister(&self) -> bool {
         let status = {
             let _irq = local_interrupt_disable();
@@ -213,12 +211,12 @@ impl Host {
             self.command(Command::Unregister)
         };
 
-        // There are none if the VM has been reset, or its memory has moved. And there may be no host any more.
+        // The registration may have ended already, and the host may be gone.
         matches!(status, Ok(Status::Ok | Status::NotRegistered))
             || self.read(ReadRegister::Magic) != MAGIC
     }
 
-    /// Lets the host poll on behalf of the current CPU, which is idle and has a descriptor.
+    /// Makes the idle call for the current CPU, which is idle and has a descriptor.
     #[inline]
     pub(crate) fn idle(&self, idle: &Idle) {
         let port = self.ports.at(WriteRegister::Command.offset());
@@ -226,8 +224,7 @@ impl Host {
         idle.write_port(port, Command::Idle.encode());
     }
 
-    /// Gives a command, and returns what became of it, or a number that is no status. With
-    /// interrupts off.
+    /// Gives a command, and returns its status, or a number that is not a status. With interrupts off.
     fn command(&self, command: Command) -> Result<Status, u32> {
         self.write(WriteRegister::Command, command.encode());
         let number = self.read(ReadRegister::Status);

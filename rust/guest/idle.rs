@@ -2,27 +2,24 @@
 
 //! Idle CPUs: polling in the guest, polling in the host, sleep. See `Documentation/idle.rst`.
 //!
-//! Both windows are the host's to choose, and it is told of neither what comes while the guest polls
-//! nor what the scheduler does by `TIF_POLLING_NRFLAG`, which is set meanwhile as in the kernel's own
-//! polling state.
+//! The host chooses both windows. It learns neither of posts while the guest polls, nor of work that the scheduler hands
+//! over by `TIF_POLLING_NRFLAG`, which is set meanwhile as in the kernel's own polling state.
 //!
-//! The idle loop calls [`IdleDriver::enter`] again and again while the CPU is idle. Each call takes
-//! one step: after a time with interrupts on, a handler may have left a timer to the idle loop, which
-//! has to look before the CPU may sleep. So the next step is kept for the next call, unless the CPU
-//! has done something else in between.
+//! The idle loop calls [`IdleDriver::enter`] again and again while the CPU is idle. Each call takes one step: after a time
+//! with interrupts on, a handler may have left work, such as a timer, to the idle loop, which must check before the CPU may
+//! sleep. So the next step is kept for the next call, unless the CPU has run another task in between.
 //!
 //! # Concurrency
 //!
-//! A CPU's descriptor's `guest_state` is its idle task's alone: it is Polling within [`poll_guest`]
-//! and Running everywhere else, so that a CPU that goes offline, sleeps, or stops in a panic is kicked. (Interrupts
-//! that come while it polls run in that state. What is posted to the CPU meanwhile waits until they, and the softirqs
-//! behind them, are done. So do wake-ups and calls of one CPU in the kernel's own polling state, but not multicasts. The
-//! sender of those looks whether the target handles an interrupt, see `looks_late` in `sender.rs`.)
+//! Only a CPU's idle task writes its descriptor's `guest_state`: it is Polling within [`poll_guest`] and Running everywhere
+//! else, so a CPU that goes offline, sleeps, or stops in a panic is kicked. Interrupts that come while it polls are handled
+//! in that state. What is posted to the CPU meanwhile waits until they, and the softirqs behind them, are done. In the
+//! kernel's own polling state wake-ups and calls of a single CPU wait as well, but multicasts do not. So their sender
+//! checks whether the target handles an interrupt, see `polls_late` in `sender.rs`.
 //!
-//! A vector that is found by polling is handled without an interrupt. Reschedule is one that says to
-//! look at a flag that the idle loop looks at anyway. For the call-function vectors the idle loop is
-//! left, where it runs what is queued for the CPU. Any other, which only a VMM can have posted, is
-//! sent on as an interrupt from the CPU to itself.
+//! Vectors that are found by polling are handled without an interrupt. Reschedule stands for a flag that the idle loop
+//! checks anyway. For the call-function vectors the idle loop ends, and runs what is queued for the CPU. Vectors of
+//! devices, which only a VMM can have posted, are sent on as interrupts from the CPU to itself.
 
 use kernel::{
     bindings,
@@ -56,13 +53,13 @@ use crate::{
     idle_state::Step, //
 };
 
-/// Makes idle CPUs poll from when they are added on; nothing if they cannot, for which the log has
-/// the reason.
+/// Registers the driver by which CPUs poll once they are added to it. Returns `None` if that is not possible; the log
+/// says why.
 pub(crate) fn register(guest: Arc<Guest>) -> Result<Option<Registration<Guest>>> {
     match Registration::register(guest) {
         Ok(registration) => Ok(Some(registration)),
         Err(Refusal::Overridden) => {
-            pr_info!("the kernel's command line says how CPUs idle: they do not poll for posts\n");
+            pr_info!("the kernel's command line has idle=: idle CPUs do not poll for posts\n");
             Ok(None)
         }
         Err(Refusal::Off) => {
@@ -91,7 +88,7 @@ impl IdleDriver for Guest {
             return idle.halt();
         };
 
-        self.registration.greet_if_new(cpu.greeted());
+        self.registration.announce_if_new(cpu.announced());
         cpu.idle().set_idle(true);
         self.take_step(idle, cpu, descriptor);
         cpu.idle().set_idle(false);
@@ -124,13 +121,13 @@ impl Guest {
     }
 }
 
-/// Polls the CPU's own descriptor, and returns what is next.
+/// Polls the CPU's own descriptor, and returns the next step.
 #[inline]
 fn poll_guest(idle: &Idle, cpu: &Cpu, descriptor: &Descriptor, ns: u32) -> Step {
-    // The host takes the window away if others want the CPU.
-    let taken_away = || descriptor.guest_poll_ns() == 0;
+    // The host closes the window if other tasks want the CPU.
+    let closed = || descriptor.guest_poll_ns() == 0;
     let (end, vectors) = descriptor.poll(
-        || idle.poll(ns.into(), || descriptor.has_pending() || taken_away()),
+        || idle.poll(ns.into(), || descriptor.has_pending() || closed()),
         |end| *end == PollEnd::Found,
     );
     let found = vectors.iter().any(|vectors| !vectors.is_empty());
@@ -142,8 +139,8 @@ fn poll_guest(idle: &Idle, cpu: &Cpu, descriptor: &Descriptor, ns: u32) -> Step 
     let (event, next) = match end {
         _ if found => (IdleEvent::GuestPosted, Step::PollGuest),
         PollEnd::Expired => (IdleEvent::GuestExpired, Step::PollHost),
-        PollEnd::Found if taken_away() => (IdleEvent::GuestExpired, Step::PollHost),
-        // Somebody else, the host perhaps, has drained what was seen.
+        PollEnd::Found if closed() => (IdleEvent::GuestExpired, Step::PollHost),
+        // Another drain, perhaps the host's, has taken what was pending.
         PollEnd::Found | PollEnd::Work => (IdleEvent::GuestWork, Step::PollGuest),
     };
     if next == Step::PollGuest {
@@ -160,22 +157,22 @@ fn handle(idle: &Idle, mut vectors: Vectors) {
 
     for vector in vectors {
         match u32::from(vector.get()) {
-            // It says that a flag is set. The idle loop looks.
+            // The idle loop checks the flag.
             bindings::RESCHEDULE_VECTOR => {}
             bindings::CALL_FUNCTION_VECTOR | bindings::CALL_FUNCTION_SINGLE_VECTOR => {
                 idle.run_queued_calls();
             }
             _ if is_of_devices(vector.get()) => idle.interrupt_self(vector.get()),
-            // None can have posted the others, and they do more than to interrupt.
+            // The others do more than interrupt, and no sender of this kernel's posts them.
             _ => {}
         }
     }
 }
 
-/// Lets the host poll, and returns what is next.
+/// Makes the idle call, and returns the next step.
 #[inline]
 fn poll_host(host: &Host, idle: &Idle, cpu: &Cpu, descriptor: &Descriptor) -> Step {
-    // If no host answers, the CPU sleeps.
+    // If no host answers, the CPU halts.
     descriptor.set_idle_end(IdleEnd::Expired);
     host.idle(idle);
     let end = descriptor.idle_end();
@@ -192,7 +189,7 @@ fn poll_host(host: &Host, idle: &Idle, cpu: &Cpu, descriptor: &Descriptor) -> St
     }
 }
 
-/// All vectors of the kernel's own are told apart above.
+// `handle` knows the vector of each `Ipi`.
 const _: () = {
     let [a, b, c] = Ipi::ALL;
     assert!(a.vector() as u32 == bindings::RESCHEDULE_VECTOR);

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! How far a CPU has come in an idle period.
+//! The progress of a CPU in an idle period.
 //!
 //! # Concurrency
 //!
-//! It is the CPU's idle task's alone. Others may ask whether the CPU idles, and get an answer from just now.
+//! Only the CPU's idle task writes it. Others may read whether the CPU is idle, which may be outdated at once.
 
 use kernel::sync::atomic::Atomic;
 use kernel_ext_cpu::read_once::ReadOnce;
 
-/// What an idle CPU does next.
+/// The next step of an idle CPU.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
     PollGuest = 0,
@@ -17,13 +17,13 @@ pub(crate) enum Step {
     Halt = 2,
 }
 
-/// How far a CPU has come in an idle period.
+/// The progress of a CPU in an idle period.
 pub(crate) struct IdleState {
     step: Atomic<u32>,
     period: Atomic<u64>,
-    /// Whether the CPU is inside [`IdleDriver::enter`].
+    /// Whether the CPU is in [`IdleDriver::enter`](kernel_ext_cpu::cpuidle::IdleDriver::enter).
     inside: Atomic<bool>,
-    greeted: Atomic<u32>,
+    announced: Atomic<u32>,
 }
 
 impl IdleState {
@@ -32,29 +32,29 @@ impl IdleState {
             step: Atomic::new(Step::PollGuest as u32),
             period: Atomic::new(0),
             inside: Atomic::new(false),
-            greeted: Atomic::new(0),
+            announced: Atomic::new(0),
         }
     }
 
-    /// Returns whether the CPU idles, which may change right away.
+    /// Returns whether the CPU is idle in this module's driver, which may be outdated at once.
     #[inline]
     pub(crate) fn is_idle(&self) -> bool {
         self.inside.read_once()
     }
 
-    /// Notes whether the CPU idles by our driver.
+    /// Notes whether the CPU is in the driver.
     #[inline]
     pub(crate) fn set_idle(&self, inside: bool) {
         self.inside.write_once(inside);
     }
 
-    /// Returns the last registration that the CPU has made itself known to.
+    /// Returns the number of the last registration for which the CPU has announced itself.
     #[inline]
-    pub(crate) fn greeted(&self) -> &Atomic<u32> {
-        &self.greeted
+    pub(crate) fn announced(&self) -> &Atomic<u32> {
+        &self.announced
     }
 
-    /// Returns the step that is next in a period.
+    /// Returns the next step in an idle period, the first one in a new period.
     #[inline]
     pub(crate) fn step(&self, period: u64) -> Step {
         if self.period.read_once() != period {
@@ -67,7 +67,7 @@ impl IdleState {
         }
     }
 
-    /// Sets it.
+    /// Sets the next step in an idle period.
     #[inline]
     pub(crate) fn set_step(&self, period: u64, step: Step) {
         self.period.write_once(period);

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! CPUs that come and go.
+//! CPUs that come online and go offline.
 
 use kernel::{
     cpu::CpuId,
@@ -22,7 +22,7 @@ use crate::{
     guest::Guest, //
 };
 
-/// Lets CPUs be posted to, poll, and check the registration, while they are online.
+/// Makes CPUs receive posts, poll, and check the registration while they are online.
 pub(crate) struct Presence {
     pub(crate) guest: Arc<Guest>,
     pub(crate) idler: Option<cpuidle::Registration<Guest>>,
@@ -33,12 +33,12 @@ pub(crate) struct Presence {
 impl CpuHotplug for Presence {
     const NAME: &'static CStr = c"pvirq_guest:online";
 
-    /// Never fails: a CPU that cannot be posted to, or cannot poll, does without.
+    /// Never fails: a CPU without a descriptor is sent native interrupts, and one that cannot poll halts.
     fn online(&self, id: CpuId) -> Result {
         let guest = &*self.guest;
 
-        guest.host().greet();
-        // A vCPU that has been created just now, or that its VMM has reset, may have made the host forget all descriptors.
+        guest.host().announce();
+        // The VMM may have reset this vCPU, which ends the registration.
         guest.registration.check_now();
         if let Some(idler) = &self.idler {
             if let Err(err) = idler.add(id) {

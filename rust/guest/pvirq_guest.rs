@@ -2,41 +2,39 @@
 
 //! Software posted interrupts for KVM: the guest's side, for Linux.
 //!
-//! The module gives its pvirq host a descriptor for each vCPU (`Documentation/guest-interface.rst`)
-//! and takes over the interrupts that CPUs send each other: each is posted, and what has to be
-//! kicked is left to the function that sent it before, such as KVM's hypercall for multicasts. The
-//! vectors are the kernel's own, so whoever takes an interrupt does not know how it came. See
-//! `Documentation/linux-guest.rst`.
+//! The module registers a descriptor for each vCPU with its pvirq host
+//! (`Documentation/guest-interface.rst`) and takes over the interrupts that CPUs send each other: it posts each one, and
+//! leaves kicks to the function that sent it before, such as KVM's hypercall for multicasts. The vectors are the kernel's
+//! own, so handlers do not know how an interrupt came. See `Documentation/linux-guest.rst`.
 //!
 //! # Lifetimes
 //!
-//! What CPUs use lives in [`Guest`]. It is made first and goes last: the takeover of the interrupts,
-//! the hotplug callbacks and debugfs hold references, and each of them waits when it ends until no
-//! CPU uses it any more. The memory of the descriptors belongs to the host, too, from the
-//! registration on: [`Registration`](registration::Registration) un-registers
-//! before it frees them.
+//! What all CPUs use lives in [`Guest`], which is made first and freed last: the takeover of the interrupts, the hotplug
+//! callbacks and debugfs hold references, and each of them waits at its end until no CPU uses it any more. From the
+//! registration on the host uses the memory of the descriptors, too: [`Registration`](registration::Registration)
+//! unregisters them before it frees them.
 //!
-//! The order of the fields of [`Module`] is the order of the end: first no CPU posts any more, then
-//! no CPU can be posted to, then the host forgets the descriptors.
+//! The fields of [`Module`] are dropped in their order: first no CPU posts any more, then no CPU can be posted to, then
+//! the host forgets the descriptors.
 //!
 //! # Concurrency
 //!
-//! There is a lock for the registration ([`registration`]), which no sender takes. Senders run with preemption off in any
-//! context but NMIs ([`kernel_ext_cpu::ipi`]), with the scheduler's locks held, so nothing there may wait or wake anybody. All that they touch:
+//! The registration has a lock ([`registration`]), which no sender takes. Senders run with preemption off, in any context
+//! but NMIs ([`kernel_ext_cpu::ipi`]), and with the scheduler's locks held, so they must not wait or wake tasks. They use
+//! only:
 //!
 //! - descriptors, by the protocol, whose proof is for any number of senders and any states;
-//! - each CPU's APIC ID ([`cpus`]), written by the hotplug callbacks on that CPU. Senders may use an
-//!   old one: a post to a CPU that is going away is found by whoever runs it next, or is kicked, as a
-//!   native interrupt would be pending in its local APIC;
+//! - each CPU's APIC ID ([`cpus`]), written by the hotplug callbacks on that CPU. Senders may use an old one: a post to a
+//!   CPU that is going offline is a kick, or is found when the vCPU runs next, as a native interrupt would be pending in
+//!   its local APIC;
 //! - counters of the CPU that they run on, and its timer by an interrupt to itself ([`registration`]).
 //!
-//! When the system stops, the host forgets the descriptors ([`Stopping`]) and nothing else changes: their
-//! states say Running from then on, and every post is kicked. In a panic, nothing is done. CPUs that
-//! have been stopped are sent nothing but NMIs, and a kernel that takes the place of a crashed one
-//! leaves its memory alone, and so the descriptors, until it registers its own.
+//! When the system stops, the host forgets the descriptors ([`Stopping`]) and nothing else changes: from then on their
+//! states say Running, and every post is a kick. In a panic the module does nothing. CPUs that have been stopped are sent
+//! only NMIs, and a crash kernel leaves the old kernel's memory alone, and so the descriptors, until it registers its own.
 //!
-//! A CPU can be posted to from when its online callback has made it known to its host until its
-//! offline callback. Before and after its interrupts are native ones.
+//! A CPU can be posted to from its online callback, which announces it to the host, until its offline callback. Before
+//! and after that its interrupts are native.
 
 use kernel::{
     debugfs::Scope,
@@ -91,11 +89,11 @@ module! {
         },
         version: u16 {
             default: pvirq_protocol::registers::VERSION,
-            description: "Version of the interface to ask for, to see a host refuse it",
+            description: "Version of the interface to ask for, to test a host's refusal",
         },
         features: u32 {
             default: u32::MAX,
-            description: "Features of the host's to use if it has them, to see what is done without the others",
+            description: "The host's features to use, by their bits, to test a host with fewer",
         },
     },
 }
@@ -133,7 +131,7 @@ impl kernel::InPlaceModule for Module {
                 checks: CpuTimers::new(Arc::new(Regular(guest.clone()), GFP_KERNEL)?, interval)?,
                 promises: promises.clone(),
             })?;
-            guest.registration.settle();
+            guest.registration.allow_checks();
 
             let count = guest.registration.array().count;
             let cpus = guest.cpus.ids().count();

@@ -1,30 +1,30 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The registration of the descriptors with the host, and what is done when it is gone.
+//! The registration of the descriptors with the host, and its renewal after the host has ended it.
 //!
-//! A host forgets a registration when its VMM restores the guest elsewhere, replaces the state of a vCPU, moves or logs
-//! memory, or forbids posting. It says so in the descriptors if it can, but an image of the guest may hold any state that
-//! they had. So once a second some CPU reads the epoch of the registration, and if it is not ours, nothing that the
-//! descriptors say of the host holds any more: [`Registration::make_harmless`] ends all promises, and what was posted and not
-//! delivered is sent natively. Then the descriptors are registered again, at once or at one of the next checks.
+//! A registration ends when the VMM restores the guest elsewhere, replaces the state of a vCPU, moves or logs memory, or
+//! forbids posting. The host closes the descriptors if it can, but an image of the guest may hold any state that they had.
+//! So once a second some CPU reads the epoch. If it is not that of our registration, what the descriptors say of the host
+//! no longer holds: [`Registration::make_harmless`] closes them, and sends natively what was posted and not delivered. Then
+//! the descriptors are registered again, at once or at a later check.
 //!
-//! # Who checks
+//! # Checks
 //!
-//! - A deferrable timer of each CPU ([`Regular`](crate::checks::Regular)), so that idle CPUs are not woken. The CPU that waits for an interrupt to
-//!   be handled is not idle.
-//! - A timer of each CPU that has left an interrupt to the host since ([`Promised`](crate::checks::Promised)), which wakes it: after the last promise
-//!   the guest may well be idle as a whole, for want of that interrupt. It expires once for all of the CPU's posts of a
-//!   second, and if another CPU has checked less than a second ago, perhaps before the registration went, again when the
-//!   next check is due.
-//! - CPUs that come, and the last one when the system resumes.
+//! - By a deferrable timer of each CPU ([`Regular`](crate::checks::Regular)), which wakes no idle CPU. A CPU that waits
+//!   for an interrupt to be handled is not idle.
+//! - By a timer that wakes its CPU ([`Promised`](crate::checks::Promised)), within a second after the CPU has left an
+//!   interrupt to the host: if that was lost, the whole guest may be idle for lack of it. It expires once for all posts of
+//!   a second. If another CPU has checked less than a second ago, perhaps before the registration ended, it expires again
+//!   when the next check is due.
+//! - When a CPU comes online, and on the last one when the system resumes.
 //!
 //! # Concurrency
 //!
 //! Checks, and all commands but the idle call, are made under a lock, with interrupts off. A timer does not wait for it.
-//! Nothing is waited for under it: sending natively takes no locks.
+//! Nothing waits under it: sending natively takes no locks.
 //!
-//! A sender that has read a state before [`Registration::make_harmless`] and posts after it finds that the state has changed, and
-//! kicks, or its bit is seen by the drain: the protocol's rule for states that are left.
+//! A sender that has read a state before [`Registration::make_harmless`] and posts after it either finds that the state has
+//! changed, and kicks, or the drain takes its bit: the protocol's rule for leaving a state.
 
 use core::fmt;
 use kernel::{
@@ -68,12 +68,12 @@ use crate::{
     }, //
 };
 
-/// How often the epoch is read.
+/// The time between checks of the epoch.
 pub(crate) fn interval() -> Jiffies {
     msecs_to_jiffies(1000)
 }
 
-/// How many lines about it come to the log in a minute at most.
+/// The most lines about registrations in the log per minute.
 const LINES_PER_MINUTE: u32 = 8;
 
 /// The registration of descriptors with a host.
@@ -81,31 +81,30 @@ pub(crate) struct Registration {
     host: Host,
     descriptors: Descriptors,
     due: Periodic,
-    /// Counts registrations, for CPUs to see that there is a new one.
+    /// Counts registrations, by which CPUs notice a new one.
     generation: Atomic<u32>,
     state: Pin<KBox<SpinLockIrq<State>>>,
 }
 
-/// The host has the descriptors.
+/// Whether the host has the descriptors, when that was last checked.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Registered {
     No,
-    /// And has no epochs, so that this is how it was.
+    /// Yes, but the host has no epochs to check.
     Unchecked,
-    /// With this epoch.
+    /// Yes, with this epoch.
     Epoch(u32),
 }
 
 struct State {
     registered: Registered,
-    /// The descriptors are not to be registered: until all CPUs that were online at the beginning are known, and when the
-    /// system stops.
+    /// Checks do nothing: until the online callback of each CPU has run for the first time, and after [`Registration::end`].
     stopped: bool,
     log: RateLimit,
     counts: Counts,
 }
 
-/// What is counted, and the last that the host has said.
+/// Counters, and the last refusal of the host.
 #[derive(Clone, Copy)]
 pub(crate) struct Counts {
     pub(crate) registered: bool,
@@ -113,27 +112,27 @@ pub(crate) struct Counts {
     pub(crate) registrations: u64,
     pub(crate) losses: u64,
     pub(crate) checks: u64,
-    /// Interrupts that were found pending when the registration was gone, and sent.
+    /// Interrupts that were found pending when the registration had ended, and sent natively.
     pub(crate) resent: u64,
     pub(crate) refusal: Option<Refusal>,
 }
 
-/// What a check has changed.
+/// The change that a check has found or made.
 enum Change {
     /// There was no registration, and there is one.
-    Came,
-    /// There was one, and there is another.
+    Gained,
+    /// There was a registration, and there is another.
     Replaced,
-    /// There is none any more.
-    Went(Refusal),
+    /// There was a registration, and there is none.
+    Lost(Refusal),
 }
 
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Came => f.write_str("the host has the descriptors: interrupts are posted"),
+            Self::Gained => f.write_str("the host has the descriptors: interrupts are posted"),
             Self::Replaced => f.write_str("the host had lost the descriptors, and has them again"),
-            Self::Went(refusal) => write!(
+            Self::Lost(refusal) => write!(
                 f,
                 "the host has lost the descriptors ({refusal}): interrupts are sent natively until it has them again"
             ),
@@ -142,8 +141,8 @@ impl fmt::Display for Change {
 }
 
 impl Registration {
-    /// Registers descriptors for the first time. If the host does not take them now, but may later, that is no error. They
-    /// are not checked before they are [settled](Registration::settle).
+    /// Registers descriptors for the first time. It is not an error if the host refuses them now but may take them later.
+    /// There are no checks before [`Registration::allow_checks`].
     pub(crate) fn begin(host: Host, descriptors: Descriptors) -> Result<Self> {
         let minute = msecs_to_jiffies(60_000);
         let counts = Counts {
@@ -175,7 +174,7 @@ impl Registration {
         let result = this.register(&mut this.state.lock());
         match result {
             Ok(()) => Ok(this),
-            Err(refusal) if refusal.is_for_now() => {
+            Err(refusal) if refusal.is_temporary() => {
                 pr_info!(
                     "the host does not take the descriptors yet ({}): interrupts are sent natively until it does\n",
                     core::format_args!("{refusal}")
@@ -206,7 +205,7 @@ impl Registration {
         self.descriptors.get(apic_id)
     }
 
-    /// Returns where the descriptors are.
+    /// Returns the address and the number of the descriptors.
     pub(crate) fn array(&self) -> Array {
         self.descriptors.array()
     }
@@ -230,21 +229,21 @@ impl Registration {
         }
     }
 
-    /// Returns whether one more line may come to the log.
+    /// Returns whether the log may get another line, and counts it if so.
     pub(crate) fn may_log(&self) -> bool {
         self.state.lock().log.allows()
     }
 
-    /// Lets the registration be checked from now on.
-    pub(crate) fn settle(&self) {
+    /// Allows checks.
+    pub(crate) fn allow_checks(&self) {
         self.state.lock().stopped = false;
     }
 
-    /// Checks the registration, if it has not been for an interval, and is one that may be gone. Any context but NMIs.
+    /// Checks the registration if that is due, and if the host has epochs. Any context but NMIs.
     ///
     /// # Errors
     ///
-    /// After how long it is due again, if it was not checked now.
+    /// The time until a check is due, if there was none.
     pub(crate) fn check_if_due(&self) -> Result<(), Jiffies> {
         if !self.host.has_epochs() {
             return Ok(());
@@ -260,7 +259,7 @@ impl Registration {
         Ok(())
     }
 
-    /// Checks the registration. A host without epochs is given it again. Any context but NMIs.
+    /// Checks the registration, and registers again with a host without epochs. Any context but NMIs.
     pub(crate) fn check_now(&self) {
         let change = {
             let mut state = self.state.lock();
@@ -272,8 +271,7 @@ impl Registration {
         log(change);
     }
 
-    /// Ends the registration, and lets the host be given none until [`Registration::resume`]. Returns whether the host
-    /// uses the descriptors no more.
+    /// Ends the registration, until [`Registration::resume`]. Returns whether the host no longer uses the descriptors.
     pub(crate) fn end(&self) -> bool {
         let mut state = self.state.lock();
 
@@ -286,18 +284,19 @@ impl Registration {
 
     /// Registers the descriptors again after [`Registration::end`], if the host takes them now.
     pub(crate) fn resume(&self) {
-        self.settle();
+        self.allow_checks();
         self.check_now();
     }
 
-    /// Makes the current CPU known to a host that has the descriptors only since, which tells nothing of others.
+    /// Announces the current CPU to the host if there has been a registration since `announced`, the last one for which it
+    /// did.
     #[inline]
-    pub(crate) fn greet_if_new(&self, greeted: &Atomic<u32>) {
+    pub(crate) fn announce_if_new(&self, announced: &Atomic<u32>) {
         let generation = self.generation();
 
-        if greeted.read_once() != generation {
-            greeted.write_once(generation);
-            self.host.greet();
+        if announced.read_once() != generation {
+            announced.write_once(generation);
+            self.host.announce();
         }
     }
 
@@ -316,15 +315,14 @@ impl Registration {
         state.counts.losses += u64::from(matches!(before, Registered::Epoch(_)));
         state.counts.resent += self.make_harmless();
         let change = match (before, self.register(state)) {
-            (Registered::No, Ok(())) => Change::Came,
+            (Registered::No, Ok(())) => Change::Gained,
             (Registered::Epoch(_), Ok(())) => Change::Replaced,
             (Registered::No, Err(_)) | (Registered::Unchecked, Ok(())) => return None,
-            (Registered::Unchecked | Registered::Epoch(_), Err(refusal)) => Change::Went(refusal),
+            (Registered::Unchecked | Registered::Epoch(_), Err(refusal)) => Change::Lost(refusal),
         };
         state.log.allows().then_some(change)
     }
 
-    /// Registers the descriptors.
     fn register(&self, state: &mut State) -> Result<(), Refusal> {
         let result = self.host.register(self.descriptors.array());
 
@@ -339,8 +337,8 @@ impl Registration {
         Ok(())
     }
 
-    /// Ends whatever the descriptors promise of a host, and sends natively what was left to it. Returns how many
-    /// interrupts that was.
+    /// Closes all descriptors, so that they promise nothing of a host, and sends natively what was pending in them. Returns
+    /// how many interrupts that was.
     fn make_harmless(&self) -> u64 {
         let irq = local_interrupt_disable();
         let mut resent = 0;
@@ -364,8 +362,8 @@ impl Registration {
 impl Drop for Registration {
     fn drop(&mut self) {
         if !self.end() {
-            // The host may write there for good.
-            pr_err!("the host does not give the descriptors back: their memory is lost\n");
+            // The host may still write to them.
+            pr_err!("the host does not release the descriptors: their memory is leaked\n");
             self.descriptors.keep();
         }
     }

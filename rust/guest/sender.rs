@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Interrupts from CPU to CPU: posted, or left to the kernel.
+//! Interrupts from CPU to CPU: posted, or sent natively.
 
 use kernel::{
     cpu::CpuId,
@@ -29,10 +29,10 @@ use crate::{
     guest::Guest, //
 };
 
-/// Posts interrupts in place of sending them.
+/// Posts the interrupts that CPUs send each other.
 pub(crate) struct Sender {
     pub(crate) guest: Arc<Guest>,
-    /// For CPUs that have left an interrupt to the host.
+    /// The timers of CPUs that have left an interrupt to the host.
     pub(crate) promises: Arc<CpuTimers<Promised>>,
 }
 
@@ -50,15 +50,15 @@ impl IpiSender for Sender {
         }
         match outcome {
             Outcome::Kicked | Outcome::Unposted => Sent::Native,
-            // An idle CPU is not asked for, as in the function that was there before.
+            // The sender does not yield to an idle CPU, as `kvm_smp_send_call_func_ipi()` does not.
             Outcome::ElidedPreempted if !guest.is_idle(target) => Sent::Waiting,
             _ => Sent::Done,
         }
     }
 
     fn multicast_waits_for(&self, target: CpuId) {
-        // As the function that was there before does: without, the sender would spin for as long as
-        // the host lets it while its target waits for the CPU, perhaps for the same one.
+        // As `kvm_smp_send_call_func_ipi()` does. Otherwise the sender would spin while its target
+        // waits for a CPU, perhaps the same one.
         if self.guest.yields && yield_to(target) {
             if let Some(cpu) = self.guest.cpus.get(CpuId::current()) {
                 cpu.counters().count_yield();
@@ -67,18 +67,18 @@ impl IpiSender for Sender {
     }
 
     fn is_still_called(&self) {
-        pr_warn!("another module that takes interrupts over was loaded after this one: waiting until it is unloaded first\n");
+        pr_warn!("another module has replaced smp_ops after this one: waiting until it is unloaded first\n");
     }
 }
 
 impl Guest {
-    /// Returns whether a CPU idles by our driver.
+    /// Returns whether a CPU is idle, in this module's driver.
     fn is_idle(&self, cpu: CpuId) -> bool {
         self.cpus.get(cpu).is_some_and(|cpu| cpu.idle().is_idle())
     }
 
-    /// Posts an interrupt. With the exception of [`Outcome::Kicked`] and [`Outcome::Unposted`], the
-    /// target is going to take it.
+    /// Posts an interrupt. Unless the outcome is [`Outcome::Kicked`] or [`Outcome::Unposted`], the
+    /// target will take it.
     #[inline]
     fn post(&self, ipi: Ipi, target: CpuId) -> Outcome {
         let Ok(vector) = Vector::new(ipi.vector()) else {
@@ -88,23 +88,21 @@ impl Guest {
         let Some(descriptor) = descriptor else {
             return Outcome::Unposted;
         };
-        // One CPU alone is sent nothing by the kernel while it polls; only of multicasts does a sender expect that they
-        // interrupt.
-        if ipi == Ipi::CallFunction && looks_late(descriptor, target) {
+        // To a single CPU that polls, the kernel sends nothing. Only senders of multicasts expect an interrupt.
+        if ipi == Ipi::CallFunction && polls_late(descriptor, target) {
             return Outcome::Kicked;
         }
         let mut pickup = None;
-        let posted: Posted = descriptor.post_and_tell(vector, |who| pickup = Some(who));
+        let posted: Posted = descriptor.post_and_tell(vector, |found| pickup = Some(found));
 
         Outcome::of(posted, pickup)
     }
 }
 
-/// Returns whether a CPU polls and has been interrupted in it, so that it looks when it has handled that and the softirqs
-/// behind it.
+/// Returns whether a CPU was interrupted while it polled, and so polls again only after the handler and softirqs.
 #[inline]
-fn looks_late(descriptor: &Descriptor, target: CpuId) -> bool {
-    // What counts interrupts is on a line that the target writes: nothing reads it that would be kicked anyway.
+fn polls_late(descriptor: &Descriptor, target: CpuId) -> bool {
+    // `handles_interrupt` reads a cache line that the target writes, so it comes last.
     descriptor.guest_state().will_poll()
         && !descriptor.host_state().will_poll()
         && handles_interrupt(target)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The end of the system, and its suspension.
+//! The end of the registration when the system stops or is suspended.
 
 use kernel::{
     prelude::*,
@@ -10,9 +10,9 @@ use kernel_ext_cpu::system::SystemCore;
 
 use crate::guest::Guest;
 
-/// Lets the host forget the descriptors when this kernel does, or their memory becomes another's.
+/// Makes the host forget the descriptors before the kernel ends or is suspended, as their memory may then be reused.
 ///
-/// CPUs go on as before meanwhile: whatever they post is kicked.
+/// CPUs go on as before: all of their posts are kicks.
 pub(crate) struct Stopping(pub(crate) Arc<Guest>);
 
 impl SystemCore for Stopping {
@@ -21,13 +21,13 @@ impl SystemCore for Stopping {
     }
 
     fn resume(&self) {
-        self.0.host().greet();
+        self.0.host().announce();
         self.0.registration.resume();
     }
 
     fn shutdown(&self) {
         if !self.0.registration.end() {
-            pr_err!("the host does not give the descriptors back\n");
+            pr_err!("the host does not release the descriptors\n");
         }
     }
 }

@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/*
- * What takes C: inline functions that kernel::bindings does not know. As rust/helpers does.
- */
+/* Inline functions that kernel::bindings lacks, wrapped for Rust as in rust/helpers. */
 #include <linux/interrupt.h>
 #include <linux/preempt.h>
 #include <linux/sched.h>
@@ -22,7 +20,7 @@ bool rust_helper_in_interrupt(void)
 	return in_interrupt();
 }
 
-/* The kernel's own array of them is not exported. */
+/* By name: the per-CPU variable ksoftirqd is not exported to modules. */
 bool rust_helper_in_ksoftirqd(void)
 {
 	return current->flags & PF_KTHREAD && str_has_prefix(current->comm, "ksoftirqd/");

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the `kernel` crate does not offer yet.
+//! Extensions of the `kernel` crate for files, user memory, tasks, locks and softirqs.
 //!
-//! Each module is written as a patch to `rust/kernel` would be, and stays here until there is one.
+//! Each module is written as a patch to `rust/kernel` would be, and stays here until it is upstream.
 
 #![deny(missing_docs)]
 
@@ -13,7 +13,7 @@ pub mod random;
 pub mod sched;
 pub mod sync;
 
-/// C functions that `kernel::bindings` does not declare.
+/// C functions that `kernel::bindings` lacks; `rust_helper_*` are in `helpers.c`.
 mod bindings {
     use kernel::{
         bindings::{
@@ -36,15 +36,13 @@ mod bindings {
         reason = "an empty `struct lock_class_key` is fine behind pointers"
     )]
     extern "C" {
-        /// From `include/linux/anon_inodes.h`.
+        // `include/linux/anon_inodes.h`
         pub(crate) fn anon_inode_getfile(
             name: *const c_char,
             fops: *const file_operations,
             private: *mut c_void,
             flags: c_int,
         ) -> *mut file;
-
-        /// From `include/linux/anon_inodes.h`.
         pub(crate) fn anon_inode_create_getfile(
             name: *const c_char,
             fops: *const file_operations,
@@ -53,35 +51,31 @@ mod bindings {
             context: *const inode,
         ) -> *mut file;
 
-        /// From `include/linux/sched/clock.h`.
+        // `include/linux/sched/clock.h`
         pub(crate) fn local_clock() -> u64;
 
-        /// From `include/linux/sched/stat.h`.
+        // `include/linux/sched/stat.h`
         pub(crate) fn single_task_running() -> bool;
 
-        /// From `helpers.c`.
+        // `include/linux/sched/signal.h`
         #[link_name = "rust_helper_fatal_signal_pending"]
         pub(crate) fn fatal_signal_pending() -> bool;
 
-        /// From `include/linux/smp.h`.
+        // `include/linux/smp.h`
         pub(crate) fn kick_all_cpus_sync();
 
-        /// From `include/linux/preempt.h`.
+        // `include/linux/preempt.h`
         #[link_name = "rust_helper_in_interrupt"]
         pub(crate) fn in_interrupt() -> bool;
 
-        /// From `helpers.c`.
+        // `include/linux/interrupt.h`
         #[link_name = "rust_helper_in_ksoftirqd"]
         pub(crate) fn in_ksoftirqd() -> bool;
-
-        /// From `include/linux/interrupt.h`.
         #[link_name = "rust_helper_tasklet_schedule"]
         pub(crate) fn tasklet_schedule(tasklet: *mut tasklet_struct);
 
-        /// From `include/linux/vmalloc.h`.
+        // `include/linux/vmalloc.h`
         pub(crate) fn vm_map_ram(pages: *mut *mut page, count: c_uint, node: c_int) -> *mut c_void;
-
-        /// From `include/linux/vmalloc.h`.
         pub(crate) fn vm_unmap_ram(address: *const c_void, count: c_uint);
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory of user space: mappings, pinned pages.
+//! User memory: mappings, and pinned pages.
 
 pub mod revocable_pages;
 pub mod user_mapping;

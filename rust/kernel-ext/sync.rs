@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Locks, RCU, and single accesses to memory.
+//! Locks, RCU, and `READ_ONCE()`.
 
 pub mod killable;
 pub mod rcu_box;

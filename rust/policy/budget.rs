@@ -1,27 +1,27 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! How much of a CPU the polling of a VM may burn. Times are in ns.
+//! The budget of a VM for polling in the host.
 
 use pvirq_protocol::ioctl::Poll;
 
-/// How much of one CPU all polling of a VM may burn.
+/// The share of one CPU that all polling for a VM may burn.
 ///
-/// A bucket that leaks: what is burnt goes in, a share of the time that passes runs out, and it
-/// holds what may be burnt in [`PERIOD_NS`](Self::PERIOD_NS). So in any period of that length no more
-/// than twice the share is burnt, and in the long run no more than the share.
+/// It is a leaky bucket: polling fills it, the share of the time that passes leaks out, and it holds the share of
+/// [`PERIOD_NS`](Self::PERIOD_NS). So in any such period polling burns at most twice the share, and in the long run the
+/// share.
 #[derive(Clone, Copy, Debug)]
 pub struct Budget {
     percent: u32,
     level_ns: u64,
-    /// When the level was right.
+    /// The time of the level.
     at_ns: u64,
 }
 
 impl Budget {
-    /// The period over which the share counts.
+    /// The period whose share the bucket holds.
     pub const PERIOD_NS: u64 = 1_000_000_000;
 
-    /// A budget of `percent`, [`Poll::BUDGET_MAX`] at most, of which nothing is burnt.
+    /// Makes an unused budget of `percent`, [`Poll::BUDGET_MAX`] at most.
     pub const fn new(percent: u32) -> Self {
         Self {
             percent,
@@ -35,13 +35,13 @@ impl Budget {
         self.percent = percent;
     }
 
-    /// The share.
+    /// Returns the share, in percent.
     pub fn percent(&self) -> u32 {
         self.percent
     }
 
-    /// How long may be polled at `now_ns`, if `want_ns` are wanted. What is granted counts as burnt
-    /// until it is [settled](Self::settle).
+    /// Grants polling for up to `want_ns` at `now_ns`, and returns for how long. The grant counts as burnt until it is
+    /// [settled](Self::settle).
     pub fn take(&mut self, now_ns: u64, want_ns: u32) -> u32 {
         self.leak(now_ns);
         let left = self.share(Self::PERIOD_NS).saturating_sub(self.level_ns);
@@ -51,7 +51,7 @@ impl Budget {
         granted as u32
     }
 
-    /// Counts what was burnt, instead of what was granted, which may be less.
+    /// Replaces a grant by the time that was burnt, which may be longer or shorter.
     pub fn settle(&mut self, granted_ns: u32, burnt_ns: u64) {
         self.level_ns = self
             .level_ns
@@ -60,7 +60,7 @@ impl Budget {
     }
 
     fn leak(&mut self, now_ns: u64) {
-        // vCPUs that read the clock at the same time may come in any order.
+        // vCPUs may call this in another order than that in which they have read the clock.
         let passed = now_ns.saturating_sub(self.at_ns).min(2 * Self::PERIOD_NS);
 
         self.level_ns = self.level_ns.saturating_sub(self.share(passed));
@@ -88,7 +88,7 @@ mod tests {
         assert_eq!(budget.take(0, 100), 10);
         // A quarter of the time that passes.
         assert_eq!(budget.take(4_000, 1_000_000), 1_000);
-        // It took longer than that, which has to be saved up first.
+        // It took longer than that, which must leak out first.
         budget.settle(1_000, 3_000);
         assert_eq!(budget.take(12_000, 1_000_000), 0);
         assert_eq!(budget.take(12_400, 1_000_000), 100);

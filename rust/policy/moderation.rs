@@ -1,31 +1,28 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! How long a vCPU is left alone after a burst of interrupts.
-//!
-//! All of it is arithmetic on what the host has measured. Times are in ns.
+//! Moderation: pauses between the kicks of a vCPU during bursts of interrupts.
 
-/// What a vCPU was kicked for once.
+/// The signals that one kick has delivered.
 #[derive(Clone, Copy, Debug)]
 pub struct Batch {
-    /// How many signals it took part in.
+    /// The number of signals.
     pub signals: u32,
     /// The time from the first of them until the vCPU took them.
     pub gathered_ns: u64,
-    /// The time that the kick took of that: until the vCPU had left the guest.
+    /// The time that the kick took of that, until the vCPU had left the guest.
     pub kick_ns: u64,
 }
 
 impl Batch {
-    /// The fewest signals of a burst, and how many of them at least came in the time of a kick.
+    /// The fewest signals of a burst, and the fewest that came in the time of a kick.
     const DENSE: u32 = 4;
 
-    /// The share of a vCPU's time that kicks for bursts may take: one in so many.
+    /// Kicks for bursts take at most a fraction `1 / SHARE` of a vCPU's time.
     const SHARE: u64 = 16;
 
-    /// How long the next signals are to wait, to be delivered together, `ceiling_ns` at most.
+    /// Returns how long the next signals wait, to be delivered together, `ceiling_ns` at most.
     ///
-    /// Nothing if this was no burst: signals that come one by one, by a lone source for example, are
-    /// not worth the wait.
+    /// 0 if this was not a burst: signals that come one by one, as from a lone source, do not wait.
     pub fn pause_ns(&self, ceiling_ns: u32) -> u64 {
         let kicks = u64::from(self.signals).saturating_mul(self.kick_ns);
         let dense = kicks >= self.gathered_ns.saturating_mul(Self::DENSE.into());
@@ -59,7 +56,7 @@ mod tests {
     fn lone_signals_do_not_wait() {
         assert_eq!(pause(1, 3_000, 3_000), 0);
         assert_eq!(pause(3, 3_000, 3_000), 0);
-        // Nor those that came in a pause, one after the other.
+        // Nor do those that came one by one in a pause.
         assert_eq!(pause(16, 48_000, 3_000), 0);
     }
 
@@ -72,13 +69,13 @@ mod tests {
     }
 
     #[test]
-    fn nobody_waits_longer_than_the_ceiling() {
+    fn no_pause_is_longer_than_the_ceiling() {
         assert_eq!(pause(64, 10_000_000, 10_000_000), u64::from(CEILING));
         assert_eq!(pause(u32::MAX, u64::MAX, u64::MAX), u64::from(CEILING));
     }
 
     #[test]
-    fn a_ceiling_of_nothing_is_no_pause() {
+    fn a_ceiling_of_zero_means_no_pause() {
         let batch = Batch {
             signals: 64,
             gathered_ns: 3_000,

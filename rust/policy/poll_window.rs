@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! How long an idle vCPU polls before it sleeps. Times are in ns.
+//! Poll windows: how long an idle vCPU polls before it sleeps.
 
 use pvirq_protocol::ioctl::PolicyName;
 
-/// The policy of this name.
+/// Returns the policy of this name.
 pub fn policy(name: PolicyName) -> &'static dyn Policy {
     match name {
         PolicyName::HaltPoll => &HaltPoll,
@@ -14,34 +14,33 @@ pub fn policy(name: PolicyName) -> &'static dyn Policy {
     }
 }
 
-/// Decides a window by the idle periods of a vCPU.
+/// Chooses a vCPU's window by its idle periods.
 pub trait Policy {
-    /// The window for the next idle period, after one of `idle_ns` in which the window was
-    /// `window_ns`. Neither it nor the result is above `ceiling_ns`.
+    /// Returns the window for the next idle period, after one of `idle_ns` in which the window was `window_ns`. Neither
+    /// window is above `ceiling_ns`.
     fn next(&self, window_ns: u32, idle_ns: u64, ceiling_ns: u32) -> u32;
 
-    /// The same, where all that is known of the periods before, this one with them, is `history`.
+    /// As [`Policy::next`], where `history` has the periods so far, including the last one.
     fn next_after(&self, history: &History, window_ns: u32, idle_ns: u64, ceiling_ns: u32) -> u32 {
         let _ = history;
         self.next(window_ns, idle_ns, ceiling_ns)
     }
 
-    /// The window for an idle period that begins, where the one before it gave `window_ns`, perhaps
-    /// by another policy or under another ceiling.
+    /// Returns the window for an idle period that begins. The one before it gave `window_ns`, perhaps by another policy or
+    /// under another ceiling.
     fn current(&self, window_ns: u32, ceiling_ns: u32) -> u32 {
         window_ns.min(ceiling_ns)
     }
 }
 
-/// Whether a vCPU's idle periods of late were such that a window of the ceiling's length is worth it.
+/// A vCPU's recent idle periods: whether a window as long as the ceiling pays.
 ///
-/// It is an account. Each period that ended within the window, or would have, pays for
-/// [`WORTH`](Self::WORTH) that did not, up to [`MOST`](Self::MOST). So a vCPU of whose periods more than
-/// one in three is short is polled for, and one that falls silent after a burst is not for long.
+/// Each short period, no longer than the ceiling, pays for polling in [`WORTH`](Self::WORTH) long ones, of which
+/// [`MOST`](Self::MOST) can be saved up. So the host polls for a vCPU of whose periods more than one in three is short, and
+/// stops soon when only long ones follow a burst of short ones.
 ///
-/// A period that ends in a halt is longer than it was by the time that the wake-up takes. Where that is
-/// more than the ceiling, none looks short. So after [`PROBE`](Self::PROBE) long ones in a row one more
-/// is polled for.
+/// The wake-up makes a period that ends in a halt longer. If it takes more than the ceiling, no such period is short. So
+/// after each [`PROBE`](Self::PROBE) long ones in a row one more is polled for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct History {
     credit: u32,
@@ -49,14 +48,14 @@ pub struct History {
 }
 
 impl History {
-    /// How many long periods a short one is worth.
+    /// The number of long periods for which a short one pays.
     pub const WORTH: u32 = 2;
-    /// How many long periods are polled for after the last short one, at most.
+    /// The most long periods that are polled for after the last short one.
     pub const MOST: u32 = 4 * Self::WORTH;
-    /// After so many long periods in a row the next one is polled for, whatever they were.
+    /// The number of long periods in a row after which the next one is polled for.
     pub const PROBE: u32 = 16;
 
-    /// Adds a period of `idle_ns`, and `hits` before it that ended within their window, under a ceiling.
+    /// Adds a period of `idle_ns`, and `hits` before it that ended within their window.
     pub fn add(&mut self, hits: u32, idle_ns: u64, ceiling_ns: u32) {
         let short = idle_ns <= u64::from(ceiling_ns);
         let hits = hits.saturating_add(short.into());
@@ -74,27 +73,27 @@ impl History {
         }
     }
 
-    /// All of it in a word, and [back](Self::from_word).
+    /// Packs the history into a word, for [`from_word`](Self::from_word).
     pub const fn word(self) -> u64 {
         ((self.credit as u64) << 32) | self.long as u64
     }
 
-    /// What [`word`](Self::word) was made of.
+    /// Unpacks the history from [`word`](Self::word).
     pub const fn from_word(word: u64) -> Self {
-        // The casts cut the word in two.
+        // The casts split the word.
         Self {
             credit: (word >> 32) as u32,
             long: word as u32,
         }
     }
 
-    /// Whether the next period is to be polled for.
+    /// Returns whether polling pays in the next period.
     pub fn pays(&self) -> bool {
         self.credit != 0 || self.long != 0 && self.long % Self::PROBE == 0
     }
 }
 
-/// Always the ceiling: whoever polls, polls that long.
+/// Always the ceiling.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Fixed;
 
@@ -110,8 +109,8 @@ impl Policy for Fixed {
 
 /// As KVM does for HLT (`kvm_vcpu_halt()` in `virt/kvm/kvm_main.c`), with its default parameters.
 ///
-/// It grows when an idle period was longer than the window, but could have been polled through, and
-/// shrinks when none could.
+/// The window grows when an idle period was longer than the window but shorter than the ceiling, and shrinks when it was
+/// longer than both.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct HaltPoll;
 
@@ -140,10 +139,11 @@ impl Policy for HaltPoll {
     }
 }
 
-/// As the guest's haltpoll governor does (`adjust_poll_limit()` in
-/// `drivers/cpuidle/governors/haltpoll.c`), with its default parameters.
+/// As the guest's haltpoll governor does (`adjust_poll_limit()` in `drivers/cpuidle/governors/haltpoll.c`), with its
+/// default parameters.
 ///
-/// It is [`HaltPoll`] with a larger first step, and never gives up: it halves down to nothing.
+/// It is [`HaltPoll`] with a larger first step. The window is halved down to 0; Linux 7.3 resets one below the first step
+/// to 0 at once.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Governor;
 
@@ -171,9 +171,7 @@ impl Policy for Governor {
     }
 }
 
-/// The ceiling, or nothing: whichever pays, by the [`History`].
-///
-/// It knows only the last period without one.
+/// The ceiling, or 0: whichever pays, by the [`History`], or by the last period without one.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Adaptive;
 
@@ -220,7 +218,7 @@ mod tests {
             window = HaltPoll.next(window, 150_000, CEILING);
             windows.push(window);
         }
-        // It covers the period then, and stays.
+        // Once it covers the period, it stays.
         let expected = [10_000, 20_000, 40_000, 80_000, 160_000, 160_000, 160_000];
         assert_eq!(windows, expected);
 
@@ -232,8 +230,7 @@ mod tests {
         assert_eq!(windows, [80_000, 40_000, 20_000, 10_000, 0, 0]);
     }
 
-    /// The share of time that is polled, in percent, and that of periods that are polled through, where they are as
-    /// long as these.
+    /// Returns the share of these periods' time that is polled, and the share of periods that are polled through, in percent.
     fn polled(periods: impl Iterator<Item = u64>) -> (f64, f64) {
         let (mut history, mut window, mut hits) = (History::default(), 0, 0);
         let (mut time, mut burnt, mut all, mut hit) = (0, 0, 0_u32, 0_u32);
@@ -242,7 +239,7 @@ mod tests {
             all += 1;
             burnt += idle.min(window.into());
             if idle <= window.into() {
-                // The host is not told.
+                // The host does not see this period.
                 hit += 1;
                 hits += 1;
                 continue;
@@ -258,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_idle_period_is_worth_some_long_ones() {
+    fn a_short_idle_period_pays_for_some_long_ones() {
         let mut history = History::default();
         assert!(!history.pays());
         history.add(0, CEILING.into(), CEILING);
@@ -270,7 +267,7 @@ mod tests {
         assert!(!history.pays());
         assert_eq!(Adaptive.next_after(&history, 0, 0, CEILING), 0);
 
-        // However many there were, it is soon over.
+        // However many short ones there were, polling soon stops.
         history.add(u32::MAX, 1_000_000, CEILING);
         for _ in 2..History::MOST {
             history.add(0, 1_000_000, CEILING);
@@ -281,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_given_up_is_tried_again_and_costs_little() {
+    fn polling_is_tried_again_and_costs_little() {
         // One period in 16, a tenth of which is polled for.
         let (burnt, hits) = polled((0..10_000).map(|_| 10 * u64::from(CEILING)));
         assert!((0.5..0.7).contains(&burnt) && hits == 0.0, "{burnt}");

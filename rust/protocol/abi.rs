@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! What host and guest agree on: memory layouts and numbers. The ground floor: the algorithms are above it.
+//! The interface of host, guest and VMM: memory layouts and numbers. The algorithms build on it.
 
 pub(crate) mod descriptor;
 pub mod ioctl;

@@ -1,34 +1,31 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! The atomic operations that the protocol needs, and where they come from.
+//! The atomic operations of the protocol, and their implementations.
 //!
-//! The algorithm is written once, against these names. In the kernel they are the kernel's, whose
-//! memory model is LKMM; in guests and tools they are `core`'s; under `--cfg loom` they are those
-//! of the model checker.
+//! The algorithm is written once, with these names. In the kernel they are the kernel's, whose memory model is LKMM; in
+//! guests and tools they are `core`'s; under `--cfg loom` they are the model checker's.
 //!
 //! | here                       | in the kernel            | `core`                   | loom            |
 //! |----------------------------|--------------------------|--------------------------|-----------------|
 //! | `load`, `store`            | `READ_ONCE`/`WRITE_ONCE` | `Relaxed`                | `Relaxed`       |
-//! | `test_and_set`, `…_clear`  | `lock bts`, `lock btr`   | `AcqRel`                 | `AcqRel`        |
+//! | `test_and_set`, `…_clear`  | `arch::Bits`             | `AcqRel`                 | `AcqRel`        |
 //! | `swap`                     | `atomic64_xchg`          | `AcqRel`                 | `AcqRel`        |
-//! | [`full_barrier_after_rmw`] | nothing                  | `fence(SeqCst)`, see it  | `fence(SeqCst)` |
+//! | [`full_barrier_after_rmw`] | nothing                  | `fence(SeqCst)`          | `fence(SeqCst)` |
 //! | [`full_barrier`]           | `smp_mb`                 | `fence(SeqCst)`          | `fence(SeqCst)` |
 //!
-//! LKMM orders a read-modify-write that returns a value fully, both ways. The protocol needs less:
-//! acquire and release from the operation itself, and a full barrier after the sender's first one,
-//! which it asks for by name. `lock bts` is what `test_and_set_bit()` is on x86
-//! (`arch/x86/include/asm/bitops.h`). loom treats only fences as sequentially consistent, so a model that
-//! passes does not lean on anything else.
+//! In LKMM a read-modify-write that returns a value is fully ordered. The protocol needs less: acquire and release from
+//! the operation itself, and a full barrier after the one by which a sender sets its bit, which has its own name here.
+//! loom treats only fences as sequentially consistent, so models that pass rely on nothing else.
 //!
 //! # Pairing
 //!
-//! The sender's [`full_barrier_after_rmw`] (set the bit, barrier, read the states) pairs with the
-//! owner's [`full_barrier`] (write the state, barrier, read the bits). The release of each
-//! `test_and_set` pairs with the acquire of the `swap` or `test_and_clear` that takes the bit away.
+//! The sender's [`full_barrier_after_rmw`] (set the bit, barrier, read the states) pairs with the owner's [`full_barrier`]
+//! (write the state, barrier, read the bits). The release of each `test_and_set` pairs with the acquire of the `swap` or
+//! `test_and_clear` that takes the bit.
 
 pub(crate) use backend::*;
 
-/// Makes a function `const`, unless its atomics are loom's, which the model has to know of.
+/// Makes a function `const`, except with loom, whose atomics cannot be made in constants.
 macro_rules! const_unless_loom {
     ($(#[$attribute:meta])* $visibility:vis fn $($rest:tt)*) => {
         $(#[$attribute])*
@@ -57,7 +54,7 @@ mod backend {
         Bits, //
     };
 
-    /// A word that is only read and written.
+    /// A word that is loaded and stored only.
     #[repr(transparent)]
     #[derive(Debug)]
     pub(crate) struct AtomicU32(Atomic<u32>);
@@ -69,8 +66,8 @@ mod backend {
 
         #[inline]
         pub(crate) fn load(&self) -> u32 {
-            // SAFETY: The pointer is valid and aligned. `READ_ONCE` is what a relaxed load is, without
-            // the call of a C function that the kernel crate's is.
+            // SAFETY: The pointer is valid and aligned. A relaxed load is `READ_ONCE()`; the kernel crate's is a call
+            // to C.
             unsafe { self.0.as_ptr().read_volatile() }
         }
 
@@ -108,14 +105,14 @@ mod backend {
             self.0.xchg(value, Full)
         }
 
-        /// Sets a bit, of which `bit` is the number, below 64. Returns whether it was set before.
+        /// Sets the bit number `bit`, below 64. Returns whether it was set before.
         #[inline]
         pub(crate) fn test_and_set(&self, bit: u32) -> bool {
             // SAFETY: The pointer is valid and aligned, and the word is atomic.
             unsafe { Bits::test_and_set(self.0.as_ptr(), bit) }
         }
 
-        /// Clears a bit, of which `bit` is the number, below 64. Returns whether it was set before.
+        /// Clears the bit number `bit`, below 64. Returns whether it was set before.
         #[inline]
         pub(crate) fn test_and_clear(&self, bit: u32) -> bool {
             // SAFETY: As in `test_and_set`.
@@ -123,13 +120,13 @@ mod backend {
         }
     }
 
-    /// Orders all that comes before it against all that comes after it.
+    /// Orders all accesses before it against all accesses after it.
     #[inline]
     pub(crate) fn full_barrier() {
         barrier::smp_mb(barrier::Full);
     }
 
-    /// Is a full barrier if it directly follows a read-modify-write, which here is one itself.
+    /// Is a full barrier directly after a read-modify-write, which is one itself in the kernel.
     #[inline]
     pub(crate) fn full_barrier_after_rmw() {}
 }
@@ -152,7 +149,7 @@ mod backend {
 
     use super::const_unless_loom;
 
-    /// A word that is only read and written.
+    /// A word that is loaded and stored only.
     #[repr(transparent)]
     #[derive(Debug)]
     pub(crate) struct AtomicU32(atomic::AtomicU32);
@@ -202,7 +199,7 @@ mod backend {
             self.0.swap(value, AcqRel)
         }
 
-        /// Sets a bit, of which `bit` is the number, below 64. Returns whether it was set before.
+        /// Sets the bit number `bit`, below 64. Returns whether it was set before.
         #[inline]
         pub(crate) fn test_and_set(&self, bit: u32) -> bool {
             let mask = 1 << bit;
@@ -210,7 +207,7 @@ mod backend {
             self.0.fetch_or(mask, AcqRel) & mask != 0
         }
 
-        /// Clears a bit, of which `bit` is the number, below 64. Returns whether it was set before.
+        /// Clears the bit number `bit`, below 64. Returns whether it was set before.
         #[inline]
         pub(crate) fn test_and_clear(&self, bit: u32) -> bool {
             let mask = 1 << bit;
@@ -219,15 +216,14 @@ mod backend {
         }
     }
 
-    /// Orders all that comes before it against all that comes after it.
+    /// Orders all accesses before it against all accesses after it.
     #[inline]
     pub(crate) fn full_barrier() {
         fence(SeqCst);
     }
 
-    /// Is a full barrier if it directly follows a read-modify-write.
-    ///
-    /// Rust's memory model needs the fence, whatever the order of that operation.
+    /// Is a full barrier directly after a read-modify-write. In Rust's memory model that needs a fence, whatever the
+    /// operation's ordering.
     #[inline]
     pub(crate) fn full_barrier_after_rmw() {
         fence(SeqCst);

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! What guest and host count, for each other to read.
+//! The counters of guest and host, for each other to read.
 //!
-//! Each counter has one writer, so none needs a read-modify-write. Nobody decides anything by them, but
-//! for [`idle_hits`](Descriptor::idle_hits).
+//! Each counter has one writer, so none needs a read-modify-write. No decision depends on them, except on
+//! [`idle_hits`](Descriptor::idle_hits).
 
 use crate::{
     abi::{
@@ -14,33 +14,33 @@ use crate::{
     post::Tally, //
 };
 
-/// What a guest's vCPU has counted.
+/// The counters of a guest's vCPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GuestCounters {
-    /// Interrupts that it posted, to whomever.
+    /// Interrupts that the vCPU has posted, to any target.
     pub posted: u64,
     /// Those of them whose vector was pending already.
     pub coalesced: u64,
-    /// Those of them that the target was going to look for.
+    /// Those of them that the target would poll.
     pub elided: u64,
-    /// Those of them that had to be sent the platform's own way.
+    /// Those of them that had to be sent natively.
     pub kicked: u64,
-    /// Vectors that it drained from its own descriptor.
+    /// Vectors that the vCPU has drained from its own descriptor.
     pub drained: u64,
 }
 
-/// What the host has counted for one vCPU.
+/// The host's statistics of one vCPU.
 ///
 /// The host keeps these in its own memory, and [publishes](Descriptor::publish) copies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HostStatistics {
-    /// Vectors that it drained and injected.
+    /// Vectors that the host has drained and injected.
     pub injected: u64,
-    /// Reserved vectors that it found pending, and dropped.
+    /// Reserved vectors that the host has found pending, and dropped.
     pub dropped_reserved: u64,
-    /// How often it took the vCPU out of the guest because there were pending bits.
+    /// How often the host has forced the vCPU out of `KVM_RUN` for pending bits.
     pub forced_exits: u64,
-    /// Drains that found something.
+    /// Drains that have found vectors.
     pub drains: u64,
 }
 
@@ -50,7 +50,7 @@ fn add(counter: &AtomicU64, n: u64) {
 }
 
 impl Descriptor {
-    /// Counts posts by the vCPU that this descriptor is of, whose code alone may call this.
+    /// Counts posts by the descriptor's vCPU. Only for that vCPU.
     pub fn count_posts(&self, tally: &Tally) {
         add(&self.guest.posted, tally.posts());
         add(&self.guest.coalesced, tally.coalesced);
@@ -58,14 +58,13 @@ impl Descriptor {
         add(&self.guest.kicked, tally.kicked);
     }
 
-    /// Counts vectors drained by the vCPU that this descriptor is of, whose code alone may call
-    /// this.
+    /// Counts vectors that the descriptor's vCPU has drained. Only for that vCPU.
     #[inline]
     pub fn count_drained(&self, vectors: &Vectors) {
         add(&self.guest.drained, u64::from(vectors.len()));
     }
 
-    /// What the vCPU that this descriptor is of has counted.
+    /// Returns the counters of the descriptor's vCPU.
     pub fn guest_counters(&self) -> GuestCounters {
         GuestCounters {
             posted: self.guest.posted.load(),
@@ -76,7 +75,7 @@ impl Descriptor {
         }
     }
 
-    /// Lets the guest see what the host has counted.
+    /// Copies the host's statistics to the descriptor, for the guest.
     pub fn publish(&self, statistics: &HostStatistics) {
         let line = &self.statistics;
 
@@ -86,7 +85,7 @@ impl Descriptor {
         line.drains.store(statistics.drains);
     }
 
-    /// What the host published last, for the guest. The host knows without asking.
+    /// Returns the host's statistics, for the guest. The host has its own copy.
     pub fn host_statistics(&self) -> HostStatistics {
         HostStatistics {
             injected: self.statistics.injected.load(),

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! Checks `include/uapi/linux/pvirq.h` against the types here, with a C compiler.
+//! A test that compares `include/uapi/linux/pvirq.h` with the types of this crate, by a C compiler.
 
 use core::mem::{
     align_of,
@@ -50,7 +50,7 @@ use crate::{
     Vector, //
 };
 
-/// The C name of a variant: `NotRam` is `NOT_RAM`.
+/// Returns the C name of a variant: `NotRam` is `NOT_RAM`.
 fn upper_snake(name: &str) -> String {
     let mut snake = String::new();
     for character in name.chars() {
@@ -62,7 +62,7 @@ fn upper_snake(name: &str) -> String {
     snake
 }
 
-/// The header's macros, and what they have to be.
+/// Returns the header's macros with their expected values.
 fn macros() -> BTreeMap<String, u64> {
     let mut macros = BTreeMap::new();
     let mut add = |prefix: &str, name: &str, value: u64| {
@@ -164,7 +164,7 @@ fn macros() -> BTreeMap<String, u64> {
     macros
 }
 
-/// The members of the header's structures, and where they have to be.
+/// Returns the members of the header's structures with their expected offsets.
 fn members() -> BTreeMap<(&'static str, &'static str), usize> {
     let descriptor = [
         ("pending", offset_of!(Descriptor, pending.words)),
@@ -300,7 +300,7 @@ fn the_c_header_says_the_same() {
     let header = fs::read_to_string(include.join("linux/pvirq.h")).unwrap();
     let (macros, members) = (macros(), members());
 
-    // Nothing in the header may go unchecked.
+    // Everything in the header must be known here.
     let mut structure = "";
     for line in header.lines() {
         let words: Vec<&str> = line.split_whitespace().collect();

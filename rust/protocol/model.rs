@@ -1,15 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! The executions that the memory model allows, of senders against an owner.
+//! Models of senders against an owner, in all executions that the memory model allows.
 //!
-//! loom runs each scenario once per way in which its threads can interleave and its loads can read.
-//! Each execution is judged by what the interrupt handlers saw, see [`world`]: none may lose an
-//! interrupt, and where senders post [once](Descriptor::post_once), none may deliver one twice or leave a bit
-//! behind.
+//! loom executes each scenario once per interleaving of its threads and per value that their loads can read. Each
+//! execution is judged by what the interrupt handlers saw, see [`world`]: none may lose an interrupt, and where senders use
+//! [`post_once`](crate::Descriptor::post_once), none may deliver one twice or leave a bit behind.
 //!
-//! What has few executions is explored in full. Elsewhere threads are preempted up to [`BOUND`] times, to save
-//! time; what their loads can read has no bound there either. `Documentation/protocol.rst` says what the bound
-//! leaves out.
+//! Scenarios with few executions are explored in full. In the others threads are preempted up to [`BOUND`] times, to save
+//! time, but what their loads can read has no bound. `Documentation/protocol.rst` says what the bound leaves out.
 
 mod broken;
 mod owners;
@@ -32,7 +30,7 @@ const A: u8 = 0x40;
 const A_TOO: u8 = 0x41;
 const B: u8 = 0x80;
 
-/// What senders post, at the same time.
+/// The vectors of senders that post at the same time.
 const SAME: &[&[u8]] = &[&[A], &[A]];
 const SAME_WORD: &[&[u8]] = &[&[A], &[A_TOO]];
 const OTHER_WORD: &[&[u8]] = &[&[A], &[B]];
@@ -40,13 +38,13 @@ const OTHER_WORD: &[&[u8]] = &[&[A], &[B]];
 const AGAIN: &[&[u8]] = &[&[A, A], &[A]];
 const THREE: &[&[u8]] = &[&[A], &[A], &[A]];
 
-/// How many preemptions a scenario has where it cannot be explored in full.
+/// The bound on preemptions in scenarios that are not explored in full.
 const BOUND: Option<usize> = Some(4);
 const FEWER: Option<usize> = Some(3);
 const FEWEST: Option<usize> = Some(2);
 const FULL: Option<usize> = None;
 
-/// A way to post.
+/// A function that posts.
 struct Method {
     post: Post,
     /// Whether handlers must not run more often than there are posts.
@@ -62,16 +60,17 @@ const ONCE: Method = Method {
     once: true,
 };
 
-/// What posts come to, besides kicks.
+/// Whether posts are elided in some executions.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Elided {
-    /// Some are elided: the owner looks.
+    /// Some are: the owner polls.
     Some,
-    /// None is: it never does.
+    /// None is: the owner never polls.
     None,
 }
 
-/// Explores an owner, and another thread of its side, against `senders`, and asserts that nothing goes wrong.
+/// Explores an owner, and perhaps another thread of its side, against senders of `posts`, and asserts that no execution
+/// fails.
 fn holds(
     name: &str,
     preemptions: Option<usize>,
@@ -112,9 +111,9 @@ macro_rules! optional {
     };
 }
 
-/// Makes a test of an owner against each kind of senders.
+/// Makes a test per line, of an owner against senders.
 macro_rules! models {
-    ($($name:ident: $extent:ident, $owner:ident $(beside $aside:ident)?, $posts:ident by $post:ident, $elided:ident;)+) => {
+    ($($name:ident: $extent:ident, $owner:ident $(with $aside:ident)?, $posts:ident by $post:ident, $elided:ident;)+) => {
         $(
             #[test]
             fn $name() {
@@ -136,7 +135,7 @@ models! {
     polling_same: BOUND, polling, SAME by ANY, Some;
     polling_three: FEWEST, polling, THREE by ANY, Some;
     preempted_while_polling_same: FEWER, preempted_while_polling, SAME by ANY, Some;
-    closed_beside_polling_same: FEWEST, polling beside closed_and_registered, SAME by ANY, Some;
+    closed_beside_polling_same: FEWEST, polling with closed_and_registered, SAME by ANY, Some;
     blocked_same: FULL, blocked, SAME by ANY, None;
     polling_then_blocked_same: BOUND, polling_then_blocked, SAME by ANY, Some;
     closed_same: BOUND, closed, SAME by ANY, Some;
@@ -151,7 +150,7 @@ models! {
     once_polling_same: BOUND, polling, SAME by ONCE, Some;
     once_polling_same_word: BOUND, polling, SAME_WORD by ONCE, Some;
     once_preempted_while_polling_same: FEWER, preempted_while_polling, SAME by ONCE, Some;
-    once_closed_beside_polling_same: FEWEST, polling beside closed_and_registered, SAME by ONCE, Some;
+    once_closed_beside_polling_same: FEWEST, polling with closed_and_registered, SAME by ONCE, Some;
     once_blocked_again: FULL, blocked, AGAIN by ONCE, None;
     once_polling_then_blocked_same: BOUND, polling_then_blocked, SAME by ONCE, Some;
     once_closed_same: BOUND, closed, SAME by ONCE, Some;

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! Numbers with names: what travels through memory, registers and ioctls.
+//! Enums whose numbers are an interface: in memory, registers and ioctls.
 
-/// Makes an enum of numbers that can be found by its number.
+/// Makes an enum that converts to and from its numbers.
 macro_rules! numbered {
     (
         $(#[$attribute:meta])*
@@ -18,16 +18,16 @@ macro_rules! numbered {
         }
 
         impl $name {
-            /// All of them.
+            /// All variants.
             pub const ALL: &'static [Self] = &[$(Self::$variant),+];
 
-            /// Its number.
+            /// Returns the variant's number.
             #[inline]
             pub const fn number(self) -> $number {
                 self as $number
             }
 
-            /// The one with this number.
+            /// Returns the variant with this number.
             #[inline]
             pub const fn from_number(number: $number) -> Option<Self> {
                 match number {

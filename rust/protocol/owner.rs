@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! The owner's side: the vCPU itself in the guest, and the thread that runs it in the host.
+//! The owner's side: the guest on the descriptor's vCPU, and the host's thread that runs it.
 //!
-//! They are never both at work, but for a host that [closes](Descriptor::close) a descriptor.
-//! Drains may overlap all the same: each vector goes to one of them.
+//! The two never work at the same time, unless the host [closes](Descriptor::close) the descriptor. Even then drains may
+//! overlap: each vector goes to one of them.
 
 use crate::{
     abi::{
@@ -18,23 +18,23 @@ use crate::{
     atomic::full_barrier, //
 };
 
-/// The guest, on the vCPU that the descriptor is of.
+/// For the guest, on the descriptor's vCPU.
 impl Descriptor {
-    /// Says that the vCPU polls from now on. Until it [stops](Self::leave_polling), nobody kicks it
-    /// for what it can see in [`has_pending`](Self::has_pending).
+    /// Enters the state in which the guest polls. Until it [leaves](Self::leave_polling) that state, senders do not kick the
+    /// vCPU, and the guest checks [`has_pending`](Self::has_pending).
     #[inline]
     pub fn enter_polling(&self) {
         self.guest.state.store(GuestState::Polling.word());
     }
 
-    /// Says that the vCPU does not poll any more, and takes what is pending.
+    /// Leaves the state in which the guest polls, and takes the pending vectors.
     ///
-    /// If something has ended the polling, the caller [drains](Self::drain) and handles that first,
-    /// while senders are still told that somebody looks. A sender that has set its bit and not
-    /// looked yet would otherwise take it back, and kick a vCPU that has just come for it.
+    /// If a post may have ended the polling, the caller [drains](Self::drain) first, while the state still says that the
+    /// vCPU polls. Otherwise a sender that has set its bit and not read the state again would kick a vCPU that is about to
+    /// take the bit.
     ///
-    /// Interrupts must be off from before this call until the caller has handled the vectors. A
-    /// halt may only follow if there were none.
+    /// Interrupts must be off from before this call until the caller has handled the vectors. The vCPU may only halt if
+    /// there were none.
     #[inline]
     pub fn leave_polling(&self) -> Vectors {
         self.guest.state.store(GuestState::Running.word());
@@ -43,10 +43,10 @@ impl Descriptor {
         self.drain()
     }
 
-    /// Polls by `poll`, which returns what has ended it, of which `found` says whether it may be a post. Returns
-    /// that, and what was pending, for the caller to handle in this order.
+    /// Polls by `poll`, and returns its result and the pending vectors, which the caller handles in this order. `found` says
+    /// whether the result may be due to a post.
     ///
-    /// Interrupts must be off from when `poll` returns until the caller has handled the vectors.
+    /// Interrupts must be off from the return of `poll` until the caller has handled the vectors.
     #[inline]
     pub fn poll<T>(
         &self,
@@ -55,7 +55,7 @@ impl Descriptor {
     ) -> (T, [Vectors; 2]) {
         self.enter_polling();
         let end = poll();
-        // Senders are told that the vCPU looks for as long as what is there has not been taken.
+        // While the state still says that the vCPU polls, see `leave_polling`.
         let early = match found(&end) {
             true => self.drain(),
             false => Vectors::default(),
@@ -66,44 +66,43 @@ impl Descriptor {
     }
 }
 
-/// The host, in the thread that runs the vCPU.
+/// For the host, in the thread that runs the vCPU.
 impl Descriptor {
-    /// Says where the vCPU is from now on, if it was not in a state in which it will look.
+    /// Sets the state of a vCPU that was not in a state that will poll.
     ///
-    /// To leave such a state takes [`leave`](Self::leave) or [`resume`](Self::resume).
+    /// [`leave`](Self::leave) and [`resume`](Self::resume) are for leaving such a state.
     #[inline]
     pub fn set_host_state(&self, state: HostState) {
         self.host.state.store(state.word());
     }
 
-    /// Goes to a state in which the vCPU will not look, and takes what is pending.
+    /// Enters a state that will not poll, and takes the pending vectors.
     ///
-    /// The caller injects the vectors before the vCPU runs or sleeps.
+    /// The caller injects them before the vCPU runs or sleeps.
     #[inline]
     pub fn leave(&self, state: HostState) -> Vectors {
         self.leave_state(state);
         self.drain()
     }
 
-    /// Goes to a state in which the vCPU will not look, and says whether anything is pending.
+    /// Enters a state that will not poll, and returns whether any vector is pending.
     ///
-    /// For contexts that cannot inject, such as the scheduler's: if this returns true, the caller
-    /// makes sure that the vCPU does not go on before a [`drain`](Self::drain).
+    /// For contexts that cannot inject, such as the scheduler's: if this returns true, the caller ensures that the vCPU does
+    /// not go on before a [`drain`](Self::drain).
     #[inline]
-    #[must_use = "what is pending has to be drained"]
+    #[must_use = "pending vectors must be drained"]
     pub fn resume(&self, state: HostState) -> bool {
         self.leave_state(state);
         self.has_pending()
     }
 
-    /// Stops using the descriptor, and takes what is pending. Any thread may call this.
+    /// Closes the descriptor: the host promises nothing in it any more. Takes the pending vectors. In any thread.
     ///
-    /// Nothing that is left there promises anything of the host: it says that the vCPU will not look, that nobody
-    /// is to poll, and that an idle call that no host answers is over. The caller makes sure that the vCPU's
-    /// thread writes no state after that. Posts that come later are kicks. A guest that polls its own descriptor
-    /// goes on to look there.
+    /// The host's state will not poll, the windows are 0, and an idle call that no host answers has expired. The caller
+    /// ensures that the vCPU's thread writes no state after that. Later posts are kicks, unless the guest polls its own
+    /// descriptor.
     ///
-    /// A guest calls this for its own descriptors when there is no host any more that would.
+    /// A guest calls this for its own descriptors when its host is gone.
     pub fn close(&self) -> Vectors {
         self.set_poll_windows(0, 0);
         self.set_idle_end(IdleEnd::Expired);
@@ -118,17 +117,15 @@ impl Descriptor {
     }
 }
 
-/// Either of them.
+/// For both.
 impl Descriptor {
-    /// Whether any vector is pending. Four loads.
+    /// Returns whether any vector is pending. At most four loads.
     #[inline]
     pub fn has_pending(&self) -> bool {
         self.pending.words.iter().any(|word| word.load() != 0)
     }
 
-    /// Takes what is pending.
-    ///
-    /// This never waits for a sender, and makes at most one exchange per word.
+    /// Takes the pending vectors, by at most one exchange per word. Never waits for a sender.
     #[inline]
     pub fn drain(&self) -> Vectors {
         Vectors::from_words(core::array::from_fn(|index| {

@@ -11,28 +11,28 @@ use crate::{
     atomic::full_barrier_after_rmw, //
 };
 
-/// What became of a post.
+/// The outcome of a post.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use = "a kick that nobody sends is an interrupt that is lost"]
+#[must_use = "a kick that is not sent is a lost interrupt"]
 pub enum Posted {
-    /// The vector was pending already, and the target will look by itself, or has found it.
+    /// The vector was pending already, and the target will poll, or has taken it.
     Coalesced,
-    /// The target will look by itself, or has found the vector.
+    /// The target will poll, or has taken the vector.
     Elided,
-    /// The target will not look, and the caller has to send the interrupt the platform's way.
+    /// The target will not poll: the caller must send the interrupt natively.
     Kick,
 }
 
-/// Who finds what was posted, without being kicked.
+/// How a posted vector is found without a kick.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pickup {
-    /// The guest, which polls.
+    /// By the guest, which polls.
     Guest,
-    /// The host, which has the vCPU in this state.
+    /// By the host, which has the vCPU in this state.
     Host(HostState),
 }
 
-/// How many of a sender's posts ended in which way.
+/// The number of a sender's posts by outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Posts that were [`Posted::Coalesced`].
@@ -53,43 +53,41 @@ impl Tally {
         }
     }
 
-    /// All of them.
+    /// Returns the number of all posts.
     pub fn posts(&self) -> u64 {
         self.coalesced + self.elided + self.kicked
     }
 }
 
-/// How far a post has come.
+/// The state of a post before a possible kick.
 enum Tried {
-    /// The target does not look, and nothing was written.
-    Nobody,
-    /// The bit is set, the target looks, and the bit was set before or not.
+    /// The target will not poll, and nothing was written.
+    NoPickup,
+    /// The bit is set, and the target will poll. The flag says whether the bit was set before.
     Found(Pickup, bool),
-    /// The bit is set, which it was before or not, but the target does not look any more.
+    /// The bit is set, but the target will no longer poll. The flag says whether the bit was set before.
     TooLate(bool),
 }
 
 impl Descriptor {
-    /// Posts an interrupt to the vCPU that this descriptor is of, whose handler may run once more than needed.
+    /// Posts an interrupt to the descriptor's vCPU. The handler may run once more than there are posts.
     ///
-    /// To a vCPU that will not look this is two loads and [`Posted::Kick`]: nothing is written to the
-    /// target's lines.
+    /// If the vCPU will not poll, this is two loads and [`Posted::Kick`]: nothing is written to the target's lines.
     ///
-    /// Each sender finishes for itself: none relies on what another is yet to do, so that a sender which
-    /// stops for ever between two of its steps delays no interrupt but its own. In return, the bit of a post
-    /// that was overtaken by a change of the state stays set when it is kicked: the handler may run again when
-    /// the owner next looks. Handlers of interprocessor interrupts and of message-signalled interrupts allow
-    /// for that; for others there is [`post_once`](Self::post_once).
+    /// Each sender finishes for itself: none relies on what another has yet to do, so a sender that stops for ever between
+    /// two of its steps delays no interrupt but its own. In return, if the owner leaves its state while the bit is set, the
+    /// bit stays set when the vCPU is kicked, and the handler may run again at the owner's next drain. Handlers of
+    /// interprocessor interrupts and of message-signalled interrupts allow for that; for others there is
+    /// [`post_once`](Self::post_once).
     ///
-    /// Whatever the caller wrote before is visible to the handler that runs for this post, however
-    /// it comes to run; in the case of [`Posted::Kick`], if the native way has that property.
+    /// What the caller wrote before is visible to the handler that runs for this post; in the case of [`Posted::Kick`], if
+    /// the native interrupt ensures that.
     #[inline]
     pub fn post(&self, vector: Vector) -> Posted {
         self.post_and_tell(vector, |_| {})
     }
 
-    /// [Posts](Self::post), and if the interrupt is [`Posted::Elided`], tells by whom it will be
-    /// found.
+    /// [Posts](Self::post), and if the interrupt is [`Posted::Elided`], calls `tell` with its pickup.
     #[inline]
     pub fn post_and_tell(&self, vector: Vector, tell: impl FnOnce(Pickup)) -> Posted {
         match self.try_post(vector) {
@@ -98,19 +96,19 @@ impl Descriptor {
                 Posted::Elided
             }
             Tried::Found(_, true) => Posted::Coalesced,
-            Tried::Nobody | Tried::TooLate(_) => Posted::Kick,
+            Tried::NoPickup | Tried::TooLate(_) => Posted::Kick,
         }
     }
 
     /// Posts an interrupt whose handler must not run more often than there are posts.
     ///
-    /// A bit that the owner did not take is taken back before the kick. It may be another sender's by then: if
-    /// this sender stops for ever between the two, that sender's interrupt is lost with it. So it is for
-    /// senders that do not, or that are alone with their vector.
+    /// A bit that the owner did not take is taken back before the kick. It may be another sender's by then: if this sender
+    /// stops for ever in between, that sender's interrupt is lost. So this is for senders that do not stop, or that are
+    /// alone with their vector.
     #[inline]
     pub fn post_once(&self, vector: Vector) -> Posted {
         let was_set = match self.try_post(vector) {
-            Tried::Nobody => return Posted::Kick,
+            Tried::NoPickup => return Posted::Kick,
             Tried::TooLate(_) if self.retract(vector) => return Posted::Kick,
             Tried::Found(_, was_set) | Tried::TooLate(was_set) => was_set,
         };
@@ -121,7 +119,7 @@ impl Descriptor {
         }
     }
 
-    /// What finds a pending bit of the vCPU without a kick; nothing if it will not poll.
+    /// Returns how a pending bit will be found without a kick, or `None` if the vCPU will not poll.
     #[inline]
     pub(crate) fn pickup(&self) -> Option<Pickup> {
         if self.guest_state().will_poll() {
@@ -135,10 +133,10 @@ impl Descriptor {
     #[inline]
     fn try_post(&self, vector: Vector) -> Tried {
         if self.pickup().is_none() {
-            return Tried::Nobody;
+            return Tried::NoPickup;
         }
         let was_set = self.set(vector);
-        // Pairs with the barrier of the owner, who writes its state and reads the bits: one of us
+        // Pairs with the barrier of the owner, which writes its state and then reads the bits: at least one of the two
         // sees what the other wrote.
         full_barrier_after_rmw();
         match self.pickup() {
@@ -147,29 +145,27 @@ impl Descriptor {
         }
     }
 
-    /// Sets a vector's pending bit. Says whether it was set already.
+    /// Sets a vector's pending bit. Returns whether it was set already.
     #[inline]
     pub(crate) fn set(&self, vector: Vector) -> bool {
         self.pending.words[vector.word()].test_and_set(vector.bit())
     }
 
-    /// Takes a vector's pending bit back. Says whether it was still there.
+    /// Takes a vector's pending bit back. Returns whether it was still set.
     ///
-    /// If it was, it may be another sender's by now, and its kick is this one's to send: what that
-    /// sender wrote before it posted is visible to the caller. If it was not, the owner or another
-    /// sender took it, and delivers.
+    /// If it was, it may be another sender's by now, for which the caller then kicks: what that sender wrote before it
+    /// posted is visible to the caller. If it was not, the owner or another sender has taken it, and delivers.
     #[inline]
     pub(crate) fn retract(&self, vector: Vector) -> bool {
         self.pending.words[vector.word()].test_and_clear(vector.bit())
     }
 }
 
-/// Posts an interrupt to several vCPUs by `post`, and calls `kick` with the index of each that needs it.
+/// Posts an interrupt to several vCPUs by `post`, and calls `kick` with the index of each that needs a kick.
 ///
-/// The caller sends one native multicast to those. The targets are taken one after the other, so nothing has to be
-/// shown for a multicast beyond what holds for one post. To set all bits first and to share one barrier would save
-/// nothing where a read-modify-write is that barrier, as on x86, and would leave each bit set and unannounced for
-/// longer.
+/// The caller sends one native multicast to those. This posts to one target after the other, so the proof for one post
+/// holds for multicasts. Setting all bits first, with one barrier, would save nothing where the read-modify-write is the
+/// barrier, and would leave each bit set for longer before the states are read.
 #[inline]
 pub fn post_all<'a, I>(
     targets: impl IntoIterator<Item = (I, &'a Descriptor)>,

@@ -2,20 +2,19 @@
 
 //! Posted interrupts in shared memory.
 //!
-//! A vCPU's [`Descriptor`] holds one pending bit per vector. Whoever wants to interrupt that vCPU
-//! [posts](Descriptor::post): if the vCPU will look by itself, it sets the bit, and has nothing more to do.
-//! Otherwise it sends the interrupt the platform's own way, so that
-//! posting can save VM exits and never adds one. See `Documentation/protocol.rst` for the proof.
+//! A vCPU's [`Descriptor`] holds one pending bit per vector. A sender [posts](Descriptor::post) to interrupt the vCPU: if
+//! the vCPU will poll, setting the bit is all. Otherwise the sender kicks it, by the platform's own interrupt. So posting
+//! can save VM exits and never adds one. See `Documentation/protocol.rst` for the proof.
 //!
-//! Host, guests and tools share this crate, and so does the kernel: nothing in it allocates,
-//! blocks, or panics on what it finds in memory.
+//! Host, guests and tools share this crate, and the kernel compiles it, too: nothing in it allocates, blocks, or panics on
+//! what it finds in memory.
 //!
 //! # Trust
 //!
-//! A descriptor is guest memory. The host writes copies of what it knows there and never reads
-//! them back; what it has to read, it reads once. Every bit pattern is a valid descriptor.
+//! A descriptor is guest memory. The host writes copies of its own state there and never reads them back; what it must
+//! read, it reads once. Every bit pattern is a valid descriptor.
 
-// Kbuild gives all kernel code `no_std` itself, and refuses to be given it twice.
+// Kbuild makes all kernel code `no_std` itself, and allows that only once.
 #![cfg_attr(not(MODULE), no_std)]
 #![deny(missing_docs)]
 

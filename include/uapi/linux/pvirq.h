@@ -13,21 +13,21 @@
 
 /*
  * One vCPU's descriptor. Each line of 64 bytes has its own writer; zeroed
- * memory is a valid descriptor, whose vCPU will not look.
+ * memory is a valid descriptor, whose vCPU will not poll.
  */
 struct pvirq_descriptor {
-	/* Any sender sets bits, the owner takes them: one per vector. */
+	/* One bit per vector: senders set them, the owner takes them. */
 	__aligned_u64 pending[4];
 	__aligned_u64 reserved0[4];
 
 	/* Written by the host. */
 	__u32 host_state;		/* PVIRQ_HOST_* */
-	__u32 guest_poll_ns;
-	__u32 host_poll_ns;
+	__u32 guest_poll_ns;		/* how long the guest polls */
+	__u32 host_poll_ns;		/* how long the host then polls */
 	__u32 idle_end;			/* PVIRQ_IDLE_* */
 	__u32 reserved1[12];
 
-	/* Written by the guest, on the vCPU that this is of. */
+	/* Written by the guest, on the descriptor's vCPU. */
 	__u32 guest_state;		/* PVIRQ_GUEST_* */
 	__u32 idle_hits;		/* idle periods that ended while it polled */
 	__aligned_u64 posted;
@@ -46,14 +46,14 @@ struct pvirq_descriptor {
 } __attribute__((aligned(64)));
 
 /* Values of host_state. All others mean PVIRQ_HOST_RUNNING. */
-#define PVIRQ_HOST_RUNNING	0	/* will not look */
-#define PVIRQ_HOST_BLOCKED	1	/* will not look */
+#define PVIRQ_HOST_RUNNING	0	/* will not poll */
+#define PVIRQ_HOST_BLOCKED	1	/* will not poll */
 #define PVIRQ_HOST_PREEMPTED	2
 #define PVIRQ_HOST_OUTSIDE	3
 #define PVIRQ_HOST_POLLING	4
 
 /* Values of guest_state. All others mean PVIRQ_GUEST_RUNNING. */
-#define PVIRQ_GUEST_RUNNING	0	/* will not look */
+#define PVIRQ_GUEST_RUNNING	0	/* will not poll */
 #define PVIRQ_GUEST_POLLING	1
 
 /* Values of idle_end. All others mean PVIRQ_IDLE_EXPIRED. */
@@ -91,12 +91,12 @@ struct pvirq_descriptor {
 #define PVIRQ_FEATURE_IDLE	(1 << 1)
 #define PVIRQ_FEATURE_EPOCH	(1 << 2)
 
-/* PVIRQ_REG_COMMAND, lower half. The upper one is zero where not said. */
+/* Values of PVIRQ_REG_COMMAND, lower half. The upper one is 0 by default. */
 #define PVIRQ_COMMAND_REGISTER	1	/* upper half: the guest's version */
 #define PVIRQ_COMMAND_UNREGISTER	2
 #define PVIRQ_COMMAND_IDLE	3
 
-/* PVIRQ_REG_STATUS */
+/* Values of PVIRQ_REG_STATUS. */
 #define PVIRQ_STATUS_OK		0
 #define PVIRQ_STATUS_UNSUPPORTED	1
 #define PVIRQ_STATUS_WRONG_VERSION	2
@@ -113,8 +113,8 @@ struct pvirq_descriptor {
 #define PVIRQ_STATUS_PRIVATE	13
 
 /*
- * What a VMM can ask of pvirq on the file of a VM, beyond KVM's API. Each
- * argument begins with its size; flags that are not known are EINVAL.
+ * Ioctls on the file of a VM, beyond KVM's API. Each argument begins with its
+ * size; an unknown flag is EINVAL.
  */
 #define PVIRQ_IOCTL_MAGIC	0xbf
 #define PVIRQ_IOCTL_VERSION	1
@@ -131,16 +131,22 @@ struct pvirq_poll {
 
 #define PVIRQ_POLL_MAX_NS	10000000
 
-/* Values of policy: how the times are found, up to the longest. */
+/*
+ * Values of policy: how a vCPU's poll windows are chosen, up to the ceilings
+ * guest_poll_ns and host_poll_ns. ADAPTIVE: the ceiling, or 0. An idle period
+ * that is no longer than the ceiling pays for polling in 2 longer ones, 8 are
+ * saved at most, and after 16 longer ones in a row one more is polled for.
+ */
 #define PVIRQ_POLICY_HALT_POLL	0	/* as KVM's halt_poll_ns */
-#define PVIRQ_POLICY_FIXED	1
+#define PVIRQ_POLICY_FIXED	1	/* always the ceiling */
 #define PVIRQ_POLICY_GOVERNOR	2	/* as the guest's haltpoll governor */
-#define PVIRQ_POLICY_ADAPTIVE	3	/* the ceiling after a short idle period, and half as much after each long one */
+#define PVIRQ_POLICY_ADAPTIVE	3
 
 /*
  * What an eventfd is bound to. A signal is posted to the vCPU, if there is
- * one; if that does not do, a bottom half signals the sink, or without one
- * makes the vCPU look. Documentation/injection.rst lists what goes wrong.
+ * one. If the vCPU will not poll, a bottom half signals the sink; without a
+ * sink the vCPU is kicked, and no bottom half runs. Documentation/injection.rst
+ * lists the errors.
  */
 struct pvirq_bind {
 	__u32 size;
@@ -149,11 +155,11 @@ struct pvirq_bind {
 	__s32 sink;			/* with PVIRQ_BIND_SINK; 0 without */
 	__u32 vcpu;			/* with PVIRQ_BIND_POST; 0 without */
 	__u32 vector;			/* with PVIRQ_BIND_POST; 0 without */
-	__u32 bottom_half;		/* PVIRQ_BOTTOM_HALF_* */
+	__u32 bottom_half;		/* PVIRQ_BOTTOM_HALF_*, for the sink */
 	__u32 reserved;			/* 0 */
 };
 
-/* Flags: one of them at least. */
+/* Values of flags: at least one of them. */
 #define PVIRQ_BIND_POST		(1 << 0)
 #define PVIRQ_BIND_SINK		(1 << 1)
 
@@ -169,7 +175,7 @@ struct pvirq_unbind {
 	__u32 reserved;			/* 0 */
 };
 
-/* What a source has counted. The first four are for the caller to set. */
+/* A source's counters. The caller sets the first four members. */
 struct pvirq_source {
 	__u32 size;
 	__u32 flags;			/* 0 */
@@ -182,7 +188,7 @@ struct pvirq_source {
 	__aligned_u64 delivered;
 };
 
-/* What a CPU's bottom half has counted. The first four are for the caller. */
+/* A CPU's bottom half's counters. The caller sets the first four members. */
 struct pvirq_bottom_half {
 	__u32 size;
 	__u32 flags;			/* 0 */
@@ -199,26 +205,27 @@ struct pvirq_bottom_half {
 };
 
 /*
- * Where descriptors are in the file that PVIRQ_MAP_DESCRIPTORS makes, to be
- * mapped shared. When the guest takes them away, blank ones take their place.
+ * Where descriptors are in the file that PVIRQ_MAP_DESCRIPTORS makes, of which
+ * mappings must be shared. When the registration ends, blank descriptors take
+ * their place.
  */
 struct pvirq_map {
 	__u32 size;
 	__u32 flags;			/* 0 */
-	__u32 offset;			/* returned: that of the first, in bytes */
-	__u32 count;			/* returned */
+	__u32 offset;			/* returned: of the first, in bytes */
+	__u32 count;			/* returned: how many there are */
 };
 
 /* Whether the guest may register descriptors. */
 struct pvirq_posting {
 	__u32 size;
 	__u32 flags;			/* 0 */
-	__u32 allowed;			/* 1, or 0 to forbid it */
+	__u32 allowed;			/* 1, or 0 to forbid posting */
 	__u32 reserved;			/* 0 */
 };
 
 /* Values of ended: why the last registration that has ended did so. */
-#define PVIRQ_ENDED_NONE		0	/* none has */
+#define PVIRQ_ENDED_NONE		0	/* none has ended */
 #define PVIRQ_ENDED_UNREGISTERED	1	/* by the guest */
 #define PVIRQ_ENDED_REPLACED	2	/* by the guest */
 #define PVIRQ_ENDED_MEMORY_MOVED	3
@@ -227,7 +234,7 @@ struct pvirq_posting {
 #define PVIRQ_ENDED_VMM		6	/* PVIRQ_END_REGISTRATION */
 #define PVIRQ_ENDED_FORBIDDEN	7	/* PVIRQ_SET_POSTING */
 
-/* The guest's registration. The first two are for the caller to set. */
+/* The guest's registration. The caller sets the first two members. */
 struct pvirq_registration {
 	__u32 size;
 	__u32 flags;			/* 0 */
@@ -236,12 +243,12 @@ struct pvirq_registration {
 	__u32 count;
 	__u32 ended;			/* PVIRQ_ENDED_* */
 	__aligned_u64 address;
-	__aligned_u64 registrations;	/* that there have been */
+	__aligned_u64 registrations;	/* how many there have been */
 };
 
 /*
- * What is posted to a vCPU and not yet injected: vector v is bit v % 64 of
- * word v / 64.
+ * Interrupts that are posted to a vCPU and not yet injected: vector v is bit
+ * v % 64 of word v / 64.
  */
 struct pvirq_posted {
 	__u32 size;

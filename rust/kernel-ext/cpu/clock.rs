@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The kernel's coarse clock, and events that come no more often than it says.
+//! Jiffies, and limits on how often an event happens.
 //!
 //! C header: [`include/linux/jiffies.h`](srctree/include/linux/jiffies.h)
 
@@ -18,11 +18,11 @@ use crate::read_once::ReadOnce;
 /// Returns the time in jiffies. Any context.
 #[inline]
 pub fn jiffies() -> Jiffies {
-    // SAFETY: It is a word that the kernel writes at any time, so that it is read at once.
+    // SAFETY: The kernel writes this word at any time, so it is read by one access.
     unsafe { (&raw const bindings::jiffies).read_volatile() }
 }
 
-/// Something that is due once in an interval, on one of the CPUs.
+/// An event that is due once per interval, on one of the CPUs.
 ///
 /// # Examples
 ///
@@ -31,8 +31,8 @@ pub fn jiffies() -> Jiffies {
 ///
 /// // On any number of CPUs, again and again.
 /// match seconds.claim() {
-///     Ok(()) => {} // On one of them.
-///     Err(rest) => {} // Another had it, and it is due again in so long.
+///     Ok(()) => {} // On one of them per interval.
+///     Err(rest) => {} // It is due in `rest`.
 /// }
 /// ```
 pub struct Periodic {
@@ -41,7 +41,7 @@ pub struct Periodic {
 }
 
 impl Periodic {
-    /// It is due `interval` from now for the first time.
+    /// Makes an event that is due `interval` from now for the first time.
     pub fn new(interval: Jiffies) -> Self {
         Self {
             interval,
@@ -49,8 +49,11 @@ impl Periodic {
         }
     }
 
-    /// Takes it, if it is due, which succeeds for one of those who ask. The others are told after how long it is due again,
-    /// which is not 0. Any context.
+    /// Claims the event if it is due, which succeeds for one of concurrent callers. Any context.
+    ///
+    /// # Errors
+    ///
+    /// The time until the event is due, which is not 0.
     pub fn claim(&self) -> Result<(), Jiffies> {
         let now = jiffies();
         let next = self.next.read_once();
@@ -69,13 +72,13 @@ impl Periodic {
         }
     }
 
-    /// Lets it be due the next time an interval from now.
+    /// Makes the event due an interval from now.
     pub fn restart(&self) {
         self.next.write_once(jiffies().wrapping_add(self.interval));
     }
 }
 
-/// Lets an event happen some times in an interval, and no more often. As `___ratelimit()`, but that its caller has the lock.
+/// A limit on how often an event happens in an interval. As `___ratelimit()`, but the caller has the lock.
 pub struct RateLimit {
     interval: Jiffies,
     burst: u32,
@@ -84,7 +87,7 @@ pub struct RateLimit {
 }
 
 impl RateLimit {
-    /// Lets it happen `burst` times in each `interval`.
+    /// Allows the event `burst` times in each `interval`.
     pub fn new(interval: Jiffies, burst: u32) -> Self {
         Self {
             interval,

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* A timer of each CPU, for cpu_timer.rs: kernel::bindings does not know the macros that set timers up. */
+/* Per-CPU timers for cpu_timer.rs: kernel::bindings lacks the macros that set up timers. */
 #include <linux/irq_work.h>
 #include <linux/percpu.h>
 #include <linux/slab.h>
@@ -80,29 +80,29 @@ struct rust_cpu_timers *rust_cpu_timers_new(bool deferrable, unsigned long delay
 	return this;
 }
 
-/* After all CPUs have stopped theirs. */
+/* All CPUs must have stopped their timers. */
 void rust_cpu_timers_free(struct rust_cpu_timers *this)
 {
 	free_percpu(this->each);
 	kfree(this);
 }
 
-/* These are for the current CPU, which must not change meanwhile. */
+/* The rest is for the timer of the current CPU, which must not change meanwhile. */
 
 void rust_cpu_timer_start(struct rust_cpu_timers *this)
 {
 	WRITE_ONCE(this_cpu_ptr(this->each)->started, true);
 }
 
-/* After it has been started. */
+/* The timer must have been started. */
 void rust_cpu_timer_arm(struct rust_cpu_timers *this)
 {
 	rust_cpu_timer_set(this_cpu_ptr(this->each), this->delay);
 }
 
 /*
- * Where the locks of the scheduler are held, under which those of timers must not be taken. The work that is pending
- * already does for this call, too: it looks at the timer later.
+ * For callers that hold locks of the scheduler, under which those of timers must not be taken. A pending work serves
+ * this call, too: it checks the timer later.
  */
 void rust_cpu_timer_arm_by_interrupt(struct rust_cpu_timers *this)
 {
@@ -117,7 +117,7 @@ void rust_cpu_timer_stop(struct rust_cpu_timers *this)
 	struct rust_cpu_timer *each = this_cpu_ptr(this->each);
 
 	WRITE_ONCE(each->started, false);
-	/* Those that have seen it started are on this CPU, and have ended after this. */
+	/* Handlers that have seen it started run on this CPU, and have ended after this. */
 	irq_work_sync(&each->work);
 	timer_delete_sync(&each->timer);
 }

@@ -7,9 +7,9 @@
 //!
 //! # Concurrency
 //!
-//! Each CPU has a timer of its own, which expires there, in a softirq, with interrupts on. The timer of a CPU is started
-//! and stopped by a thread that is bound to it, as the callbacks of [`hotplug`](crate::hotplug) are. When
-//! [`CpuTimers::stop`] has returned, the CPU's timer neither runs nor is pending, and nothing arms it.
+//! The timer of each CPU expires on that CPU, in softirq, with interrupts on. A thread that is bound to the CPU starts and
+//! stops it, such as that of the [`hotplug`](crate::hotplug) callbacks. After [`CpuTimers::stop`] the CPU's timer neither
+//! runs nor is pending, and nothing arms it.
 
 use kernel::{
     cpu::CpuId,
@@ -23,19 +23,16 @@ use kernel::{
     time::Jiffies, //
 };
 
-/// What is done when a CPU's timer expires.
+/// The handler of per-CPU timers.
 pub trait CpuTimer: Send + Sync + 'static {
-    /// Whether an idle CPU is left alone: its timer expires when the CPU is awake for another reason. Otherwise the timer
-    /// wakes it.
+    /// Whether the timer does not wake an idle CPU, and expires when it wakes for another reason.
     const DEFERRABLE: bool;
 
-    /// The timer of the current CPU has expired. Returns after how long it expires again, if it does.
-    ///
-    /// In a softirq: this must not sleep.
+    /// Handles the timer of the current CPU. Returns the time until it expires again, if it does. In softirq.
     fn expired(&self, cpu: CpuId) -> Option<Jiffies>;
 }
 
-/// A timer for each CPU, which calls a `T`.
+/// A timer per CPU, which calls a `T`.
 ///
 /// # Invariants
 ///
@@ -45,7 +42,7 @@ pub struct CpuTimers<T: CpuTimer> {
     _target: Arc<T>,
 }
 
-// SAFETY: Timers have locks of their own, and each function is for the CPU that calls it.
+// SAFETY: Timers have locks of their own, and each function acts on the CPU that calls it.
 unsafe impl<T: CpuTimer> Send for CpuTimers<T> {}
 // SAFETY: As above.
 unsafe impl<T: CpuTimer> Sync for CpuTimers<T> {}
@@ -53,7 +50,7 @@ unsafe impl<T: CpuTimer> Sync for CpuTimers<T> {}
 impl<T: CpuTimer> CpuTimers<T> {
     /// Makes timers that expire `delay` after they have been armed. None is started yet. May sleep.
     pub fn new(target: Arc<T>, delay: Jiffies) -> Result<Self> {
-        // SAFETY: The target stays where it is until the timers are freed, and is a `T`.
+        // SAFETY: The target is a `T`, and stays where it is until the timers are freed.
         let raw = unsafe {
             new(
                 T::DEFERRABLE,
@@ -73,29 +70,29 @@ impl<T: CpuTimer> CpuTimers<T> {
         }
     }
 
-    /// Lets the timer of the current CPU be armed from now on. In a thread that is bound to the CPU.
+    /// Allows the timer of the current CPU to be armed. In a thread that is bound to the CPU.
     pub fn start(&self) {
         // SAFETY: By the type invariants these are timers, and the caller stays on this CPU.
         unsafe { start(self.raw) };
     }
 
-    /// Arms the timer of the current CPU, which has been [started](Self::start), anew. In a thread that is bound to the CPU.
+    /// Arms the timer of the current CPU, which has been [started](Self::start), or begins its delay anew. In a thread that
+    /// is bound to the CPU.
     pub fn arm(&self) {
         // SAFETY: As in `start`.
         unsafe { arm(self.raw) };
     }
 
-    /// Arms the timer of the current CPU, unless it is pending or has not been started.
+    /// Arms the timer of the current CPU by an interrupt to itself, unless it is pending or has not been started.
     ///
-    /// With preemption off, in any context but NMIs, and with locks of the scheduler held: the CPU interrupts itself to do
-    /// it.
+    /// With preemption off, in any context but NMIs, and with locks of the scheduler held.
     #[inline]
     pub fn arm_by_interrupt(&self) {
         // SAFETY: By the type invariants these are timers. Preemption is off, so the CPU stays the same.
         unsafe { arm_by_interrupt(self.raw) };
     }
 
-    /// Takes back what [`CpuTimers::start`] has allowed. In a thread that is bound to the CPU; may sleep.
+    /// Stops the timer of the current CPU, and waits until it does not run. In a thread that is bound to the CPU; may sleep.
     pub fn stop(&self) {
         // SAFETY: As in `start`.
         unsafe { stop(self.raw) };
@@ -103,7 +100,7 @@ impl<T: CpuTimer> CpuTimers<T> {
 
     /// # Safety
     ///
-    /// To be called by the timers alone.
+    /// Must only be called by the timers.
     unsafe extern "C" fn expired(context: *const c_void, cpu: c_uint) -> c_ulong {
         // SAFETY: The context of the timers is a `T` that lives as long as they do.
         let target = unsafe { &*context.cast::<T>() };
@@ -116,8 +113,8 @@ impl<T: CpuTimer> CpuTimers<T> {
 
 impl<T: CpuTimer> Drop for CpuTimers<T> {
     fn drop(&mut self) {
-        // SAFETY: By the type invariants these are timers. All have been stopped, as whoever starts them stops them
-        // when their CPU goes.
+        // SAFETY: By the type invariants these are timers. All have been stopped: users stop each one that they start,
+        // when its CPU goes offline.
         unsafe { free(self.raw) };
     }
 }

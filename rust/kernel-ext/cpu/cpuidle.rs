@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a CPU does when it has nothing to do.
+//! Cpuidle drivers.
 //!
 //! C headers: [`include/linux/cpuidle.h`](srctree/include/linux/cpuidle.h),
 //! [`include/linux/sched/idle.h`](srctree/include/linux/sched/idle.h)
 //!
 //! # Concurrency
 //!
-//! A CPU idles in its idle task, and leaves [`IdleDriver::enter`] before it runs another. Its device
-//! is added and removed by a thread that is bound to this CPU. So when a device has been removed, its
-//! CPU is not inside, and does not come back.
+//! A CPU idles in its idle task, and leaves [`IdleDriver::enter`] before it runs another task. A
+//! thread that is bound to the CPU adds and removes its device. So after a device has been removed,
+//! its CPU is not in `enter`, and does not call it again.
 
 use core::arch::asm;
 use kernel::{
@@ -33,24 +33,24 @@ use kernel::{
 
 use crate::port_io::Port;
 
-/// How idle CPUs idle.
+/// A cpuidle driver with one state.
 pub trait IdleDriver: Send + Sync + 'static {
     /// The name of the driver, of 15 bytes at most.
     const NAME: &'static CStr;
 
-    /// What it does, in 31 bytes at most.
+    /// The description of the state, of 31 bytes at most.
     const DESCRIPTION: &'static CStr;
 
-    /// Idles once. The idle loop sees to it that there is nothing to do before each call.
+    /// Idles once. Before each call the idle loop checks that there is no work.
     ///
-    /// Called with interrupts off, and this must return with interrupts off. Whoever has had
-    /// interrupts on must return before the CPU sleeps: their handlers may have left work to the
-    /// idle loop. RCU does not watch, so that nothing may be called that uses it, takes a lock or is
+    /// Called with interrupts off, and must return with interrupts off. If interrupts were on
+    /// meanwhile, this must return before the CPU sleeps, as their handlers may have left work to the
+    /// idle loop. RCU is not watching: nothing may be called that uses RCU, takes a lock, or is
     /// traced.
     fn enter(&self, idle: &Idle);
 }
 
-/// The driver of this kernel's idle CPUs. Those to which no device has been added idle as before.
+/// The registration of this kernel's cpuidle driver. CPUs without a device idle as before.
 ///
 /// # Invariants
 ///
@@ -65,15 +65,15 @@ unsafe impl<T: IdleDriver> Send for Registration<T> {}
 // SAFETY: As above.
 unsafe impl<T: IdleDriver> Sync for Registration<T> {}
 
-/// Why there is no registration.
+/// The reason why a driver was not registered.
 pub enum Refusal {
-    /// The kernel's command line says how CPUs idle.
+    /// The kernel's command line has `idle=`.
     Overridden,
-    /// The kernel's command line says that there is to be no cpuidle.
+    /// Cpuidle is disabled, as by `cpuidle.off=1` on the kernel's command line.
     Off,
     /// There is a driver already, of this name.
     Taken(&'static CStr),
-    /// Something has failed.
+    /// The registration failed.
     Failed(Error),
 }
 
@@ -84,9 +84,9 @@ impl From<Error> for Refusal {
 }
 
 impl<T: IdleDriver> Registration<T> {
-    /// Makes `driver` the kernel's. May sleep.
+    /// Registers `driver`. May sleep.
     pub fn register(driver: Arc<T>) -> Result<Self, Refusal> {
-        // SAFETY: It reads a variable of the kernel's boot.
+        // SAFETY: It reads a variable that is set at boot.
         if unsafe { is_overridden() } {
             return Err(Refusal::Overridden);
         }
@@ -112,14 +112,13 @@ impl<T: IdleDriver> Registration<T> {
         }
     }
 
-    /// Lets the current CPU idle by this driver. In a thread that is bound to it.
+    /// Makes the current CPU idle by this driver. In a thread that is bound to the CPU.
     pub fn add(&self, cpu: CpuId) -> Result {
         // SAFETY: By the type invariants the driver is registered.
         to_result(unsafe { add(self.raw, cpu.as_u32()) })
     }
 
-    /// Lets the current CPU, to which [`Registration::add`] has been applied, idle as before. In a
-    /// thread that is bound to it.
+    /// Undoes [`Registration::add`] for the current CPU. In a thread that is bound to the CPU.
     pub fn remove(&self, cpu: CpuId) {
         // SAFETY: By the type invariants the driver is registered.
         unsafe { remove(self.raw, cpu.as_u32()) };
@@ -127,8 +126,8 @@ impl<T: IdleDriver> Registration<T> {
 
     /// # Safety
     ///
-    /// To be called by the driver alone.
-    // Next to what it calls and to what calls it: an idle CPU that an exit has woken finds few pages in its TLB.
+    /// Must only be called by the driver.
+    // In the section of its callers and callees: after an exit an idle CPU has few pages in its TLB.
     #[link_section = ".cpuidle.text"]
     unsafe extern "C" fn enter(context: *const c_void, cpu: c_uint) {
         // SAFETY: The driver's context is a `T` that lives as long as it is registered.
@@ -142,15 +141,14 @@ impl<T: IdleDriver> Registration<T> {
 
 impl<T: IdleDriver> Drop for Registration<T> {
     fn drop(&mut self) {
-        // SAFETY: By the type invariants it is registered. No CPU has a device any more, as whoever
-        // adds them removes them.
+        // SAFETY: By the type invariants it is registered. No CPU has a device any more: users remove
+        // those that they add.
         unsafe { unregister(self.raw) };
     }
 }
 
 fn current_driver() -> Option<&'static CStr> {
-    // SAFETY: It gives the driver's name, which a driver that is registered keeps; those of this
-    // kernel never go.
+    // SAFETY: A registered driver keeps its name, and the kernel's own drivers are never unregistered.
     unsafe {
         let name = current_driver_name();
 
@@ -158,7 +156,7 @@ fn current_driver() -> Option<&'static CStr> {
     }
 }
 
-/// A CPU that idles, in [`IdleDriver::enter`].
+/// A CPU in [`IdleDriver::enter`].
 pub struct Idle {
     cpu: CpuId,
 }
@@ -170,37 +168,38 @@ impl Idle {
         self.cpu
     }
 
-    /// Returns a number that changes whenever the CPU has done something else than to idle.
+    /// Returns a number that changes whenever the CPU has run another task.
     #[inline]
     pub fn period(&self) -> u64 {
         // SAFETY: It reads counters of the current task, which is the idle task.
         unsafe { current_switches() as u64 }
     }
 
-    /// Returns whether there is something to do.
+    /// Returns whether the idle task must reschedule.
     #[inline]
     pub fn has_work(&self) -> bool {
         // SAFETY: It reads a flag of the current task.
         unsafe { tif_need_resched() }
     }
 
-    /// Makes the idle loop run what others have queued for this CPU to call.
+    /// Makes the idle loop run the functions that other CPUs have queued for this one.
     #[inline]
     pub fn run_queued_calls(&self) {
-        // The idle loop does so whenever it is left.
-        // SAFETY: It sets a flag of the current task, as others do to make it look.
+        // The idle loop does that when it ends.
+        // SAFETY: It sets a flag of the current task, as a wake-up does.
         unsafe { set_current_need_resched() };
     }
 
-    /// Interrupts the CPU itself, once interrupts are on.
+    /// Interrupts this CPU, once interrupts are on, by a vector of [devices](crate::ipi::is_of_devices).
     pub fn interrupt_self(&self, vector: u8) {
-        // SAFETY: Vectors from 16 on do no more than to interrupt; others, the APIC refuses.
+        // SAFETY: Callers pass vectors of devices, which do no more than interrupt.
         unsafe { apic_send_self(vector) };
     }
 
-    /// Looks with interrupts on until there is something to do, or `until` says so, or `ns` have
-    /// passed. Whoever has work for the CPU does not interrupt it meanwhile. Returns with interrupts
-    /// off.
+    /// Polls with interrupts on until there is work, `until` returns true, or `ns` have passed.
+    ///
+    /// The scheduler does not interrupt the CPU for work meanwhile (`TIF_POLLING_NRFLAG`). Returns with
+    /// interrupts off.
     #[inline]
     pub fn poll(&self, ns: u64, mut until: impl FnMut() -> bool) -> PollEnd {
         // SAFETY: It sets a flag of the current task, which is the idle task. It is reset below.
@@ -214,20 +213,20 @@ impl Idle {
             unsafe { asm!("cli", options(nostack)) };
             end
         };
-        // SAFETY: As above. It has the barrier between this and whatever is looked at next.
+        // SAFETY: As above. It has the barrier between clearing the flag and the caller's next check.
         unsafe { current_clr_polling() };
         end
     }
 
     #[inline]
     fn poll_until(ns: u64, until: &mut impl FnMut() -> bool) -> PollEnd {
-        /// The clock takes longer to read than the rest.
-        const LOOKS_PER_CLOCK: u32 = 16;
+        /// Reading the clock takes longer than the other checks.
+        const CHECKS_PER_CLOCK: u32 = 16;
 
         // SAFETY: The clock can be read in any context.
         let start = unsafe { sched_clock() };
         loop {
-            for _ in 0..LOOKS_PER_CLOCK {
+            for _ in 0..CHECKS_PER_CLOCK {
                 if until() {
                     return PollEnd::Found;
                 }
@@ -244,18 +243,18 @@ impl Idle {
         }
     }
 
-    /// Writes to a port as if that was a HLT: interrupts go on just before, and are off afterwards.
+    /// Writes to a port as with HLT: interrupts go on just before, and are off afterwards.
     #[inline]
     pub fn write_port(&self, port: Port<'_>, value: u32) {
-        // SAFETY: It writes a port that whoever gave it may write. Interrupts are allowed here; the
-        // first that can come comes after the write.
+        // SAFETY: A `Port` may be written. Interrupts are allowed here; after `sti`, the first one
+        // comes after the write.
         unsafe {
             asm!("sti", "out dx, eax", "cli", in("dx") port.number(), in("eax") value,
                 options(nostack));
         }
     }
 
-    /// Sleeps until there is an interrupt, the way of this CPU.
+    /// Sleeps until there is an interrupt, by the kernel's idle routine.
     #[inline]
     pub fn halt(&self) {
         // SAFETY: Interrupts are off, and are off afterwards.
@@ -263,12 +262,12 @@ impl Idle {
     }
 }
 
-/// What has ended [`Idle::poll`].
+/// The reason why [`Idle::poll`] has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PollEnd {
-    /// What the caller looks for.
+    /// `until` returned true.
     Found,
-    /// There is something to do.
+    /// The idle task must reschedule.
     Work,
     /// The time is over.
     Expired,

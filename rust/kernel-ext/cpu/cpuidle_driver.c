@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* A cpuidle driver with one state, for cpuidle.rs: kernel::bindings knows none of the structures. */
+/* A cpuidle driver with one state, for cpuidle.rs: kernel::bindings lacks the structures. */
 #include <linux/cpu.h>
 #include <linux/cpuidle.h>
 #include <linux/percpu.h>
@@ -42,8 +42,8 @@ static __cpuidle int rust_cpuidle_enter(struct cpuidle_device *dev, struct cpuid
 }
 
 /*
- * The driver has no owner: each device would hold a reference to it, and the module could not be unloaded, which is
- * when it removes them.
+ * The driver has no owner: each device would hold a reference to the module, which could then not be unloaded, which is
+ * when it removes the devices.
  */
 struct rust_cpuidle *rust_cpuidle_register(const char *name, const char *desc,
 					   rust_cpuidle_enter_t enter, const void *context)
@@ -77,7 +77,7 @@ free:
 	return ERR_PTR(ret);
 }
 
-/* After all devices have been removed. */
+/* All devices must have been removed. */
 void rust_cpuidle_unregister(struct rust_cpuidle *this)
 {
 	cpuidle_unregister_driver(&this->driver);
@@ -98,7 +98,7 @@ void rust_cpuidle_remove(struct rust_cpuidle *this, unsigned int cpu)
 	cpuidle_unregister_device(per_cpu_ptr(this->devices, cpu));
 }
 
-/* The name of the driver that there is, or NULL. It is its module's, so that nobody must keep it. */
+/* The name of the registered driver, or NULL. It is valid as long as the driver's module. */
 const char *rust_cpuidle_current_driver(void)
 {
 	struct cpuidle_driver *driver = cpuidle_get_driver();
@@ -106,13 +106,13 @@ const char *rust_cpuidle_current_driver(void)
 	return driver ? driver->name : NULL;
 }
 
-/* Whether the kernel's command line says how to idle. */
+/* Whether the kernel's command line has idle=. */
 bool rust_cpuidle_is_overridden(void)
 {
 	return boot_option_idle_override != IDLE_NO_OVERRIDE;
 }
 
-/* The rest is for what enter() calls, where RCU does not watch. */
+/* enter() calls the rest, where RCU is not watching. */
 
 __cpuidle bool rust_helper_current_set_polling_and_test(void)
 {

@@ -1,7 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/*
- * What takes C: macros and inline functions that kernel::bindings does not know. As rust/helpers does.
- */
+/* Macros and inline functions that kernel::bindings lacks, wrapped for Rust as in rust/helpers. */
 #include <linux/cc_platform.h>
 #include <linux/cpumask.h>
 #include <linux/io.h>
@@ -39,7 +37,7 @@ bool rust_helper_cpu_online(unsigned int cpu)
 	return cpu_online(cpu);
 }
 
-/* As hardirq_count() and in_serving_softirq() say it of the current CPU. */
+/* hardirq_count() or in_serving_softirq(), of any CPU. */
 bool rust_helper_cpu_handles_interrupt(unsigned int cpu)
 {
 	return READ_ONCE(per_cpu(__preempt_count, cpu)) & (HARDIRQ_MASK | SOFTIRQ_OFFSET);
@@ -65,7 +63,7 @@ unsigned long rust_helper_virt_to_phys(const void *address)
 	return virt_to_phys((void *)address);
 }
 
-/* As pv_sched_yield_supported() in arch/x86/kernel/kvm.c, whose kvm_para_has_feature() is not for modules. */
+/* As pv_sched_yield_supported() in arch/x86/kernel/kvm.c, but kvm_arch_para_features() is not exported to modules. */
 bool rust_helper_kvm_has_sched_yield(void)
 {
 	const u32 wanted = BIT(KVM_FEATURE_PV_SCHED_YIELD) | BIT(KVM_FEATURE_STEAL_TIME);

@@ -1,37 +1,37 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Taking over how CPUs interrupt each other.
+//! Takeover of the functions by which CPUs interrupt each other.
 //!
 //! C header: [`arch/x86/include/asm/smp.h`](srctree/arch/x86/include/asm/smp.h)
 //!
 //! The kernel calls three functions of `smp_ops` to send the interrupts of its scheduler and of
-//! `smp_call_function()`. A [`Takeover`] puts functions of its own in their place, and asks an
-//! [`IpiSender`] about each target. What that leaves goes to the functions that were there before.
+//! `smp_call_function()`. A [`Takeover`] replaces them by functions that ask an [`IpiSender`] for each
+//! target, and send the rest by those that they replaced.
 //!
-//! Interrupts that stop or wake a CPU (NMI, reboot, INIT) take other ways and are not seen here.
+//! Interrupts that stop or wake a CPU (NMI, reboot, INIT) use other functions, which stay.
 //!
 //! # Concurrency
 //!
 //! *Context.* The kernel calls the functions of `smp_ops` with preemption off: the scheduler under a
 //! run queue's lock, `smp_call_function()` between `get_cpu()` and `put_cpu()`, KVM likewise.
-//! Interrupts may be on, and an interrupt's handler may send as well, so that calls nest. NMIs do
-//! not send by these functions: `irq_work` and the watchdogs talk to the APIC.
+//! Interrupts may be on, and an interrupt's handler may send as well, so calls nest. NMIs do not send
+//! by these functions: `irq_work` and the watchdogs use the APIC directly.
 //!
-//! *Entry.* [`CURRENT`] is written before the functions (release), and reset after all have left.
-//! Whoever is called has loaded a function before it loads [`CURRENT`], and x86 keeps that order.
+//! *Entry.* `CURRENT` is written before the functions (release), and reset after all CPUs have left
+//! them. A CPU loads a function before it loads `CURRENT`, and x86 keeps that order.
 //!
-//! *Exit.* Another module may have put functions of its own in place of ours since, and calls ours
-//! then. So each function is restored only if it is ours, and until all three have been, the takeover
-//! goes on. That leaves CPUs that have loaded a pointer and not called it yet, or are inside. All of
-//! them have preemption off, so `synchronize_rcu()` waits for them, but for a CPU
-//! that is going offline: it sends its last interrupt (`cpuhp_report_idle_dead()`) when RCU does not
-//! watch it any more. So the functions are restored with CPU hotplug held off. A CPU that goes
-//! before is gone, and one that goes after finds the old functions.
+//! *Exit.* Another module may have replaced our functions since, and calls them then. So each is
+//! restored only if it is ours, and the takeover goes on until all three have been. That leaves CPUs
+//! that have loaded a pointer and not called it yet, or are inside. All of them have preemption off,
+//! so `synchronize_rcu()` waits for them, except for a CPU that is going offline: it sends its last
+//! interrupt (`cpuhp_report_idle_dead()`) when RCU no longer watches it. So the functions are restored
+//! with CPU hotplug held off. A CPU that went offline before is gone, and one that goes later finds
+//! the old functions.
 //!
-//! *Around the takeover.* [`send_native`] uses what [`CURRENT`] has without being called by the
-//! kernel. Its callers have interrupts off, and a second `synchronize_rcu()` waits for them.
+//! *Native interrupts.* [`send_native`] uses `CURRENT` without being called by the kernel. Its
+//! callers have interrupts off, and a second `synchronize_rcu()` waits for them.
 //!
-//! *Scratch masks.* There is one per CPU, used with interrupts off on that CPU only.
+//! *Scratch masks.* There is one per CPU, used on that CPU only, with interrupts off.
 
 use core::{
     cell::UnsafeCell,
@@ -71,26 +71,26 @@ use kernel::{
     }, //
 };
 
-/// What one CPU sends to another.
+/// An interrupt that one CPU sends to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ipi {
-    /// The scheduler wants the target to look at its run queue.
+    /// The scheduler wants the target to check its run queue.
     Reschedule,
-    /// There is something in the target's queue of functions to call, and in those of others.
+    /// Several CPUs, the target among them, have functions to call in their queues.
     CallFunction,
-    /// There is something in the target's queue of functions to call.
+    /// The target has functions to call in its queue.
     CallFunctionSingle,
 }
 
 impl Ipi {
-    /// All of them.
+    /// All interrupts.
     pub const ALL: [Self; 3] = [
         Self::Reschedule,
         Self::CallFunction,
         Self::CallFunctionSingle,
     ];
 
-    /// The vector that the target takes it at.
+    /// Returns the interrupt's vector.
     pub const fn vector(self) -> u8 {
         // All are below 256.
         (match self {
@@ -101,33 +101,33 @@ impl Ipi {
     }
 }
 
-/// What has become of an interrupt.
+/// The outcome of [`IpiSender::send`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use = "an interrupt that nobody sends is lost"]
+#[must_use = "an interrupt that is not sent is lost"]
 pub enum Sent {
-    /// The target is going to take it.
+    /// The target will take the interrupt.
     Done,
-    /// The target is going to take it as soon as the host lets it run, and has work to do besides.
+    /// The target will take the interrupt as soon as the host runs it, and is not idle.
     Waiting,
-    /// It has to be sent the platform's way.
+    /// The caller must send the interrupt natively.
     Native,
 }
 
-/// Who is asked first.
+/// Sends interrupts in place of the kernel.
 pub trait IpiSender: Send + Sync + 'static {
     /// Sends an interrupt from the current CPU to another.
     ///
-    /// Called with preemption off, from any context but NMIs, and with locks of the scheduler held:
-    /// this must take no lock, wake nobody, and wait for nobody. What the caller has written before
-    /// must be visible to the interrupt's handler.
+    /// Called with preemption off, in any context but NMIs, and with locks of the scheduler held: this
+    /// must not take locks, wake tasks, or wait. What the caller has written before must be visible to
+    /// the interrupt's handler.
     fn send(&self, ipi: Ipi, target: CpuId) -> Sent;
 
-    /// Called after a multicast of which at least `target` is [`Sent::Waiting`], in the same context.
-    /// Whoever has sent that is probably going to wait for it.
+    /// Called after a multicast for which at least `target` is [`Sent::Waiting`], in the same context.
+    /// The sender probably waits for the target.
     fn multicast_waits_for(&self, target: CpuId);
 
-    /// Called when a [`Takeover`] is to end, and another that has begun since has not: it waits for that from now on. In
-    /// process context.
+    /// Called in process context when the end of a [`Takeover`] must wait, as another module has
+    /// replaced its functions since and still calls them.
     fn is_still_called(&self);
 }
 
@@ -142,14 +142,14 @@ struct Functions {
     call_function_single: SendToCpu,
 }
 
-/// The current takeover's `Installed<T>`, if there is one. It begins with the functions that were there before.
+/// The current takeover's `Installed<T>`, or null. It begins with the functions that were replaced.
 static CURRENT: Atomic<*mut c_void> = Atomic::new(null_mut());
 
-/// A takeover of this kernel's interprocessor interrupts. Dropping it gives them back.
+/// A takeover of this kernel's interprocessor interrupts, until it is dropped.
 ///
 /// # Invariants
 ///
-/// `smp_ops` has the functions of this type, and [`CURRENT`] is `installed`.
+/// `smp_ops` has the functions of this type, and `CURRENT` is `installed`.
 pub struct Takeover<T: IpiSender> {
     installed: KBox<Installed<T>>,
 }
@@ -164,18 +164,17 @@ struct Installed<T> {
 /// A mask for the use of one CPU.
 struct Scratch(UnsafeCell<CpumaskVar>);
 
-// SAFETY: It owns its mask, which may be freed by any thread.
+// SAFETY: It owns its mask, which any thread may free.
 unsafe impl Send for Scratch {}
 // SAFETY: Only its CPU uses it, see the module's documentation.
 unsafe impl Sync for Scratch {}
 
 impl<T: IpiSender> Takeover<T> {
-    /// Asks `sender` from now on. May sleep.
+    /// Replaces the kernel's functions by those that ask `sender`. May sleep.
     ///
     /// # Errors
     ///
-    /// `EBUSY` if this module has taken the interrupts over already, `ENODEV` if this kernel sends
-    /// none.
+    /// `EBUSY` if this module has a takeover already, `ENODEV` if this kernel has no such functions.
     pub fn begin(sender: T) -> Result<Self> {
         let mut scratch = KVec::with_capacity(nr_cpu_ids() as usize, GFP_KERNEL)?;
         for _ in 0..nr_cpu_ids() {
@@ -202,37 +201,36 @@ impl<T: IpiSender> Takeover<T> {
     }
 }
 
-/// How long the end of a takeover waits before it looks again whether it may end.
+/// The time between attempts to end a takeover.
 const RETRY: Delta = Delta::from_millis(100);
 
 impl<T: IpiSender> Drop for Takeover<T> {
-    /// Gives the interrupts back, as soon as no other has taken them over after this. May sleep.
+    /// Restores the previous functions, once no other module calls ours. May sleep.
     fn drop(&mut self) {
         let mut restored = [false; Functions::COUNT];
-        let mut said = false;
+        let mut notified = false;
 
         while !self.restore(&mut restored) {
-            if !said {
+            if !notified {
                 self.installed.sender.is_still_called();
-                said = true;
+                notified = true;
             }
             fsleep(RETRY);
         }
 
-        // Whoever has been called, or is going to be, has preemption off, see the module's
-        // documentation.
+        // For callers of our functions, which have preemption off, see the module's documentation.
         synchronize_rcu();
         CURRENT.store(null_mut(), Release);
-        // As has `send_native`.
+        // For callers of `send_native`, which have interrupts off.
         synchronize_rcu();
     }
 }
 
 impl<T: IpiSender> Takeover<T> {
-    /// Makes the kernel use the functions that were there before in place of ours. Notes in `restored` for which of them it
-    /// does, and returns whether for all.
+    /// Restores the previous functions in the place of ours, notes in `restored` which ones have been, and returns whether
+    /// all have.
     fn restore(&self, restored: &mut [bool; Functions::COUNT]) -> bool {
-        // SAFETY: This may sleep. Both calls belong together.
+        // SAFETY: This may sleep, and the lock is released below.
         unsafe { bindings::cpus_read_lock() };
         self.installed
             .previous
@@ -243,11 +241,10 @@ impl<T: IpiSender> Takeover<T> {
     }
 }
 
-/// `ISA_IRQ_VECTOR(PIC_CASCADE_IR)`. Its handler does not tell the local APIC that it has ended, and what has a lower
-/// priority would wait for that forever.
+/// `ISA_IRQ_VECTOR(PIC_CASCADE_IR)`. Its handler sends no EOI, so interrupts of lower priority would wait forever.
 const CASCADE_VECTOR: u32 = ((bindings::FIRST_EXTERNAL_VECTOR + 16) & !15) + 2;
 
-/// Returns whether a vector is one of those that the kernel gives to devices. Others are its own, or the CPU's.
+/// Returns whether the kernel gives a vector to devices. The others are its own, or the CPU's.
 pub const fn is_of_devices(vector: u8) -> bool {
     let vector = vector as u32;
 
@@ -257,15 +254,15 @@ pub const fn is_of_devices(vector: u8) -> bool {
         && vector != CASCADE_VECTOR
 }
 
-/// Sends a vector to a CPU that is online, the current one perhaps, as if there was no [`Takeover`]. Returns whether it is
-/// one that a CPU can be sent: those that CPUs send each other by `smp_ops`, and those that devices have.
+/// Sends a vector to an online CPU, perhaps the current one, as if there was no [`Takeover`]. Returns whether it has sent
+/// it: only vectors of `smp_ops` and of devices can be sent.
 ///
 /// Any context but NMIs, with interrupts off.
 pub fn send_native(vector: u8, target: CpuId, _irq: &LocalInterruptDisabled) -> bool {
     let current = CURRENT.load(Relaxed);
     let functions = match current.is_null() {
         true => Functions::current(),
-        // SAFETY: What is installed begins with the functions, and stays as long as interrupts are off.
+        // SAFETY: An `Installed` begins with the functions, and is freed only after interrupts have been on, see `drop`.
         false => Some(unsafe { *current.cast::<Functions>() }),
     };
     let Some(functions) = functions else {
@@ -273,9 +270,9 @@ pub fn send_native(vector: u8, target: CpuId, _irq: &LocalInterruptDisabled) -> 
     };
     let number = target.as_u32();
 
-    // SAFETY: The kernel calls the functions as this does, with IDs of CPUs that are online. Their modules, if they are not
-    // the kernel's, wait until interrupts are on before they go. The APIC is sent vectors of devices alone, which interrupt
-    // and no more.
+    // SAFETY: The kernel calls the functions in the same way, with IDs of online CPUs. If they are another module's, that
+    // is unloaded only after interrupts have been on. The APIC is only sent vectors of devices, which do no more than
+    // interrupt.
     unsafe {
         match u32::from(vector) {
             bindings::RESCHEDULE_VECTOR => (functions.reschedule)(number as c_int),
@@ -293,10 +290,10 @@ pub fn send_native(vector: u8, target: CpuId, _irq: &LocalInterruptDisabled) -> 
 impl Functions {
     const COUNT: usize = 3;
 
-    /// Those that the kernel uses.
+    /// Returns the functions that the kernel uses.
     fn current() -> Option<Self> {
-        // SAFETY: The fields are initialised at boot. Nobody else writes them while modules are
-        // loaded, or they would have to do as we do.
+        // SAFETY: The fields are initialised at boot. While modules are loaded, only takeovers write
+        // them, one word at a time.
         unsafe {
             Some(Self {
                 reschedule: bindings::smp_ops.smp_send_reschedule?,
@@ -306,7 +303,7 @@ impl Functions {
         }
     }
 
-    /// Those that ask a `T`.
+    /// Returns the functions that ask a `T`.
     fn of<T: IpiSender>() -> Self {
         Self {
             reschedule: reschedule::<T>,
@@ -315,10 +312,10 @@ impl Functions {
         }
     }
 
-    /// The fields of `smp_ops`, which CPUs read one by one.
+    /// Returns the fields of `smp_ops`.
     fn fields() -> [&'static Atomic<usize>; Self::COUNT] {
-        // SAFETY: The fields are as large as pointers, aligned, and live forever. CPUs read each of
-        // them at once.
+        // SAFETY: The fields are as large as pointers, aligned, and live forever. CPUs read each by
+        // one access.
         unsafe {
             [
                 Atomic::<usize>::from_ptr((&raw mut bindings::smp_ops.smp_send_reschedule).cast()),
@@ -330,7 +327,7 @@ impl Functions {
         }
     }
 
-    /// These, in the order of the fields.
+    /// Returns these functions, in the order of the fields.
     fn values(&self) -> [usize; Self::COUNT] {
         [
             self.reschedule as usize,
@@ -339,14 +336,14 @@ impl Functions {
         ]
     }
 
-    /// Makes the kernel use these. CPUs may go on using those before.
+    /// Makes the kernel use these functions. CPUs may still be in the previous ones.
     fn install(&self) {
         for (field, value) in Self::fields().into_iter().zip(self.values()) {
             field.store(value, Release);
         }
     }
 
-    /// Makes the kernel use each of these that is not `done` yet, where it uses that of `others`. Those are done then.
+    /// Makes the kernel use each of these functions that is not `done`, if it uses that of `others`. Then it is done.
     fn replace(&self, others: &Self, done: &mut [bool; Self::COUNT]) {
         for (((field, new), old), done) in Self::fields()
             .into_iter()
@@ -354,7 +351,7 @@ impl Functions {
             .zip(others.values())
             .zip(done)
         {
-            // What is done may have been taken over since, by a module that does not know of `others`.
+            // A field that is done may have been taken over since, by a module that does not know `others`.
             *done = *done || field.cmpxchg(old, new, Full).is_ok();
         }
     }
@@ -363,11 +360,11 @@ impl Functions {
 impl<T: IpiSender> Installed<T> {
     /// # Safety
     ///
-    /// To be called by the functions of a [`Takeover<T>`] alone.
+    /// Must only be called by the functions of a [`Takeover<T>`].
     #[inline]
     unsafe fn current<'a>() -> &'a Self {
-        // SAFETY: By the invariants of `Takeover` it is there from before the first call of its
-        // functions, and it is freed when all have returned.
+        // SAFETY: By the invariants of `Takeover` it is set before the functions are first called,
+        // and it is freed after all have returned.
         unsafe { &*CURRENT.load(Relaxed).cast() }
     }
 
@@ -375,21 +372,21 @@ impl<T: IpiSender> Installed<T> {
     fn scratch<'a>(&'a self, _irq: &'a LocalInterruptDisabled) -> Option<&'a mut CpumaskVar> {
         let scratch = self.scratch.get(CpuId::current().as_u32() as usize)?;
 
-        // SAFETY: Interrupts are off, so this CPU stays, and nothing else here runs on it: NMIs do
-        // not send. The mask is used in one place, which asks for it once.
+        // SAFETY: Interrupts are off, so the CPU stays the same, and nothing else here runs on it:
+        // NMIs do not send. The only user of the mask gets it once.
         Some(unsafe { &mut *scratch.0.get() })
     }
 }
 
 /// # Safety
 ///
-/// To be called by the kernel alone, through `smp_ops`.
+/// Must only be called by the kernel, through `smp_ops`.
 unsafe extern "C" fn reschedule<T: IpiSender>(cpu: c_int) {
-    // SAFETY: As this function's requirements.
+    // SAFETY: By the safety requirements.
     let this = unsafe { Installed::<T>::current() };
 
     if sent_to(&this.sender, Ipi::Reschedule, cpu) == Sent::Native {
-        // SAFETY: The call is passed on as it is.
+        // SAFETY: The call is passed on unchanged.
         unsafe { (this.previous.reschedule)(cpu) };
     }
 }
@@ -398,11 +395,11 @@ unsafe extern "C" fn reschedule<T: IpiSender>(cpu: c_int) {
 ///
 /// As for [`reschedule`].
 unsafe extern "C" fn call_function_single<T: IpiSender>(cpu: c_int) {
-    // SAFETY: As this function's requirements.
+    // SAFETY: By the safety requirements.
     let this = unsafe { Installed::<T>::current() };
 
     if sent_to(&this.sender, Ipi::CallFunctionSingle, cpu) == Sent::Native {
-        // SAFETY: The call is passed on as it is.
+        // SAFETY: The call is passed on unchanged.
         unsafe { (this.previous.call_function_single)(cpu) };
     }
 }
@@ -416,34 +413,34 @@ fn sent_to<T: IpiSender>(sender: &T, ipi: Ipi, cpu: c_int) -> Sent {
 ///
 /// As for [`reschedule`], with a mask that does not change.
 unsafe extern "C" fn call_function<T: IpiSender>(mask: *const bindings::cpumask) {
-    // SAFETY: As this function's requirements.
+    // SAFETY: By the safety requirements.
     let this = unsafe { Installed::<T>::current() };
 
-    // SAFETY: As this function's requirements.
+    // SAFETY: By the safety requirements.
     match unsafe { this.send_to_some(mask) } {
-        // With interrupts as they were: a vCPU that sends natively may lose its CPU, and an interrupt that has come by
-        // then would cost it an exit more if it had to wait.
-        // SAFETY: The call is passed on as it is.
+        // With interrupts as they were: a vCPU may be preempted when it sends natively, and if interrupts were off, one
+        // that has come by then would cost another exit.
+        // SAFETY: The call is passed on unchanged.
         Remaining::All => unsafe { (this.previous.call_function)(mask) },
         Remaining::None(Some(cpu)) => this.sender.multicast_waits_for(cpu),
         Remaining::None(None) => {}
     }
 }
 
-/// What is left of a multicast.
+/// The part of a multicast that is left to send.
 enum Remaining {
     /// All of it.
     All,
-    /// Nothing. This CPU is [`Sent::Waiting`], and perhaps others.
+    /// Nothing. The CPU, if any, is [`Sent::Waiting`], and others may be.
     None(Option<CpuId>),
 }
 
 impl<T: IpiSender> Installed<T> {
-    /// Sends a call function to the CPUs in a mask, unless all of them have to be sent it natively.
+    /// Sends a call function interrupt to the CPUs in a mask, unless all of them need a native one.
     ///
     /// # Safety
     ///
-    /// The mask must be valid, and not change meanwhile.
+    /// The mask must be valid, and must not change meanwhile.
     unsafe fn send_to_some(&self, mask: *const bindings::cpumask) -> Remaining {
         let irq = local_interrupt_disable();
         let Some(native) = self.scratch(&irq) else {
@@ -452,10 +449,10 @@ impl<T: IpiSender> Installed<T> {
         let mut any_sent = false;
         let mut waiting = None;
 
-        // SAFETY: The caller gives a valid mask.
+        // SAFETY: By the safety requirements.
         for cpu in unsafe { members(mask) } {
             match self.sender.send(Ipi::CallFunction, cpu) {
-                // Mostly all are.
+                // The common case.
                 Sent::Native => continue,
                 Sent::Waiting => waiting = Some(cpu),
                 Sent::Done => {}
@@ -471,7 +468,7 @@ impl<T: IpiSender> Installed<T> {
             return Remaining::All;
         }
         if !native.empty() {
-            // SAFETY: A mask of some of the CPUs that the caller wants to be sent to.
+            // SAFETY: The mask has some of the CPUs of the kernel's call.
             unsafe { (self.previous.call_function)(Cpumask::as_raw(native)) };
         }
         Remaining::None(waiting)
@@ -482,13 +479,13 @@ impl<T: IpiSender> Installed<T> {
 ///
 /// # Safety
 ///
-/// The mask must be valid, and not change while the result is used.
+/// The mask must be valid, and must not change while the result is used.
 unsafe fn members(mask: *const bindings::cpumask) -> impl Iterator<Item = CpuId> {
     let words = nr_cpu_ids().div_ceil(u64::BITS);
 
     (0..words).flat_map(move |index| {
-        // SAFETY: A mask has a bit for each CPU ID, in words of 64 bits. Not all of those that its
-        // type has need be there.
+        // SAFETY: A mask has a bit for each CPU ID, in words of 64 bits. Not all words of its type
+        // need be allocated.
         let mut word = unsafe {
             (&raw const (*mask).bits)
                 .cast::<u64>()
@@ -499,7 +496,7 @@ unsafe fn members(mask: *const bindings::cpumask) -> impl Iterator<Item = CpuId>
         core::iter::from_fn(move || {
             let bit = word.trailing_zeros();
 
-            // Takes the lowest bit away.
+            // Clears the lowest bit.
             word &= word.wrapping_sub(1);
             (bit < u64::BITS).then_some(index * u64::BITS + bit)
         })

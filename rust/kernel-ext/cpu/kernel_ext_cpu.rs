@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the `kernel` crate does not offer yet to code that belongs to CPUs rather than to files.
+//! Extensions of the `kernel` crate for code that belongs to CPUs rather than to files.
 //!
-//! Each module is written as a patch to `rust/kernel` would be, and stays here until there is one.
-//! It is a crate of its own because modules in guests need this, and none of the other.
+//! Each module is written as a patch to `rust/kernel` would be, and stays here until it is upstream.
+//! It is a crate apart from `kernel_ext`, as a module in a guest needs only this one, and must load
+//! in kernels that lack what the other one needs.
 
 #![deny(missing_docs)]
 
@@ -15,14 +16,14 @@ pub mod ipi;
 pub mod kvm;
 pub mod local_counter;
 pub mod memory;
-// The same as the host's module has.
 pub mod port_io;
+// Shared with `kernel_ext`.
 #[path = "../sync/read_once.rs"]
 pub mod read_once;
 pub mod system;
 pub mod topology;
 
-/// C functions that `kernel::bindings` does not declare: those of `helpers.c`.
+/// C functions of `helpers.c`, for what `kernel::bindings` lacks.
 mod bindings {
     use kernel::ffi::{
         c_uint,
@@ -39,6 +40,7 @@ mod bindings {
 
         #[link_name = "rust_helper_cpu_handles_interrupt"]
         pub(crate) fn cpu_handles_interrupt(cpu: c_uint) -> bool;
+
         #[link_name = "rust_helper_cpu_online"]
         pub(crate) fn cpu_online(cpu: c_uint) -> bool;
 

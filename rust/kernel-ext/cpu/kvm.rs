@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What a guest can ask of KVM.
+//! KVM's hypercall for directed yields.
 //!
 //! C headers: [`arch/x86/include/asm/kvm_para.h`](srctree/arch/x86/include/asm/kvm_para.h),
 //! [`include/uapi/linux/kvm_para.h`](srctree/include/uapi/linux/kvm_para.h)
@@ -9,15 +9,15 @@ use kernel::cpu::CpuId;
 
 use crate::topology::apic_id;
 
-/// Returns whether this kernel makes room for preempted vCPUs that it waits for: where KVM offers it,
-/// and does not say that vCPUs are never preempted.
+/// Returns whether this kernel yields to preempted vCPUs that it waits for: KVM offers that, and does
+/// not hint that vCPUs are never preempted.
 pub fn has_sched_yield() -> bool {
-    // SAFETY: It reads what CPUID says.
+    // SAFETY: It reads CPUID.
     unsafe { crate::bindings::kvm_has_sched_yield() }
 }
 
-/// Lets the host run the vCPU of `target` in place of the current one, if it waits for a CPU. Where
-/// [`has_sched_yield`] says that this can be asked for. Returns whether it was. Any context.
+/// Asks the host to run the vCPU of `target` in place of the current one, if it waits for a CPU, and
+/// returns whether `target` has an APIC ID to ask for. Needs [`has_sched_yield`]. Any context.
 pub fn yield_to(target: CpuId) -> bool {
     let id = apic_id(target);
 

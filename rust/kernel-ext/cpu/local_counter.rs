@@ -9,11 +9,11 @@ use core::{
     cell::UnsafeCell, //
 };
 
-/// A counter to which one CPU adds, and which all may read.
+/// A counter that one CPU increments and any CPU may read.
 ///
-/// An addition is a single instruction without a lock prefix: an interrupt comes before or after it, so that handlers on
-/// the same CPU may count as well. Two CPUs that add at once may lose an addition. So whoever adds has preemption off, or is
-/// bound to the CPU that the counter belongs to.
+/// An increment is a single instruction without a lock prefix: an interrupt comes before or after it, so interrupt
+/// handlers on the same CPU may count as well. Two CPUs that increment at once may lose an increment. So callers have
+/// preemption off, or are bound to the counter's CPU.
 #[repr(transparent)]
 pub struct LocalCounter(UnsafeCell<u64>);
 
@@ -28,20 +28,20 @@ impl LocalCounter {
         Self(UnsafeCell::new(0))
     }
 
-    /// Adds 1. On the CPU that the counter belongs to, in any context.
+    /// Adds 1. On the counter's CPU, in any context.
     #[inline(always)]
     pub fn increment(&self) {
-        // SAFETY: The pointer is valid and aligned. The assembly is opaque to the compiler, so that this races with no
-        // access of Rust's.
+        // SAFETY: The pointer is valid and aligned. The assembly is opaque to the compiler, so it races with no access
+        // of Rust's.
         unsafe {
             asm!("inc qword ptr [{counter}]", counter = in(reg) self.0.get(), options(nostack));
         }
     }
 
-    /// Returns the sum, as of just now. Any CPU.
+    /// Returns the value, which may be outdated at once. On any CPU.
     #[inline]
     pub fn get(&self) -> u64 {
-        // SAFETY: The pointer is valid and aligned. A volatile read of a word is one access, as each addition is.
+        // SAFETY: The pointer is valid and aligned. A volatile read of a word is one access, as each increment's write is.
         unsafe { self.0.get().read_volatile() }
     }
 }

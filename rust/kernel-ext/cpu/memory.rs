@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Memory that is shared with something outside the kernel.
+//! Memory that the kernel shares with its host.
 //!
 //! C headers: [`include/linux/gfp.h`](srctree/include/linux/gfp.h),
 //! [`arch/x86/include/asm/io.h`](srctree/arch/x86/include/asm/io.h)
@@ -23,7 +23,7 @@ use kernel::{
     prelude::*, //
 };
 
-/// An array in pages of its own: nothing else of the kernel's is there, and what is after its end are zeroes.
+/// An array in pages of its own, in which the kernel has nothing else. They are zero after its end.
 ///
 /// # Invariants
 ///
@@ -32,7 +32,7 @@ pub struct PageArray<T> {
     elements: NonNull<T>,
     len: usize,
     size: usize,
-    /// Whether the memory stays for good.
+    /// Whether the memory is never freed.
     kept: bool,
 }
 
@@ -44,11 +44,11 @@ unsafe impl<T: Sync> Sync for PageArray<T> {}
 impl<T> PageArray<T> {
     const FITS: () = assert!(align_of::<T>() <= PAGE_SIZE && size_of::<T>() > 0);
 
-    /// Makes an array of `len` elements, which `make` gives. May sleep.
+    /// Makes an array of `len` elements, each of which `make` returns. May sleep.
     ///
     /// # Errors
     ///
-    /// `ENOMEM`, also if there are not so many pages that follow each other.
+    /// `ENOMEM`, also if there are not so many contiguous pages.
     pub fn new(len: usize, mut make: impl FnMut() -> T) -> Result<Self> {
         let () = Self::FITS;
         let size = len
@@ -56,14 +56,14 @@ impl<T> PageArray<T> {
             .checked_mul(size_of::<T>())
             .and_then(|size| size.checked_next_multiple_of(PAGE_SIZE))
             .ok_or(ENOMEM)?;
-        // SAFETY: This has no requirements but that it may sleep.
+        // SAFETY: The only requirement is that this may sleep.
         let pages = unsafe {
             bindings::alloc_pages_exact_noprof(size, bindings::GFP_KERNEL | bindings::__GFP_ZERO)
         };
         let elements = NonNull::new(pages.cast::<T>()).ok_or(ENOMEM)?;
 
         for index in 0..len {
-            // SAFETY: There is room for so many elements, aligned, as pages are.
+            // SAFETY: There is room for so many elements, which are aligned, as pages are.
             unsafe { elements.add(index).write(make()) };
         }
         // INVARIANT: Just allocated and filled.
@@ -75,15 +75,15 @@ impl<T> PageArray<T> {
         })
     }
 
-    /// Returns the physical address of the elements, which follow each other there, too.
+    /// Returns the physical address of the elements, which are physically contiguous.
     pub fn physical_address(&self) -> u64 {
-        // SAFETY: What the page allocator gives is in the kernel's linear mapping.
+        // SAFETY: Memory of the page allocator is in the kernel's linear mapping.
         let address = unsafe { crate::bindings::virt_to_phys(self.elements.as_ptr().cast()) };
 
         address as u64
     }
 
-    /// Leaves the memory as it is forever, also after this has been dropped.
+    /// Leaks the memory: it is not freed when this is dropped.
     pub fn keep(&mut self) {
         self.kept = true;
     }
@@ -94,7 +94,7 @@ impl<T> Deref for PageArray<T> {
 
     #[inline]
     fn deref(&self) -> &[T] {
-        // SAFETY: By the type invariants so many elements are there.
+        // SAFETY: By the type invariants there are so many elements.
         unsafe { slice::from_raw_parts(self.elements.as_ptr(), self.len) }
     }
 }
@@ -105,7 +105,7 @@ impl<T> Drop for PageArray<T> {
             return;
         }
         let elements = self.elements.as_ptr();
-        // SAFETY: By the type invariants the elements and their memory are this array's, and nothing uses them any more.
+        // SAFETY: By the type invariants this owns the elements and their memory, and nothing uses them any more.
         unsafe {
             ptr::drop_in_place(ptr::slice_from_raw_parts_mut(elements, self.len));
             bindings::free_pages_exact(elements.cast(), self.size);
@@ -113,8 +113,8 @@ impl<T> Drop for PageArray<T> {
     }
 }
 
-/// Returns whether the kernel's memory is encrypted, so that it cannot be shared.
+/// Returns whether this guest's memory is encrypted, so that its host cannot read it.
 pub fn is_encrypted() -> bool {
-    // SAFETY: It is callable in any context, and reads what is known since boot.
+    // SAFETY: It may be called in any context, and reads what is set at boot.
     unsafe { crate::bindings::has_encrypted_memory() }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! I/O ports that no device driver has.
+//! I/O ports without a device.
 //!
 //! C headers: [`include/linux/ioport.h`](srctree/include/linux/ioport.h),
 //! [`arch/x86/include/asm/shared/io.h`](srctree/arch/x86/include/asm/shared/io.h)
@@ -14,12 +14,12 @@ use kernel::{
     prelude::*, //
 };
 
-/// A range of I/O ports, which nobody else can claim while this lives.
+/// A claimed range of I/O ports.
 ///
 /// # Invariants
 ///
-/// The range belongs to this in `ioport_resource`, and whoever has made it promises that accesses
-/// of 32 bits there have no effect on memory but on such as is shared with whatever answers.
+/// This owns the range in `ioport_resource`. Accesses of 32 bits there affect no memory but that which
+/// is shared with the party that answers.
 pub struct Ports {
     base: u16,
     len: u16,
@@ -30,12 +30,12 @@ impl Ports {
     ///
     /// # Errors
     ///
-    /// `EBUSY` if one of them is somebody's.
+    /// `EBUSY` if one of them is claimed already.
     ///
     /// # Safety
     ///
-    /// If nobody has claimed these ports, accesses of 32 bits there must have no effect on memory
-    /// but on such as is shared with whatever answers.
+    /// If these ports are not claimed, accesses of 32 bits there must affect no memory but that which
+    /// is shared with the party that answers.
     pub unsafe fn claim(base: u16, len: u16, name: &'static CStr) -> Result<Self> {
         // SAFETY: The resource is the kernel's own, the name is static, and the function takes its
         // own lock.
@@ -51,7 +51,7 @@ impl Ports {
         if region.is_null() {
             return Err(EBUSY);
         }
-        // INVARIANT: Just claimed. The rest is what the caller promises.
+        // INVARIANT: Just claimed. The rest is a safety requirement.
         Ok(Self { base, len })
     }
 
@@ -60,7 +60,7 @@ impl Ports {
         self.base
     }
 
-    /// Returns a port, for others to write it.
+    /// Returns the port at `offset`, for others to write to.
     #[inline]
     pub fn at(&self, offset: u16) -> Port<'_> {
         Port {
@@ -69,7 +69,7 @@ impl Ports {
         }
     }
 
-    /// Returns the port at `offset`, or the first one for an offset that is not in the range.
+    /// Returns the number of the port at `offset`, or of the first one if `offset` is not in the range.
     #[inline]
     fn port(&self, offset: u16) -> u16 {
         // The range does not wrap, as it has been claimed.
@@ -83,7 +83,7 @@ impl Ports {
     #[inline]
     pub fn read(&self, offset: u16) -> u32 {
         let value;
-        // SAFETY: By the type invariants it reads a port of ours.
+        // SAFETY: By the type invariants the port may be read.
         unsafe {
             asm!("in eax, dx", in("dx") self.port(offset), out("eax") value,
                 options(nostack, preserves_flags));
@@ -94,8 +94,8 @@ impl Ports {
     /// Writes 32 bits. Any context.
     #[inline]
     pub fn write(&self, offset: u16, value: u32) {
-        // SAFETY: By the type invariants it writes a port of ours. The assembly is a compiler
-        // barrier, so that whatever answers sees what was stored before.
+        // SAFETY: By the type invariants the port may be written to. The assembly is a compiler
+        // barrier, so the party that answers sees what was stored before.
         unsafe {
             asm!("out dx, eax", in("dx") self.port(offset), in("eax") value,
                 options(nostack, preserves_flags));
@@ -110,7 +110,7 @@ pub struct Port<'a> {
 }
 
 impl Port<'_> {
-    /// Its number. Accesses of 32 bits are allowed, see [`Ports::claim`].
+    /// Returns the number. Accesses of 32 bits are allowed, see [`Ports::claim`].
     #[inline]
     pub(crate) fn number(&self) -> u16 {
         self.number
@@ -119,7 +119,7 @@ impl Port<'_> {
 
 impl Drop for Ports {
     fn drop(&mut self) {
-        // SAFETY: By the type invariants the range is ours.
+        // SAFETY: By the type invariants this owns the range.
         unsafe {
             bindings::__release_region(
                 &raw mut bindings::ioport_resource,

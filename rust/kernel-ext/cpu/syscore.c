@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* System core operations, for system.rs: kernel::bindings does not know the structures. */
+/* Syscore operations for system.rs: kernel::bindings lacks the structures. */
 #include <linux/slab.h>
 #include <linux/syscore_ops.h>
 

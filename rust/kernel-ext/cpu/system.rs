@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Being told when the whole system stops, for a while or for good.
+//! Callbacks for when the system is suspended, resumes, or ends.
 //!
 //! C header: [`include/linux/syscore_ops.h`](srctree/include/linux/syscore_ops.h)
 
@@ -12,24 +12,24 @@ use kernel::{
     prelude::*, //
 };
 
-/// Who wants to be told.
+/// The callbacks of syscore operations.
 pub trait SystemCore: Send + Sync + 'static {
-    /// The system is about to be suspended, or an image of it to be taken.
+    /// Called when the system is about to be suspended, or an image of it to be taken.
     ///
-    /// Called on the last CPU that is online, with interrupts off.
+    /// On the last CPU that is online, with interrupts off.
     fn suspend(&self);
 
-    /// The system goes on after [`SystemCore::suspend`], perhaps as its image does, perhaps because
-    /// it could not be suspended. Called as that is.
+    /// Called when the system continues after [`SystemCore::suspend`]: it has been resumed, perhaps
+    /// from its image, or could not be suspended. In the same context.
     fn resume(&self);
 
-    /// The kernel ends: it reboots, powers off, or lets another kernel take its place.
+    /// Called when the kernel ends: it reboots, powers off, or starts another kernel by kexec.
     ///
-    /// Called in process context. CPUs are online, but neither come nor go.
+    /// In process context. CPUs are online, and CPU hotplug is off.
     fn shutdown(&self);
 }
 
-/// Tells `target` until it is dropped.
+/// The registration of the callbacks, until it is dropped.
 ///
 /// # Invariants
 ///
@@ -39,17 +39,17 @@ pub struct Registration<T: SystemCore> {
     _target: KBox<T>,
 }
 
-// SAFETY: The list of those that want to be told has a lock.
+// SAFETY: The list of syscore operations has a lock.
 unsafe impl<T: SystemCore> Send for Registration<T> {}
 // SAFETY: As above.
 unsafe impl<T: SystemCore> Sync for Registration<T> {}
 
 impl<T: SystemCore> Registration<T> {
-    /// Begins to tell `target`.
+    /// Registers the callbacks of `target`.
     pub fn register(target: T) -> Result<Self> {
         let target = KBox::new(target, GFP_KERNEL)?;
         let data = (&raw const *target).cast_mut().cast();
-        // SAFETY: The data stays where it is until the registration ends, and is a `T`.
+        // SAFETY: The data is a `T`, and stays where it is until the registration ends.
         let raw = unsafe { register(Self::suspend, Self::resume, Self::shutdown, data) };
 
         match raw.is_null() {
@@ -64,7 +64,7 @@ impl<T: SystemCore> Registration<T> {
 
     /// # Safety
     ///
-    /// To be called by the kernel alone, with the data of a registration.
+    /// Must only be called by the kernel, with the data of a registration.
     unsafe extern "C" fn suspend(data: *mut c_void) -> c_int {
         // SAFETY: The data is a `T` that lives as long as it is registered.
         unsafe { &*data.cast::<T>() }.suspend();

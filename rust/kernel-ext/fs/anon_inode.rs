@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Files on the anonymous inode, or on one that has no name either.
+//! Files on the shared anonymous inode, or on an anonymous inode of their own.
 //!
 //! C header: [`include/linux/anon_inodes.h`](srctree/include/linux/anon_inodes.h)
 
@@ -24,11 +24,9 @@ use kernel::{
 
 use crate::fs::file_operations::FileOperations;
 
-/// A new file on an anonymous inode that has no private data yet, and that nobody else can refer
-/// to.
+/// A new file on an anonymous inode, without private data and without other references to it.
 ///
-/// All that can fail has been done when there is one: [`AnonFile::with_data`] turns it into a file
-/// for use.
+/// Creating one is all that can fail: [`AnonFile::with_data`] makes it usable.
 ///
 /// # Invariants
 ///
@@ -42,7 +40,7 @@ pub struct AnonFile<T: FileOperations> {
 impl<T: FileOperations> AnonFile<T> {
     /// Allocates a file that shows up as `anon_inode:NAME` in `/proc/PID/fd`.
     ///
-    /// Of `flags`, the access mode and `O_NONBLOCK` are used.
+    /// Only the access mode and `O_NONBLOCK` of `flags` are used.
     pub fn new(name: &CStr, flags: u32) -> Result<Self> {
         // SAFETY: `name` is copied, the table is static.
         let file = from_err_ptr(unsafe {
@@ -57,7 +55,7 @@ impl<T: FileOperations> AnonFile<T> {
         unsafe { Self::own(file) }
     }
 
-    /// As [`AnonFile::new`], with an inode that no other file has.
+    /// As [`AnonFile::new`], with an inode of its own.
     pub fn with_inode(name: &CStr, flags: u32) -> Result<Self> {
         // SAFETY: `name` is copied, the table is static.
         let file = from_err_ptr(unsafe {
@@ -80,9 +78,9 @@ impl<T: FileOperations> AnonFile<T> {
     unsafe fn own(file: *mut bindings::file) -> Result<Self> {
         let file = NonNull::new(file).ok_or(ENOMEM)?.cast();
 
-        // INVARIANT: The caller vouches for it.
+        // INVARIANT: By the safety requirements.
         Ok(Self {
-            // SAFETY: The caller gives the reference away.
+            // SAFETY: By the safety requirements the reference is the caller's, which transfers it.
             file: unsafe { ARef::from_raw(file) },
             _operations: PhantomData,
         })
@@ -93,11 +91,11 @@ impl<T: FileOperations> AnonFile<T> {
         &self.file
     }
 
-    /// Gives the file its private data.
+    /// Sets the file's private data, and returns the file.
     pub fn with_data(self, data: T::Data) -> ARef<File> {
         let file: *mut bindings::file = self.file.as_ptr();
 
-        // SAFETY: By the type invariants nobody else can refer to the file, and there is no private
+        // SAFETY: By the type invariants there is no other reference to the file, and no private
         // data to leak. The table's `release` takes over what is stored here.
         unsafe { (*file).private_data = data.into_foreign() };
         self.file

@@ -5,8 +5,7 @@
 //! C headers: [`include/linux/cdev.h`](srctree/include/linux/cdev.h) and
 //! [`include/linux/device/class.h`](srctree/include/linux/device/class.h)
 //!
-//! Unlike those of a misc device, the operations of these do not run under a lock when the device
-//! is opened.
+//! Unlike a misc device's, their `open` does not run under a global mutex.
 
 use core::ptr::{
     null_mut,
@@ -39,51 +38,51 @@ use crate::fs::file_operations::{
 impl<T: CharDevice> FileOps<T> {
     /// Makes the table for a character device.
     pub const fn for_device() -> Self {
-        // SAFETY: `open` does that.
+        // SAFETY: `open` stores what `into_foreign` returned, or fails.
         unsafe { Self::with_open(open::<T>) }
     }
 }
 
-/// A kind of character device of which there is one, with a node of its own in `/dev`.
+/// A character device with a single instance, and its own node in `/dev`.
 pub trait CharDevice: FileOperations {
-    /// What all opens of the device share.
+    /// The data that all opens of the device share.
     type Context: Send + Sync;
 
     /// The name of the device, of its node and of its class.
     const NAME: &'static CStr;
 
-    /// The permissions that the node is created with.
+    /// The permissions of the node.
     const MODE: u16;
 
-    /// Opens the device.
+    /// Opens the device, and returns the private data of `file`.
     fn open(context: &Self::Context, file: &File) -> Result<Self::Data>;
 }
 
 /// The registration of a character device.
 ///
-/// The device can be opened from when it is registered, so modules do that last. Dropping the
-/// registration removes it; files that are open on it stay.
+/// The device can be opened as soon as it is registered, so modules do that last. Dropping the
+/// registration removes the device; open files of it stay.
 ///
 /// # Invariants
 ///
-/// `inner` is valid, its `device` and `cdev` have been added, and the reference to `device` that
-/// keeps it belongs to this.
+/// `inner` is valid, its `device` and `cdev` have been added, and this owns a reference to `device`,
+/// which keeps `inner` alive.
 pub struct Registration<T: CharDevice> {
     inner: NonNull<Inner<T>>,
-    // The order of these is the order in which they are taken down.
+    // Dropped in this order.
     _class: Class,
     _number: Number,
 }
 
-// SAFETY: All parts may be taken down by any thread, and the context may be sent.
+// SAFETY: Any thread may remove the device, its class and its number, and the context is `Send`.
 unsafe impl<T: CharDevice> Send for Registration<T> {}
-// SAFETY: Nothing can be got at through a shared reference.
+// SAFETY: A shared reference gives access to nothing.
 unsafe impl<T: CharDevice> Sync for Registration<T> {}
 
-/// What open files of the device keep alive.
+/// The part of a registration that open files keep alive.
 ///
-/// It is freed when the last reference to `device` is gone. Open files hold one to `cdev`, which
-/// holds one to `device`.
+/// It is freed with the last reference to `device`. Each open file holds a reference to `cdev`,
+/// which holds one to `device`.
 #[pin_data]
 struct Inner<T: CharDevice> {
     #[pin]
@@ -96,7 +95,7 @@ struct Inner<T: CharDevice> {
 impl<T: CharDevice> Registration<T> {
     /// Registers the device and creates its node.
     pub fn register(context: T::Context) -> Result<Self> {
-        // Files that nobody opened would have no private data.
+        // With another table, open files would have no private data.
         if !T::table().is_for_device() {
             return Err(EINVAL);
         }
@@ -104,7 +103,7 @@ impl<T: CharDevice> Registration<T> {
         let number = Number::alloc(T::NAME)?;
         let class = Class::create::<T>()?;
         let inner = KBox::pin_init(Inner::<T>::new(context, class.0, number.0), GFP_KERNEL)?;
-        // SAFETY: From here on the references to `device` keep it where it is.
+        // SAFETY: It is leaked, and not moved until `Inner::release` frees it.
         let inner = NonNull::from(KBox::leak(unsafe { Pin::into_inner_unchecked(inner) }));
         // SAFETY: `inner` is valid.
         let (device, cdev) = unsafe { (inner.as_ref().device.get(), inner.as_ref().cdev.get()) };
@@ -119,7 +118,7 @@ impl<T: CharDevice> Registration<T> {
             .and_then(|()| to_result(bindings::cdev_device_add(cdev, device)))
         };
         if let Err(err) = added {
-            // SAFETY: This gives up the reference that `device` was initialised with.
+            // SAFETY: This drops the reference from `device_initialize`.
             unsafe { bindings::put_device(device) };
             return Err(err);
         }
@@ -177,12 +176,12 @@ impl<T: CharDevice> Inner<T> {
 
     /// # Safety
     ///
-    /// To be called by the kernel alone, when the last reference to `device` is gone.
+    /// Must only be called by the driver core, when the last reference to `device` is gone.
     unsafe extern "C" fn release(device: *mut bindings::device) {
         // SAFETY: Only `Inner::new` sets this callback, for the device within itself.
         let inner = unsafe { kernel::container_of!(Opaque::cast_from(device), Self, device) };
 
-        // SAFETY: `Registration::register` leaked the box, and nobody refers to it any more.
+        // SAFETY: `Registration::register` leaked the box, and there is no reference to it left.
         drop(unsafe { KBox::from_raw(inner.cast_mut()) });
     }
 }
@@ -191,14 +190,14 @@ impl<T: CharDevice> Inner<T> {
 ///
 /// # Safety
 ///
-/// To be called by the kernel alone, as `open` of a file on a device that a `Registration<T>` has
+/// Must only be called by the kernel, as `open` of a file on a device that a `Registration<T>` has
 /// registered.
 pub(crate) unsafe extern "C" fn open<T: CharDevice>(
     inode: *mut bindings::inode,
     file: *mut bindings::file,
 ) -> c_int {
-    // SAFETY: The inode of a character device that is being opened refers to its `cdev`, which the
-    // kernel holds a reference to.
+    // SAFETY: The inode of a character device that is being opened refers to its `cdev`, to which
+    // the kernel holds a reference.
     let cdev = unsafe { (*inode).__bindgen_anon_5.i_cdev };
     // SAFETY: The table belongs to a `Registration<T>`, whose `cdev` this is.
     let inner = unsafe { &*kernel::container_of!(Opaque::cast_from(cdev), Inner<T>, cdev) };
@@ -207,8 +206,7 @@ pub(crate) unsafe extern "C" fn open<T: CharDevice>(
     // be used for its position.
     match T::open(&inner.context, unsafe { File::from_raw_file(file) }) {
         Ok(data) => {
-            // SAFETY: The file is still being opened, so that nobody else looks at its private
-            // data.
+            // SAFETY: The file is still being opened: nothing else accesses its private data.
             unsafe { (*file).private_data = data.into_foreign() };
             0
         }
@@ -216,7 +214,7 @@ pub(crate) unsafe extern "C" fn open<T: CharDevice>(
     }
 }
 
-/// A device number, reserved.
+/// A reserved device number.
 struct Number(bindings::dev_t);
 
 impl Number {
@@ -236,7 +234,7 @@ impl Drop for Number {
     }
 }
 
-/// A class of devices.
+/// The device's class.
 struct Class(*mut bindings::class);
 
 impl Class {
@@ -246,8 +244,7 @@ impl Class {
             bindings::class_create(T::NAME.as_char_ptr())
         })?);
 
-        // SAFETY: The class has just been made and has no devices that the callback would be called
-        // for.
+        // SAFETY: The class is new: it has no device that the callback could be called for.
         unsafe { (*class.0).devnode = Some(devnode::<T>) };
         Ok(class)
     }
@@ -260,7 +257,7 @@ impl Drop for Class {
     }
 }
 
-/// Tells the permissions of the node.
+/// Sets the permissions of the node.
 ///
 /// # Safety
 ///
@@ -270,10 +267,10 @@ unsafe extern "C" fn devnode<T: CharDevice>(
     mode: *mut bindings::umode_t,
 ) -> *mut c_char {
     if !mode.is_null() {
-        // SAFETY: The caller says so.
+        // SAFETY: By the safety requirements it is valid for writes.
         unsafe { *mode = T::MODE };
     }
 
-    // The name is that of the device.
+    // The node has the device's name.
     null_mut()
 }

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Eventfds, and being called when one is signalled.
+//! Eventfds, and callbacks for their signals.
 //!
 //! C headers: [`include/linux/eventfd.h`](srctree/include/linux/eventfd.h),
 //! [`include/linux/wait.h`](srctree/include/linux/wait.h)
 //!
 //! # Concurrency
 //!
-//! A [`Waiter`]'s callbacks run under the lock of the eventfd's wait queue, with interrupts off, in
-//! the context of whoever signals. To register and to drop a waiter takes the same lock: when the
-//! drop is over, no callback runs, and none will.
+//! A [`Waiter`]'s callbacks run in the signaller's context, with interrupts off, under the lock of
+//! the eventfd's wait queue. Registering and dropping a waiter take the same lock: after the drop,
+//! no callback runs.
 
 use core::{
     marker::PhantomPinned,
@@ -44,24 +44,24 @@ use kernel::{
 const EPOLLIN: u32 = 0x001;
 const EPOLLHUP: u32 = 0x010;
 
-/// An eventfd, which stays even if its file goes.
+/// A reference to an eventfd, which outlives the eventfd's files.
 ///
 /// # Invariants
 ///
 /// This owns a reference to the context.
 pub struct EventFd(NonNull<bindings::eventfd_ctx>);
 
-// SAFETY: A context is counted atomically, and all else about it is under a lock of its own.
+// SAFETY: A context's reference count is atomic, and the rest of it has its own lock.
 unsafe impl Send for EventFd {}
 // SAFETY: As above.
 unsafe impl Sync for EventFd {}
 
 impl EventFd {
-    /// Returns the eventfd that `file` is.
+    /// Returns the eventfd that `file` is open on.
     ///
     /// # Errors
     ///
-    /// `EINVAL` if it is none.
+    /// `EINVAL` if `file` is not an eventfd.
     pub fn from_file(file: &File) -> Result<Self> {
         // SAFETY: The file is valid for the duration of the call.
         let ctx = from_err_ptr(unsafe { bindings::eventfd_ctx_fileget(file.as_ptr()) })?;
@@ -70,7 +70,7 @@ impl EventFd {
         Ok(Self(NonNull::new(ctx).ok_or(EINVAL)?))
     }
 
-    /// Signals the eventfd. Any context but that of another eventfd's callback.
+    /// Signals the eventfd. Any context but NMIs and eventfds' callbacks.
     #[inline]
     pub fn signal(&self) {
         // SAFETY: By the type invariants the context is valid.
@@ -86,28 +86,28 @@ impl PartialEq for EventFd {
 
 impl Drop for EventFd {
     fn drop(&mut self) {
-        // SAFETY: By the type invariants the reference is ours to give up. This may be any context.
+        // SAFETY: By the type invariants this owns the reference. It may be dropped in any context.
         unsafe { bindings::eventfd_ctx_put(self.0.as_ptr()) };
     }
 }
 
-/// Who wants to be called.
+/// The callbacks of a [`Waiter`].
 ///
-/// The callbacks run with interrupts off and the lock of the eventfd's wait queue held. They must
-/// not signal an eventfd.
+/// They run with interrupts off, under the lock of the eventfd's wait queue, and must not signal an
+/// eventfd.
 pub trait EventFdCallback: Send + Sync {
-    /// The eventfd has been signalled, and its counter has been read.
+    /// Called when the eventfd has been signalled and its counter has been read.
     fn signalled(&self);
 
-    /// The eventfd's last file has been closed. It can still be signalled from within the kernel.
+    /// Called when the eventfd's last file has been closed. The kernel can still signal the eventfd.
     fn closed(&self);
 }
 
-/// Waits for an eventfd, alone: nobody else is woken by it.
+/// An exclusive waiter for an eventfd: a signal wakes no other waiter.
 ///
 /// # Invariants
 ///
-/// `entry` is in the wait queue of `eventfd` if `queued` says so, which only the owner asks.
+/// If `queued` is set, `entry` is in the wait queue of `eventfd`. Only the owner reads `queued`.
 #[pin_data(PinnedDrop)]
 pub struct Waiter<T: EventFdCallback> {
     entry: Opaque<bindings::wait_queue_entry>,
@@ -123,7 +123,7 @@ unsafe impl<T: EventFdCallback> Send for Waiter<T> {}
 // SAFETY: As above.
 unsafe impl<T: EventFdCallback> Sync for Waiter<T> {}
 
-/// What `poll` hands to [`Registration::register`].
+/// The poll table that an eventfd's `poll` passes to [`Registration::register`].
 #[repr(C)]
 struct Registration {
     table: bindings::poll_table,
@@ -134,17 +134,17 @@ struct Registration {
 impl Registration {
     /// # Safety
     ///
-    /// To be called by an eventfd's `poll` alone, with the table of a `Registration` whose entry is
-    /// valid, in no queue, and not moved until it is taken out.
+    /// Must only be called by an eventfd's `poll`, with the table of a `Registration` whose entry is
+    /// valid, in no queue, and not moved until it is taken out of the queue.
     unsafe extern "C" fn register(
         _file: *mut bindings::file,
         queue: *mut bindings::wait_queue_head_t,
         table: *mut bindings::poll_table,
     ) {
-        // SAFETY: The caller vouches for the table, which is the first of a `Registration`.
+        // SAFETY: By the safety requirements the table is that of a `Registration`.
         let this = unsafe { &mut *container_of!(table, Self, table) };
 
-        // SAFETY: The queue is valid, and the caller vouches for the entry.
+        // SAFETY: The queue is valid, and so is the entry, by the safety requirements.
         this.result = to_result(unsafe {
             bindings::add_wait_queue_priority_exclusive(queue, this.entry) //
         });
@@ -152,25 +152,25 @@ impl Registration {
 }
 
 impl<T: EventFdCallback> Waiter<T> {
-    /// Returns whom it calls.
+    /// Returns the object whose callbacks are called.
     pub fn target(&self) -> &T {
         &self.target
     }
 
-    /// Returns whether `eventfd` is what it waits for.
+    /// Returns whether this waits for `eventfd`.
     pub fn waits_for(&self, eventfd: &EventFd) -> bool {
         self.eventfd == *eventfd
     }
 
-    /// Has `target` called whenever the eventfd that `file` is open on is signalled. Process context.
+    /// Calls `target` whenever the eventfd that `file` is open on is signalled. Process context.
     ///
-    /// Says, too, whether the eventfd has been signalled before. Its counter is then read at the
-    /// next signal.
+    /// Also returns whether the eventfd was signalled already. Its counter is then read at the next
+    /// signal.
     ///
     /// # Errors
     ///
-    /// - `EINVAL`: the file is no eventfd.
-    /// - `EBUSY`: somebody else waits for it alone, KVM's irqfd for example.
+    /// - `EINVAL`: the file is not an eventfd.
+    /// - `EBUSY`: the eventfd has another exclusive waiter, such as KVM's irqfd.
     /// - `ENOMEM`.
     pub fn register(file: &File, target: T) -> Result<(Pin<KBox<Self>>, bool)> {
         let eventfd = EventFd::from_file(file)?;
@@ -210,7 +210,7 @@ impl<T: EventFdCallback> Waiter<T> {
 
     /// # Safety
     ///
-    /// To be called for an entry that is in an eventfd's wait queue, with the queue's lock held.
+    /// Must only be called for an entry in an eventfd's wait queue, with the queue's lock held.
     unsafe extern "C" fn wake(
         entry: *mut bindings::wait_queue_entry,
         _mode: c_uint,
@@ -243,8 +243,8 @@ impl<T: EventFdCallback> PinnedDrop for Waiter<T> {
         }
         let mut count = 0;
 
-        // SAFETY: By the type invariants the context is valid and the entry in its queue. If signals
-        // are left in the counter, the target knows of them since it was registered.
+        // SAFETY: By the type invariants the context is valid and the entry is in its queue. Signals
+        // that are left in the counter are those that `register` has returned.
         unsafe {
             bindings::eventfd_ctx_remove_wait_queue(
                 self.eventfd.0.as_ptr(),

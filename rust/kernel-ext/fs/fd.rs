@@ -4,9 +4,9 @@
 //!
 //! C header: [`include/linux/fdtable.h`](srctree/include/linux/fdtable.h)
 //!
-//! [`exchange`] is the part of `replace_fd()`, which is not exported, that dup2(2) and its kind do
-//! under the lock of the table. The displaced file is not closed in the sense of close(2): there is
-//! no `flush`, and POSIX locks remain.
+//! `exchange` is the part of `replace_fd()`, which is not exported, that runs under the lock of
+//! the table. It does not close the displaced file as close(2) does: there is no `flush`, and POSIX
+//! locks remain.
 
 use kernel::{
     bindings,
@@ -38,29 +38,28 @@ impl Ioctl<'_> {
         Ok(unsafe { LocalFile::assume_no_fdget_pos(file) })
     }
 
-    /// Makes `fd` refer to `new` if it refers to `old`, in one step.
+    /// Makes `fd` refer to `new` if it refers to `old`, in one step, and returns whether it did.
     ///
-    /// Returns whether it did; if not, the reference to `new` is dropped. The descriptor keeps its
-    /// flags. Other threads of the process see either file, and never a closed descriptor.
+    /// If not, the reference to `new` is dropped. The descriptor keeps its flags. Other threads of
+    /// the process see either file, and never a closed descriptor.
     ///
-    /// The file that the ioctl is made on is never replaced, as that may be all that keeps it.
+    /// The file of the ioctl is never replaced, as the descriptor's reference may be the only one.
     pub fn replace(&self, fd: u32, old: &File, new: ARef<File>) -> bool {
         if old.as_ptr() == self.file().as_ptr() {
             return false;
         }
 
-        // The system call holds no file but that of the ioctl without a reference, so the one that
-        // the descriptor owned may go.
+        // The system call uses no file without a reference but that of the ioctl, so the
+        // descriptor's reference to `old` may be dropped.
         exchange(fd, old, new).is_ok()
     }
 
     /// Calls `f` while `fd`, which refers to `file`, refers to `lent` instead.
     ///
-    /// Returns nothing, and does not call `f`, if `fd` does not refer to `file`. If the descriptor
-    /// is closed or made to refer to another file meanwhile, it stays so.
+    /// Returns `None` without calling `f` if `fd` does not refer to `file`. If the descriptor is
+    /// closed or made to refer to another file meanwhile, it stays so.
     ///
-    /// To lend something in place of one file twice at the same time gives odd results: the caller
-    /// has to see to it that this does not happen.
+    /// Callers must not lend in place of one file twice at the same time.
     pub fn lend<T>(
         &self,
         fd: u32,
@@ -72,8 +71,8 @@ impl Ioctl<'_> {
         let kept = exchange(fd, file, lent).ok()?;
         let result = f();
 
-        // This can fail only if another thread has changed the descriptor. Then the table is
-        // shared, and the system call holds a reference to its file: that of the descriptor may go.
+        // This fails only if another thread has changed the descriptor. Then the table is shared,
+        // so the system call has its own reference to its file, and the descriptor's may be dropped.
         let _ = exchange(fd, &lent_file, kept);
         Some(result)
     }
@@ -81,9 +80,9 @@ impl Ioctl<'_> {
 
 /// Makes `fd` refer to `new` if it refers to `old`.
 ///
-/// Returns the reference to `old` that the descriptor owned, or else `new`. The former must not be
-/// dropped while a system call of this thread uses `old` by way of `fdget()`, which counts on the
-/// reference of the descriptor as long as the table is not shared.
+/// Returns the descriptor's reference to `old`, or else `new`. The former must not be dropped while a
+/// system call of this thread uses `old` by `fdget()`, which relies on the descriptor's reference as
+/// long as the table is not shared.
 fn exchange(fd: u32, old: &File, new: ARef<File>) -> Result<ARef<File>, ARef<File>> {
     // SAFETY: The current task is valid, and only it sets its own `files`.
     let files = unsafe { (*Task::current_raw()).files };
@@ -122,7 +121,7 @@ unsafe fn exchange_locked(
     old: &File,
     new: &File,
 ) -> bool {
-    // SAFETY: Only with the lock held is another array of descriptors published.
+    // SAFETY: The array of descriptors is replaced under the lock only.
     let table = unsafe { (*files).fdt };
     // SAFETY: The array is valid as long as the lock is held.
     let (slots, len) = unsafe { ((*table).fd, (*table).max_fds) };
@@ -137,8 +136,8 @@ unsafe fn exchange_locked(
         return false;
     }
 
-    // An element that is not empty changes only under the lock, so this is still `old`. The
-    // ordering is that of `rcu_assign_pointer()`: who finds the file finds it initialised.
+    // An element that is not empty changes only under the lock, so this is still `old`. The release
+    // is that of `rcu_assign_pointer()`: a lookup that finds the file finds it initialised.
     slot.store(new.as_ptr(), Release);
     true
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Calls to other files.
+//! Operations on files of other drivers.
 //!
 //! C header: [`include/linux/fs.h`](srctree/include/linux/fs.h)
 
@@ -40,39 +40,35 @@ pub fn open(path: &CStr, flags: u32) -> Result<ARef<File>> {
 
 /// # Safety
 ///
-/// `file` must be a reference to a file that nobody uses the position of, and it must be the
-/// caller's to give away.
+/// `file` must be null, or a reference that the caller transfers, to a file whose position is not in
+/// use.
 unsafe fn own(file: *mut bindings::file) -> Result<ARef<File>> {
     let file = NonNull::new(file).ok_or(ENOENT)?.cast();
 
-    // SAFETY: The caller gives the reference away.
+    // SAFETY: By the safety requirements.
     Ok(unsafe { ARef::from_raw(file) })
 }
 
-/// What [`File`] lacks.
+/// Extensions of [`File`].
+///
+/// `ioctl`, `call` and `mmap` call the file's operations directly: no security module checks them.
 pub trait FileExt {
-    /// Opens anew what this file is open on, with the rights of the current task.
+    /// Opens the path of this file again, with the rights of the current task.
     ///
-    /// All checks of `open(2)` are made, except those of the directories that lead there. What has
-    /// been mounted over the file since makes no difference.
+    /// All checks of `open(2)` are made, except those of the directories on the way. Later mounts
+    /// over the path make no difference.
     fn reopen(&self, flags: u32) -> Result<ARef<File>>;
 
-    /// Passes an ioctl on to this file.
-    ///
-    /// The file's operations are called at once: no security module is asked.
+    /// Forwards an ioctl to this file.
     fn ioctl(&self, request: Ioctl<'_>) -> Result<isize>;
 
-    /// Makes an ioctl of our own on this file, with a native argument.
-    ///
-    /// The file's operations are called at once: no security module is asked.
+    /// Makes an ioctl on this file, with a native argument.
     fn call(&self, cmd: u32, arg: usize) -> Result<isize>;
 
     /// Makes the new mapping `vma` one of this file.
-    ///
-    /// The file's operations are called at once: no security module is asked.
     fn mmap(&self, vma: &VmaNew) -> Result;
 
-    /// Adds what this file says about itself to a `/proc/PID/fdinfo` file.
+    /// Adds this file's lines to a `/proc/PID/fdinfo` file.
     fn show_fdinfo(&self, m: &SeqFile);
 
     /// Returns the major and minor number of the character device that this file is open on.
@@ -92,7 +88,7 @@ fn operations(file: &File) -> &bindings::file_operations {
     unsafe { &*(*file.as_ptr()).f_op }
 }
 
-/// A file whose ioctl handlers have been looked up, for calls that are to cost nothing more.
+/// A file with its ioctl handlers looked up in advance, for frequent calls.
 ///
 /// # Invariants
 ///
@@ -135,7 +131,7 @@ impl IoctlFile {
             Abi::Compat => self.compat,
         };
 
-        // SAFETY: By the type invariants it is one of this file's.
+        // SAFETY: By the type invariants the handler is one of this file's.
         unsafe { call(&self.file, handler, request.cmd(), request.arg()) }
     }
 }
@@ -144,7 +140,7 @@ impl IoctlFile {
 ///
 /// # Safety
 ///
-/// It must be one of that file's operations.
+/// `handler` must be one of that file's operations.
 #[inline]
 unsafe fn call(file: &File, handler: Handler, cmd: u32, arg: usize) -> Result<isize> {
     let handler = handler.ok_or(ENOTTY)?;
@@ -160,7 +156,7 @@ unsafe fn call(file: &File, handler: Handler, cmd: u32, arg: usize) -> Result<is
 
 impl FileExt for File {
     fn reopen(&self, flags: u32) -> Result<ARef<File>> {
-        // SAFETY: A file is open on a path, to which it holds a reference, all its life.
+        // SAFETY: A file holds a reference to its path, which does not change.
         let path = unsafe { &raw const (*self.as_ptr()).__bindgen_anon_1.f_path };
         // SAFETY: Both pointers are valid for the duration of the call. As for
         // `open_by_handle_at(2)`, the empty name stands for the path itself.
@@ -181,12 +177,12 @@ impl FileExt for File {
             Abi::Compat => operations.compat_ioctl,
         };
 
-        // SAFETY: It is one of this file's.
+        // SAFETY: The handler is one of this file's.
         unsafe { call(self, handler, request.cmd(), request.arg()) }
     }
 
     fn call(&self, cmd: u32, arg: usize) -> Result<isize> {
-        // SAFETY: It is one of this file's.
+        // SAFETY: The handler is one of this file's.
         unsafe { call(self, operations(self).unlocked_ioctl, cmd, arg) }
     }
 
@@ -196,11 +192,11 @@ impl FileExt for File {
             return Err(ENODEV);
         }
 
-        // SAFETY: The mapping is being set up by its file's `mmap`, where changing the file is
-        // allowed. It holds its own reference to this one.
+        // SAFETY: The mapping is being set up by its file's `mmap`, which may change the file. It
+        // takes its own reference to this one.
         unsafe { bindings::vma_set_file(vma.as_ptr(), self.as_ptr()) };
         to_result(match operations.mmap {
-            // SAFETY: The mapping is being set up, and of this file now.
+            // SAFETY: The mapping is being set up, and its file is this one now.
             Some(mmap) => unsafe { mmap(self.as_ptr(), vma.as_ptr()) },
             // SAFETY: As above; and there is an `mmap_prepare`.
             None => unsafe { bindings::compat_vma_mmap(self.as_ptr(), vma.as_ptr()) },
@@ -209,8 +205,8 @@ impl FileExt for File {
 
     fn show_fdinfo(&self, m: &SeqFile) {
         if let Some(show) = operations(self).show_fdinfo {
-            // SAFETY: Both pointers are valid for the duration of the call, and `m` is not used by
-            // anybody else: it cannot leave this thread. `SeqFile` is a transparent wrapper.
+            // SAFETY: Both pointers are valid for the duration of the call. Only this thread, which
+            // it cannot leave, uses `m`. `SeqFile` is a transparent wrapper.
             unsafe { show(core::ptr::from_ref(m).cast_mut().cast(), self.as_ptr()) };
         }
     }
@@ -241,8 +237,8 @@ impl FileExt for File {
         if unsafe { (*inode).i_flags } & bindings::S_ANON_INODE == 0 {
             return false;
         }
-        // SAFETY: Nothing on an anonymous inode is ever renamed, so the name lives as long as the
-        // dentry, and is ended by a zero as all of them are.
+        // SAFETY: The dentry of an anonymous inode is never renamed, so its name lives as long as
+        // it does. The name is NUL-terminated.
         let own = unsafe { CStr::from_char_ptr((*dentry).__bindgen_anon_1.d_name.name.cast()) };
         own == name
     }

@@ -33,7 +33,7 @@ use crate::fs::ioctl::{
     Ioctl, //
 };
 
-/// What an operation gets to see of a file's private data.
+/// A file's private data, as its operations borrow it.
 pub type Borrowed<'a, T> = <<T as FileOperations>::Data as ForeignOwnable>::Borrowed<'a>;
 
 /// The operations of a kind of file.
@@ -42,10 +42,8 @@ pub trait FileOperations: Sized + 'static {
     /// The pointer that a file owns as its private data.
     type Data: ForeignOwnable + Send + Sync;
 
-    /// Returns the table of these operations, which must be the same one every time.
-    ///
-    /// It is a `static` of the implementer because its address identifies the kind of file, see
-    /// [`FileOps::data`].
+    /// Returns the table of these operations: a `static` of the implementer, as its address
+    /// identifies the kind of file, see [`FileOps::data`].
     fn table() -> &'static FileOps<Self>;
 
     /// Called when the last reference to the file is gone.
@@ -53,7 +51,7 @@ pub trait FileOperations: Sized + 'static {
         drop(data);
     }
 
-    /// Handles an ioctl, be it from a native or from a compat task.
+    /// Handles an ioctl of a native or compat task.
     fn ioctl(data: Borrowed<'_, Self>, request: Ioctl<'_>) -> Result<isize>;
 
     /// Sets up a new mapping.
@@ -67,7 +65,7 @@ pub trait FileOperations: Sized + 'static {
     }
 }
 
-/// What `open(2)` calls.
+/// The `open` of a table.
 pub(crate) type OpenFn = unsafe extern "C" fn(*mut bindings::inode, *mut bindings::file) -> c_int;
 
 /// A table of file operations.
@@ -102,7 +100,7 @@ impl<T: FileOperations> FileOps<T> {
         ..pin_init::zeroed()
     };
 
-    /// Makes the table for files that are opened by other means than `open(2)`.
+    /// Makes the table for files that are not opened by `open(2)`.
     #[expect(clippy::new_without_default, reason = "only ever used for statics")]
     pub const fn new() -> Self {
         Self {
@@ -115,9 +113,10 @@ impl<T: FileOperations> FileOps<T> {
     ///
     /// # Safety
     ///
-    /// `open` must make a pointer that `T::Data::into_foreign` returned the file's private data, or fail.
+    /// `open` must set the file's private data to a pointer that `T::Data::into_foreign` returned, or
+    /// fail.
     pub(crate) const unsafe fn with_open(open: OpenFn) -> Self {
-        // INVARIANT: The caller vouches for what `open` does.
+        // INVARIANT: By the safety requirements of this function.
         Self {
             table: bindings::file_operations {
                 open: Some(open),
@@ -137,7 +136,7 @@ impl<T: FileOperations> FileOps<T> {
         &self.table
     }
 
-    /// Returns the private data of `file`, if it is a file with this very table.
+    /// Returns the private data of `file` if it has this very table.
     pub fn data<'a>(&'static self, file: &'a File) -> Option<Borrowed<'a, T>> {
         // SAFETY: Neither field changes while the file can be referred to.
         let (ops, data) = unsafe { ((*file.as_ptr()).f_op, (*file.as_ptr()).private_data) };
@@ -147,7 +146,7 @@ impl<T: FileOperations> FileOps<T> {
         }
 
         // SAFETY: By the type invariants `data` came from `into_foreign`. `release` takes it only
-        // once there is no reference to the file left.
+        // when there is no reference to the file left.
         Some(unsafe { T::Data::borrow(data) })
     }
 
@@ -156,17 +155,17 @@ impl<T: FileOperations> FileOps<T> {
     /// `file` must be a file with this table, its private data must not be null, and the file must
     /// not be released for the duration of `'a`.
     unsafe fn borrow<'a>(file: *mut bindings::file) -> Borrowed<'a, T> {
-        // SAFETY: The caller vouches for the file. By the type invariants its private data came
+        // SAFETY: By the safety requirements and the type invariants the file's private data came
         // from `into_foreign`, and `release` takes it only after `'a`.
         unsafe { T::Data::borrow((*file).private_data) }
     }
 
     /// # Safety
     ///
-    /// To be called by the kernel alone, as `release` of a file with this table.
+    /// Must only be called by the kernel, as `release` of a file with this table.
     unsafe extern "C" fn release(_inode: *mut bindings::inode, file: *mut bindings::file) -> c_int {
-        // SAFETY: Nobody else can refer to the file any more, so that nobody borrows its private
-        // data, which by the type invariants is null or came from `into_foreign`.
+        // SAFETY: There is no other reference to the file left, so nothing borrows its private data,
+        // which by the type invariants is null or came from `into_foreign`.
         if let Some(data) = unsafe { T::Data::try_from_foreign((*file).private_data) } {
             T::release(data);
         }
@@ -175,12 +174,12 @@ impl<T: FileOperations> FileOps<T> {
 
     /// # Safety
     ///
-    /// To be called by the kernel alone, as an ioctl handler of a file with this table.
+    /// Must only be called by the kernel, as an ioctl handler of a file with this table.
     #[inline(always)]
     unsafe fn do_ioctl(file: *mut bindings::file, abi: Abi, cmd: c_uint, arg: c_ulong) -> c_long {
-        // SAFETY: The caller holds a reference to the file throughout, and got it from a
-        // descriptor; a file has its private data before it gets one. An ioctl does not use the
-        // file position.
+        // SAFETY: The caller holds a reference to the file throughout, and has it from a descriptor;
+        // a file gets its private data before its descriptor. An ioctl does not use the file
+        // position.
         let (data, request) = unsafe {
             let request = Ioctl::new(File::from_raw_file(file), abi, cmd, arg);
             (Self::borrow(file), request)
@@ -194,7 +193,7 @@ impl<T: FileOperations> FileOps<T> {
 
     /// # Safety
     ///
-    /// To be called by the kernel alone, as `unlocked_ioctl` of a file with this table.
+    /// Must only be called by the kernel, as `unlocked_ioctl` of a file with this table.
     unsafe extern "C" fn ioctl(file: *mut bindings::file, cmd: c_uint, arg: c_ulong) -> c_long {
         // SAFETY: This is an ioctl handler.
         unsafe { Self::do_ioctl(file, Abi::Native, cmd, arg) }
@@ -202,7 +201,7 @@ impl<T: FileOperations> FileOps<T> {
 
     /// # Safety
     ///
-    /// To be called by the kernel alone, as `compat_ioctl` of a file with this table.
+    /// Must only be called by the kernel, as `compat_ioctl` of a file with this table.
     #[cfg(CONFIG_COMPAT)]
     unsafe extern "C" fn compat_ioctl(
         file: *mut bindings::file,
@@ -215,7 +214,7 @@ impl<T: FileOperations> FileOps<T> {
 
     /// # Safety
     ///
-    /// To be called by the kernel alone, as `mmap` of a file with this table.
+    /// Must only be called by the kernel, as `mmap` of a file with this table.
     unsafe extern "C" fn mmap(
         file: *mut bindings::file,
         vma: *mut bindings::vm_area_struct,
@@ -231,9 +230,9 @@ impl<T: FileOperations> FileOps<T> {
 
     /// # Safety
     ///
-    /// To be called by the kernel alone, as `show_fdinfo` of a file with this table.
+    /// Must only be called by the kernel, as `show_fdinfo` of a file with this table.
     unsafe extern "C" fn show_fdinfo(m: *mut bindings::seq_file, file: *mut bindings::file) {
-        // SAFETY: As for `ioctl`; and nobody else uses `m` meanwhile.
+        // SAFETY: As for `ioctl`; and only this call uses `m` meanwhile.
         let (data, m) = unsafe { (Self::borrow(file), SeqFile::from_raw(m)) };
 
         T::show_fdinfo(data, m);

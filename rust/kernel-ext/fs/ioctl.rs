@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Ioctls that are being served.
+//! Ioctls, as seen by their handlers.
 //!
 //! C header: [`include/linux/fs.h`](srctree/include/linux/fs.h)
 
@@ -21,14 +21,14 @@ use kernel::{
 /// The ABI of the task that makes an ioctl.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Abi {
-    /// The kernel's own.
+    /// The kernel's.
     Native,
-    /// That of 32-bit tasks on a 64-bit kernel.
+    /// The ABI of 32-bit tasks on a 64-bit kernel.
     #[cfg(CONFIG_COMPAT)]
     Compat,
 }
 
-/// An ioctl that this thread is serving.
+/// An ioctl that the current thread handles.
 ///
 /// # Invariants
 ///
@@ -49,7 +49,7 @@ impl<'a> Ioctl<'a> {
     /// The current thread must be in the ioctl handler of `file` for the duration of `'a`, and in
     /// no system call that uses a file position.
     pub(crate) unsafe fn new(file: &'a File, abi: Abi, cmd: u32, arg: usize) -> Self {
-        // INVARIANT: The caller vouches for it.
+        // INVARIANT: By the safety requirements.
         Self {
             file,
             abi,
@@ -59,12 +59,12 @@ impl<'a> Ioctl<'a> {
         }
     }
 
-    /// Returns the file that the ioctl has been made on.
+    /// Returns the file of the ioctl.
     pub fn file(&self) -> &'a File {
         self.file
     }
 
-    /// Returns the ABI that the argument is to be read by.
+    /// Returns the ABI of the argument.
     pub(crate) fn abi(&self) -> Abi {
         self.abi
     }
@@ -79,22 +79,22 @@ impl<'a> Ioctl<'a> {
         self.arg
     }
 
-    /// Reads from what the argument points to, at `offset` bytes from its beginning.
+    /// Reads a `T` in user space, `offset` bytes after the address in the argument.
     ///
     /// # Errors
     ///
-    /// `EFAULT` if that is not the caller's to read.
+    /// `EFAULT` if the task cannot read it.
     pub fn read_at<T: FromBytes>(&self, offset: usize) -> Result<T> {
         let address = UserPtr::from_addr(self.arg).wrapping_byte_add(offset);
 
         UserSlice::new(address, size_of::<T>()).reader().read()
     }
 
-    /// Writes to what the argument points to.
+    /// Writes `value` to user space, at the address in the argument.
     ///
     /// # Errors
     ///
-    /// `EFAULT` if that is not the caller's to write.
+    /// `EFAULT` if the task cannot write there.
     pub fn write<T: AsBytes>(&self, value: &T) -> Result {
         let address = UserPtr::from_addr(self.arg);
 

@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Work that is done in softirq, and in the interrupt that raises one.
+//! Deferred work in softirq, and in an interrupt that raises one.
 //!
 //! C headers: [`include/linux/interrupt.h`](srctree/include/linux/interrupt.h),
 //! [`include/linux/irq_work.h`](srctree/include/linux/irq_work.h),
 //! [`include/linux/workqueue.h`](srctree/include/linux/workqueue.h)
 //!
-//! A softirq that is raised by a task waits for `ksoftirqd`; one that is raised in an interrupt runs
-//! at the end of it, on the same CPU. [`IrqWork`] makes such an interrupt.
+//! A softirq that a task raises waits for `ksoftirqd`; one that is raised in an interrupt runs at its
+//! end, on the same CPU. [`IrqWork`] makes such an interrupt.
 //!
 //! # Concurrency
 //!
-//! Each of these runs once after it was scheduled last, and never on two CPUs at the same time. To
-//! drop one waits until it does not run; whoever drops it sees to it that nobody schedules it.
+//! Each of these runs once after it was last scheduled, and never on two CPUs at the same time.
+//! Dropping one waits until it does not run; callers ensure that it is not scheduled meanwhile.
 
 use core::{
     marker::PhantomPinned,
@@ -30,16 +30,16 @@ use kernel::{
     types::Opaque, //
 };
 
-/// What there is to do.
+/// The function of a [`Tasklet`], a [`BhWork`] or an [`IrqWork`].
 pub trait Runs: Send + Sync {
-    /// Does it, and says whether to run again, after others that wait for their turn.
+    /// Runs, and returns whether to run again after other softirqs.
     ///
-    /// Interrupts are on in softirq. In an [`IrqWork`] they are off, and the answer counts for nothing.
+    /// Interrupts are on in softirq. In an [`IrqWork`] they are off, and the result is ignored.
     fn run(&self) -> bool;
 }
 
-/// Returns whether the current CPU is in an interrupt or a softirq, or has softirqs disabled: whether
-/// a softirq that is raised now is run on the way out.
+/// Returns whether the current CPU is in an interrupt or a softirq, or has softirqs disabled. Then a
+/// softirq that is raised now runs on the way out.
 #[inline]
 pub fn in_interrupt() -> bool {
     // SAFETY: This may be called in any context.
@@ -63,7 +63,7 @@ pub struct Tasklet<T: Runs> {
     _pin: PhantomPinned,
 }
 
-// SAFETY: A tasklet may be scheduled and killed by anybody.
+// SAFETY: Any thread may schedule and kill a tasklet.
 unsafe impl<T: Runs> Send for Tasklet<T> {}
 // SAFETY: As above.
 unsafe impl<T: Runs> Sync for Tasklet<T> {}
@@ -81,7 +81,7 @@ impl<T: Runs> Tasklet<T> {
         })
     }
 
-    /// Has it run on this CPU. Any context but NMIs.
+    /// Schedules the tasklet on this CPU. Any context but NMIs.
     #[inline]
     pub fn schedule(&self) {
         // SAFETY: The tasklet was set up.
@@ -90,9 +90,9 @@ impl<T: Runs> Tasklet<T> {
 
     /// # Safety
     ///
-    /// To be called as the callback of a tasklet that is in one of these.
+    /// Must only be called as the callback of the tasklet in a `Tasklet<T>`.
     unsafe extern "C" fn call(tasklet: *mut bindings::tasklet_struct) {
-        // SAFETY: The tasklet lives until it was killed.
+        // SAFETY: The tasklet is killed before it is freed.
         let this = unsafe { &*container_of!(Opaque::cast_from(tasklet), Self, tasklet) };
 
         if this.target.run() {
@@ -101,7 +101,7 @@ impl<T: Runs> Tasklet<T> {
     }
 }
 
-/// As an [`IrqWork`]'s target: schedules the tasklet.
+/// As the target of an [`IrqWork`], schedules the tasklet.
 impl<T: Runs> Runs for Tasklet<T> {
     fn run(&self) -> bool {
         self.schedule();
@@ -117,7 +117,7 @@ impl<T: Runs> PinnedDrop for Tasklet<T> {
     }
 }
 
-/// A work of the workqueue for bottom halves, `WQ_BH`.
+/// A work item of the bottom-half workqueue, `WQ_BH`.
 #[pin_data(PinnedDrop)]
 pub struct BhWork<T: Runs> {
     #[pin]
@@ -127,7 +127,7 @@ pub struct BhWork<T: Runs> {
     _pin: PhantomPinned,
 }
 
-// SAFETY: A work may be queued and cancelled by anybody.
+// SAFETY: Any thread may queue and cancel a work.
 unsafe impl<T: Runs> Send for BhWork<T> {}
 // SAFETY: As above.
 unsafe impl<T: Runs> Sync for BhWork<T> {}
@@ -140,7 +140,7 @@ impl<T: Runs> BhWork<T> {
         key: Pin<&'static LockClassKey>,
     ) -> impl PinInit<Self> {
         pin_init!(Self {
-            // SAFETY: The slot is valid, and the name and the key are for ever.
+            // SAFETY: The slot is valid. The name and the key are static.
             work <- Opaque::ffi_init(|slot| unsafe {
                 bindings::init_work_with_key(
                     slot,
@@ -155,10 +155,10 @@ impl<T: Runs> BhWork<T> {
         })
     }
 
-    /// Has it run on this CPU. Any context but NMIs.
+    /// Queues the work on this CPU. Any context but NMIs.
     #[inline]
     pub fn schedule(&self) {
-        // SAFETY: The queue is there from boot on, and the work was initialised.
+        // SAFETY: The queue exists from boot on, and the work was initialised.
         unsafe {
             let queue = *addr_of_mut!(bindings::system_bh_wq);
             bindings::queue_work_on(CpuId::current().into(), queue, self.work.get());
@@ -167,9 +167,9 @@ impl<T: Runs> BhWork<T> {
 
     /// # Safety
     ///
-    /// To be called as the function of a work that is in one of these.
+    /// Must only be called as the function of the work in a `BhWork<T>`.
     unsafe extern "C" fn call(work: *mut bindings::work_struct) {
-        // SAFETY: The work lives until it was cancelled.
+        // SAFETY: The work is cancelled before it is freed.
         let this = unsafe { &*container_of!(Opaque::cast_from(work), Self, work) };
 
         if this.target.run() {
@@ -178,7 +178,7 @@ impl<T: Runs> BhWork<T> {
     }
 }
 
-/// As an [`IrqWork`]'s target: queues the work.
+/// As the target of an [`IrqWork`], queues the work.
 impl<T: Runs> Runs for BhWork<T> {
     fn run(&self) -> bool {
         self.schedule();
@@ -204,7 +204,7 @@ pub struct IrqWork<T: Runs> {
     _pin: PhantomPinned,
 }
 
-// SAFETY: A work may be queued and waited for by anybody.
+// SAFETY: Any thread may queue a work and wait for it.
 unsafe impl<T: Runs> Send for IrqWork<T> {}
 // SAFETY: As above.
 unsafe impl<T: Runs> Sync for IrqWork<T> {}
@@ -213,7 +213,7 @@ impl<T: Runs> IrqWork<T> {
     /// Makes one whose handler runs `target`.
     pub fn new(target: Arc<T>) -> impl PinInit<Self> {
         pin_init!(Self {
-            // A work is zero but for its function, see `IRQ_WORK_INIT`.
+            // All zero but the function, as `IRQ_WORK_INIT` has it.
             work: Opaque::new(bindings::irq_work {
                 func: Some(Self::call),
                 ..Default::default()
@@ -223,7 +223,7 @@ impl<T: Runs> IrqWork<T> {
         })
     }
 
-    /// Interrupts this CPU as soon as it can be. Any context.
+    /// Interrupts this CPU as soon as interrupts are on. Any context.
     #[inline]
     pub fn queue(&self) {
         // SAFETY: The work was initialised.
@@ -232,9 +232,9 @@ impl<T: Runs> IrqWork<T> {
 
     /// # Safety
     ///
-    /// To be called as the function of a work that is in one of these.
+    /// Must only be called as the function of the work in an `IrqWork<T>`.
     unsafe extern "C" fn call(work: *mut bindings::irq_work) {
-        // SAFETY: The work lives until it has been waited for.
+        // SAFETY: The work is waited for before it is freed.
         let this = unsafe { &*container_of!(Opaque::cast_from(work), Self, work) };
 
         this.target.run();

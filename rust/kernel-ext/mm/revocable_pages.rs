@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Pages that processes map by a file, until they are taken away.
+//! Pages that processes map by a file until the kernel revokes them.
 //!
 //! C headers: [`include/linux/mm.h`](srctree/include/linux/mm.h),
 //! [`include/linux/fs.h`](srctree/include/linux/fs.h)
 //!
 //! # Concurrency
 //!
-//! A window's lock is taken in page faults, with the memory map of the process locked, and held while a
-//! page is put into that, or while all of them are taken out. Under it are the locks of the files'
-//! mappings and of page tables. So whoever has taken the pages away knows that they are in no memory
-//! map, and come into none any more. All of it is process context.
+//! The lock of [`RevocablePages`] is taken in page faults, under the process's mmap or VMA lock, and
+//! held while a page is mapped, or while all of them are unmapped. Under it are the locks of the
+//! files' address spaces and of page tables. So after [`RevocablePages::close`] no process has the
+//! pages mapped, and none can map them. All of it is process context.
 
 use core::ptr::NonNull;
 use kernel::{
@@ -36,11 +36,11 @@ use kernel::{
     types::ForeignOwnable, //
 };
 
-/// An inode of a file that pages are mapped by.
+/// The inode of a file that maps the pages.
 ///
 /// # Invariants
 ///
-/// This owns a reference to it.
+/// This owns a reference to the inode.
 struct Inode(NonNull<bindings::inode>);
 
 // SAFETY: An inode may be used and put by any task.
@@ -51,9 +51,9 @@ impl Inode {
         // SAFETY: A file's inode does not change, and the file holds a reference to it.
         let inode = NonNull::new(unsafe { (*file.as_ptr()).f_inode }).ok_or(EINVAL)?;
 
-        // SAFETY: It is valid.
+        // SAFETY: The inode is valid.
         unsafe { bindings::ihold(inode.as_ptr()) };
-        // INVARIANT: This is the reference.
+        // INVARIANT: `ihold` has just taken the reference.
         Ok(Self(inode))
     }
 
@@ -62,33 +62,33 @@ impl Inode {
         unsafe { (*self.0.as_ptr()).i_mapping }
     }
 
-    /// Takes all pages out of all memory maps.
+    /// Unmaps all pages from all processes.
     fn unmap(&self) {
-        // SAFETY: The mapping is that of a valid inode. A length of 0 is all of it.
+        // SAFETY: The address space is that of a valid inode. A length of 0 is all of it.
         unsafe { bindings::unmap_mapping_range(self.mapping(), 0, 0, 1) };
     }
 }
 
 impl Drop for Inode {
     fn drop(&mut self) {
-        // SAFETY: By the type invariants the reference is ours to give up.
+        // SAFETY: By the type invariants this owns the reference.
         unsafe { bindings::iput(self.0.as_ptr()) };
     }
 }
 
-/// What is to be seen.
+/// The pages that mappings show.
 enum View {
-    /// Pages that are mapped in the kernel from here on.
+    /// The pages at this address in the kernel.
     Pages(NonNull<u8>),
-    /// As many blank ones, if anybody has looked. They are zero, and as `vmalloc` has made them.
+    /// As many zeroed pages from `vmalloc`, allocated at the first page fault.
     Blank(Option<VVec<u8>>),
 }
 
-// SAFETY: The pages are not used by way of this, but for finding out where they are.
+// SAFETY: The address is only used to look up page frames.
 unsafe impl Send for View {}
 
-/// Pages that may be taken away, and what is seen in their place then: blank ones, which stay as long as
-/// anybody has them mapped.
+/// Pages that processes can map until they are revoked. From then on mappings show zeroed pages,
+/// which live as long as a mapping.
 ///
 /// # Invariants
 ///
@@ -106,14 +106,14 @@ struct Inner {
 }
 
 impl RevocablePages {
-    /// Makes a window.
+    /// Lets processes map `count` pages at `address`.
     ///
     /// # Safety
     ///
-    /// `address` is that of `count` pages in the kernel's `vmalloc` range, which stay there until
+    /// The pages must be in the kernel's `vmalloc` range, and stay there until
     /// [`RevocablePages::close`] has returned.
     pub(crate) unsafe fn new(address: NonNull<u8>, count: usize) -> Result<Arc<Self>> {
-        // INVARIANT: The caller vouches for it.
+        // INVARIANT: By the safety requirements.
         Arc::pin_init(
             pin_init!(Self {
                 count,
@@ -126,7 +126,7 @@ impl RevocablePages {
         )
     }
 
-    /// Takes the pages away: when this returns, no process has them, or gets them any more.
+    /// Revokes the pages: when this returns, no process has them mapped, and none can map them.
     pub fn close(&self) {
         let mut inner = self.inner.lock();
 
@@ -136,11 +136,11 @@ impl RevocablePages {
         }
     }
 
-    /// Lets `file` be mapped. It must have an inode of its own.
+    /// Lets `file`, which must have an inode of its own, map the pages.
     ///
     /// # Errors
     ///
-    /// `ENXIO` if the pages have been taken away, and `ENOMEM`.
+    /// `ENXIO` if the pages have been revoked, and `ENOMEM`.
     pub fn open(self: &Arc<Self>, file: &File) -> Result<Opened> {
         let inode = Inode::of(file)?;
         let mapping = inode.mapping();
@@ -151,16 +151,16 @@ impl RevocablePages {
         }
         inner.inodes.push(inode, GFP_KERNEL_ACCOUNT)?;
         Ok(Opened {
-            window: self.clone(),
+            pages: self.clone(),
             mapping,
         })
     }
 
-    /// Puts what is to be seen at `index` into a memory map.
+    /// Maps the page at `index` into a process.
     ///
     /// # Safety
     ///
-    /// `vma` is that of a page fault at `address`, and of a file that the window was opened for.
+    /// `vma` must be that of a page fault at `address`, and have been set up by [`Opened::mmap`].
     unsafe fn insert(
         &self,
         vma: *mut bindings::vm_area_struct,
@@ -183,9 +183,9 @@ impl RevocablePages {
             }
         };
 
-        // SAFETY: By the type invariants there are so many pages, which are mapped where `vmalloc` does.
-        // They stay in the memory map no longer than they stay here: pages are taken out by `close`, and
-        // blank ones stay until the mapping has gone, which holds a reference to this.
+        // SAFETY: By the type invariants there are so many pages, in the `vmalloc` range. They stay
+        // mapped no longer than they live: `close` unmaps the pages, and blank ones live until the
+        // last mapping, which holds a reference to this, is gone.
         unsafe {
             let pfn = bindings::vmalloc_to_pfn(first.add(index * PAGE_SIZE).cast());
             bindings::vmf_insert_pfn(vma, address, pfn)
@@ -194,7 +194,7 @@ impl RevocablePages {
 
     /// # Safety
     ///
-    /// `vma` must have been made by [`Opened::mmap`], or be a copy of one that was.
+    /// `vma` must have been set up by [`Opened::mmap`], or be a copy of one that was.
     unsafe fn of<'a>(vma: *mut bindings::vm_area_struct) -> ArcBorrow<'a, Self> {
         // SAFETY: Each of them owns a reference.
         unsafe { <Arc<Self> as ForeignOwnable>::borrow((*vma).vm_private_data) }
@@ -202,33 +202,34 @@ impl RevocablePages {
 
     /// # Safety
     ///
-    /// To be called by the kernel alone, for a mapping with these operations that has been copied.
+    /// Must only be called by the kernel, for a mapping with these operations that has been copied.
     unsafe extern "C" fn open_vma(vma: *mut bindings::vm_area_struct) {
-        // SAFETY: The one that it was copied from has a reference, and this one is to get its own.
+        // SAFETY: The pointer is a copy of the original's, which owns a reference. This one gets its
+        // own.
         unsafe { (*vma).vm_private_data = Arc::from(Self::of(vma)).into_foreign() };
     }
 
     /// # Safety
     ///
-    /// To be called by the kernel alone, for a mapping with these operations that goes.
+    /// Must only be called by the kernel, for a mapping with these operations that is removed.
     unsafe extern "C" fn close_vma(vma: *mut bindings::vm_area_struct) {
-        // SAFETY: Its reference goes with it.
+        // SAFETY: The mapping owns a reference, which goes with it.
         drop(unsafe { <Arc<Self> as ForeignOwnable>::from_foreign((*vma).vm_private_data) });
     }
 
     /// # Safety
     ///
-    /// To be called by the kernel alone, for a fault in a mapping with these operations.
+    /// Must only be called by the kernel, for a fault in a mapping with these operations.
     unsafe extern "C" fn fault(fault: *mut bindings::vm_fault) -> bindings::vm_fault_t {
         // SAFETY: The fault is valid.
         let fault = unsafe { (*fault).__bindgen_anon_1 };
 
-        // SAFETY: The mapping has these operations, and so is of a file that the window was opened for.
+        // SAFETY: The mapping has these operations, so `Opened::mmap` has set it up.
         unsafe { Self::of(fault.vma).insert(fault.vma, fault.address, fault.pgoff) }
     }
 }
 
-/// What a window's mappings do.
+/// The operations of mappings of [`RevocablePages`].
 struct Operations(bindings::vm_operations_struct);
 
 // SAFETY: The table is never written to.
@@ -241,14 +242,14 @@ static OPERATIONS: Operations = Operations(bindings::vm_operations_struct {
     ..pin_init::zeroed()
 });
 
-/// What a file has that a window was opened for.
+/// The permission of a file to map [`RevocablePages`]. The file owns it as long as it is open.
 pub struct Opened {
-    window: Arc<RevocablePages>,
-    /// That of the file's inode.
+    pages: Arc<RevocablePages>,
+    /// The address space of the file's inode.
     mapping: *mut bindings::address_space,
 }
 
-// SAFETY: The mapping is only compared.
+// SAFETY: The address space is only compared.
 unsafe impl Send for Opened {}
 // SAFETY: As above.
 unsafe impl Sync for Opened {}
@@ -258,30 +259,30 @@ impl Opened {
     ///
     /// # Errors
     ///
-    /// `EINVAL` if it is not shared, larger than the window, or of another file.
+    /// `EINVAL` if it is not shared, goes beyond the pages, or is of another file.
     pub fn mmap(&self, vma: &VmaNew) -> Result {
         let vma_ptr = vma.as_ptr();
-        // SAFETY: A mapping that is being set up has a file, if it is to be that of one.
+        // SAFETY: A mapping that is being set up has a file, unless it is anonymous.
         let (first, mapping) = unsafe {
             let file = NonNull::new((*vma_ptr).vm_file).ok_or(EINVAL)?;
             ((*vma_ptr).vm_pgoff, (*file.as_ptr()).f_mapping)
         };
-        let pages = (vma.end() - vma.start()) / PAGE_SIZE;
+        let len = (vma.end() - vma.start()) / PAGE_SIZE;
         let fits = first
-            .checked_add(pages)
-            .is_some_and(|end| end <= self.window.count);
+            .checked_add(len)
+            .is_some_and(|end| end <= self.pages.count);
 
         if !fits || mapping != self.mapping || vma.flags() & flags::SHARED == 0 {
             return Err(EINVAL);
         }
         vma.set_dontexpand();
         vma.set_dontdump();
-        // SAFETY: The mapping is being set up. It is shared, so that it may be one of page frames. The
-        // operations' callbacks expect a reference to the window.
+        // SAFETY: The mapping is being set up. It is shared, as one of page frames must be. The
+        // callbacks of the operations expect a reference to `RevocablePages`.
         unsafe {
             (*vma_ptr).__bindgen_anon_2.vm_flags |= flags::PFNMAP;
             (*vma_ptr).vm_ops = &raw const OPERATIONS.0;
-            (*vma_ptr).vm_private_data = self.window.clone().into_foreign();
+            (*vma_ptr).vm_private_data = self.pages.clone().into_foreign();
         }
         Ok(())
     }
@@ -289,7 +290,7 @@ impl Opened {
 
 impl Drop for Opened {
     fn drop(&mut self) {
-        let mut inner = self.window.inner.lock();
+        let mut inner = self.pages.inner.lock();
         let mapping = self.mapping;
         let index = inner
             .inodes

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Mappings of our own in a process.
+//! Mappings in a process for the kernel's own use.
 //!
 //! C header: [`include/linux/mm.h`](srctree/include/linux/mm.h)
 
@@ -19,17 +19,17 @@ use kernel::{
     }, //
 };
 
-/// `PROT_READ` and the others are the same for all of `uapi/asm-generic/mman-common.h`.
+// From `include/uapi/asm-generic/mman-common.h` and `include/uapi/linux/mman.h`.
 const PROT_READ: c_ulong = 0x1;
 const PROT_WRITE: c_ulong = 0x2;
 const MAP_SHARED: c_ulong = 0x01;
 const MAP_PRIVATE: c_ulong = 0x02;
 const MAP_ANONYMOUS: c_ulong = 0x20;
 
-/// A mapping in a process that is there for the kernel's use.
+/// A mapping in a process for the kernel's use.
 ///
-/// It is for calls into parts of the kernel that take their arguments from user space, or that show
-/// theirs there. The process can read and write the memory, and unmap it. Process context.
+/// It is for calls to parts of the kernel that take arguments from user space or share memory with
+/// it. The process can read, write and unmap the memory. Process context.
 pub struct UserMapping {
     address: usize,
     size: usize,
@@ -41,8 +41,7 @@ impl UserMapping {
     ///
     /// # Errors
     ///
-    /// `ENOMEM` if the process may not have any more, and `EFAULT` if the task has no memory of its
-    /// own.
+    /// `ENOMEM` if the process may map no more, and `EFAULT` if the task has no address space.
     pub fn anonymous(size: usize) -> Result<Self> {
         Self::new(null_mut(), size, MAP_PRIVATE | MAP_ANONYMOUS)
     }
@@ -51,7 +50,7 @@ impl UserMapping {
     ///
     /// # Errors
     ///
-    /// As for [`UserMapping::anonymous`], and what the file says.
+    /// As for [`UserMapping::anonymous`], and those of the file's `mmap`.
     pub fn of(file: &File, size: usize) -> Result<Self> {
         Self::new(file.as_ptr(), size, MAP_SHARED)
     }
@@ -61,19 +60,17 @@ impl UserMapping {
         let size = page_align(size).ok_or(EINVAL)?;
         let protection = PROT_READ | PROT_WRITE;
 
-        // SAFETY: The file is valid for the duration of the call, or there is none. This is process
-        // context.
+        // SAFETY: The file is null or valid for the duration of the call. This is process context.
         let address = unsafe { bindings::vm_mmap(file, 0, size, protection, flags, 0) };
-        // The last addresses are errors, which fit.
+        // The last addresses are negative error numbers, which an `i32` holds.
         if address >= usize::MAX - bindings::MAX_ERRNO as usize {
             return Err(Error::from_errno(address as i32));
         }
         Ok(Self { address, size, mm })
     }
 
-    /// Returns `size` bytes from `offset` on, if they are within the memory.
-    ///
-    /// To be used in the process that the memory is in.
+    /// Returns `size` bytes at `offset` if they are within the mapping. They may only be used in the
+    /// process that has the mapping.
     pub fn get(&self, offset: usize, size: usize) -> Option<UserSlice> {
         let end = offset.checked_add(size)?;
         (end <= self.size).then(|| UserSlice::new(UserPtr::from_addr(self.address + offset), size))
@@ -84,7 +81,7 @@ impl UserMapping {
         self.address.wrapping_add(offset)
     }
 
-    /// Returns whether the memory is in the current process.
+    /// Returns whether the mapping is in the current process.
     pub fn is_current(&self) -> bool {
         current!()
             .mm()
@@ -94,10 +91,10 @@ impl UserMapping {
 
 impl Drop for UserMapping {
     fn drop(&mut self) {
-        // Another process has no business there. The memory then goes with its own.
+        // Another process cannot unmap it: it then stays until its own process ends.
         if self.is_current() {
-            // SAFETY: This is process context. If the process has put something else there, that is
-            // what it gets for it.
+            // SAFETY: This is process context. If the process has mapped something else there, it
+            // loses only that.
             unsafe { bindings::vm_munmap(self.address, self.size) };
         }
     }

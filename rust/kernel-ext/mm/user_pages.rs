@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Pages of user space that the kernel shares for long.
+//! Pages of user space that the kernel shares long-term.
 //!
 //! C header: [`include/linux/mm.h`](srctree/include/linux/mm.h)
 //!
-//! All of it is for process context, apart from accesses to the pages themselves.
+//! Process context, except for accesses to the pages.
 
 use core::{
     ptr::NonNull,
@@ -33,11 +33,11 @@ use crate::mm::revocable_pages::RevocablePages;
 /// `NUMA_NO_NODE`.
 const NO_NODE: c_int = -1;
 
-/// Pages that count against the `RLIMIT_MEMLOCK` of a process.
+/// A charge against the `RLIMIT_MEMLOCK` of a process.
 ///
 /// # Invariants
 ///
-/// `count` pages are accounted for in `mm`.
+/// `count` pages are charged to `mm`.
 pub struct LockedPages {
     mm: ARef<Mm>,
     count: usize,
@@ -48,32 +48,32 @@ impl LockedPages {
     ///
     /// # Errors
     ///
-    /// `ENOMEM` if its limit does not allow it, and `EFAULT` if the task has no memory of its own.
+    /// `ENOMEM` if its limit does not allow it, and `EFAULT` if the task has no address space.
     pub fn charge(count: usize) -> Result<Self> {
         let mm: ARef<Mm> = (&**current!().mm().ok_or(EFAULT)?).into();
 
         // SAFETY: The memory descriptor is valid, and this is process context.
         to_result(unsafe { bindings::account_locked_vm(mm.as_raw(), count as c_ulong, true) })?;
-        // INVARIANT: This has just been done.
+        // INVARIANT: Just charged.
         Ok(Self { mm, count })
     }
 }
 
 impl Drop for LockedPages {
     fn drop(&mut self) {
-        // SAFETY: The reference keeps the memory descriptor, which is enough for its counter, and by
-        // the type invariants so many pages are accounted for. This cannot fail.
+        // SAFETY: The reference keeps the memory descriptor, and by the type invariants so many
+        // pages are charged to it. Uncharging cannot fail.
         unsafe {
             bindings::account_locked_vm(self.mm.as_raw(), self.count as c_ulong, false);
         }
     }
 }
 
-/// Pages of a process that stay where they are.
+/// Pinned pages of a process.
 ///
 /// # Invariants
 ///
-/// This owns a pin of each of `pages`, which are valid.
+/// `pages` are valid, and this owns a pin of each.
 struct Pinned {
     pages: KVec<*mut bindings::page>,
 }
@@ -95,9 +95,9 @@ impl Pinned {
         let Ok(pinned) = usize::try_from(pinned) else {
             return Err(Error::from_errno(pinned));
         };
-        // SAFETY: So many have been written, and they are no more than there was room for.
+        // SAFETY: So many elements have been written, no more than there was room for.
         unsafe { pages.inc_len(pinned) };
-        // INVARIANT: They have just been pinned.
+        // INVARIANT: Just pinned.
         let this = Self { pages };
 
         if pinned != count {
@@ -115,22 +115,21 @@ impl Drop for Pinned {
     fn drop(&mut self) {
         let (pages, count) = (self.pages.as_mut_ptr(), self.pages.len() as c_ulong);
 
-        // SAFETY: By the type invariants these are valid and pinned. Whoever had them may have
-        // written to them.
+        // SAFETY: By the type invariants these are valid and pinned. They may have been written to.
         unsafe { bindings::unpin_user_pages_dirty_lock(pages, count, true) };
     }
 }
 
 /// Pages of a process, pinned, and mapped contiguously in the kernel.
 ///
-/// The process keeps its mapping, and may write to the pages at any time, as may whoever it has
-/// given them to, a virtual machine for example. They stay where they are until this is dropped,
-/// even if the process unmaps them or ends. Who lets user space decide how many there are should
-/// hold [`LockedPages`] for them.
+/// The process keeps its mapping and may write to the pages at any time, as may those that it shares
+/// them with, such as a virtual machine. The pages stay until this is dropped, even if the process
+/// unmaps them or ends. If user space chooses their number, callers should hold [`LockedPages`].
 ///
 /// # Invariants
 ///
-/// `address` is the kernel's mapping of all of `pinned`. `window` shows them, and is closed first.
+/// `address` is the kernel's mapping of all of `pinned`. `window` maps them into processes, and is
+/// closed before the kernel's mapping is removed.
 pub struct UserPages {
     address: NonNull<u8>,
     window: Arc<RevocablePages>,
@@ -143,15 +142,14 @@ unsafe impl Send for UserPages {}
 unsafe impl Sync for UserPages {}
 
 impl UserPages {
-    /// Pins and maps `count` pages of the current process, from `address` on, for reading and
-    /// writing.
+    /// Pins and maps `count` pages of the current process at `address`, for reading and writing.
     ///
     /// # Errors
     ///
-    /// - `EINVAL`: `address` is not that of a page, or there are no pages, or too many.
-    /// - `EFAULT`: not all of it is memory that the process may write to and that may be pinned for
-    ///   long.
-    /// - `ENOMEM`: there is not enough memory.
+    /// - `EINVAL`: `address` is not aligned to a page, or `count` is 0 or too large.
+    /// - `EFAULT`: some of it is not memory that the process may write to and that may be pinned
+    ///   long-term.
+    /// - `ENOMEM`.
     pub fn pin(address: usize, count: usize) -> Result<Self> {
         if address % PAGE_SIZE != 0 || count == 0 {
             return Err(EINVAL);
@@ -159,16 +157,16 @@ impl UserPages {
         let mut pinned = Pinned::new(address, count)?;
         let (pages, count) = (pinned.pages.as_mut_ptr(), count as c_uint);
 
-        // SAFETY: There are so many pages, which stay valid as long as they are pinned.
+        // SAFETY: There are so many pages, which are valid as long as they are pinned.
         let address = unsafe { crate::bindings::vm_map_ram(pages, count, NO_NODE) };
         let address = NonNull::new(address.cast()).ok_or(ENOMEM)?;
-        // SAFETY: So many pages have just been mapped there, and stay until this is dropped. Without a
-        // window nobody sees them.
+        // SAFETY: So many pages have just been mapped there. They stay until `drop` has closed the
+        // window, or until this has failed.
         let window = unsafe { RevocablePages::new(address, pinned.count()) }.inspect_err(|_| {
-            // SAFETY: They are not used any more.
+            // SAFETY: This undoes `vm_map_ram`. The mapping has no user.
             unsafe { crate::bindings::vm_unmap_ram(address.as_ptr().cast(), count) };
         })?;
-        // INVARIANT: This has just been mapped.
+        // INVARIANT: Just mapped.
         Ok(Self {
             address,
             window,
@@ -176,15 +174,13 @@ impl UserPages {
         })
     }
 
-    /// Returns the window by which processes can map the pages, until it is closed.
+    /// Returns the object by which processes can map the pages until it is closed.
     pub fn window(&self) -> &Arc<RevocablePages> {
         &self.window
     }
 
-    /// Returns what begins at byte `offset`, `count` times, if it is all within the pages and
-    /// aligned.
-    ///
-    /// Any context.
+    /// Returns `count` objects at byte `offset` if they are within the pages and aligned. Any
+    /// context.
     #[inline]
     pub fn get<T: Shared>(&self, offset: usize, count: usize) -> Option<&[T]> {
         // SAFETY: The pages are mapped for as long as this is borrowed.
@@ -203,14 +199,14 @@ impl Drop for UserPages {
     }
 }
 
-/// A page of a process, pinned, where the kernel has all memory mapped.
+/// A pinned page of a process, at its address in the kernel's linear mapping.
 ///
-/// As [`UserPages`], but without a mapping of its own: whoever else uses the page in the kernel is
+/// As [`UserPages`], but without a mapping of its own: other users of the page in the kernel are
 /// likely to use the same address.
 ///
 /// # Invariants
 ///
-/// `address` is where the kernel has the page of `pinned` mapped.
+/// `address` is that of the page of `_pinned` in the linear mapping.
 pub struct UserPage {
     address: NonNull<u8>,
     _pinned: Pinned,
@@ -221,7 +217,7 @@ unsafe impl Send for UserPage {}
 // SAFETY: As for `UserPages`.
 unsafe impl Sync for UserPage {}
 
-// Otherwise a page need not be mapped anywhere.
+// Otherwise a page may not be in the linear mapping.
 const _: () = assert!(cfg!(CONFIG_64BIT));
 
 impl UserPage {
@@ -236,19 +232,18 @@ impl UserPage {
         }
         let pinned = Pinned::new(address, 1)?;
         let page = *pinned.pages.first().ok_or(EFAULT)?;
-        // SAFETY: The page is valid. On 64-bit machines all pages are mapped for good, and this only
-        // says where.
+        // SAFETY: The page is valid. On 64-bit machines all pages are in the linear mapping: this
+        // only returns the address, and needs no counterpart.
         let address = unsafe { bindings::kmap_local_page(page) };
 
-        // INVARIANT: It has just said so.
+        // INVARIANT: This is the address there.
         Ok(Self {
             address: NonNull::new(address.cast()).ok_or(EFAULT)?,
             _pinned: pinned,
         })
     }
 
-    /// Returns what begins at byte `offset`, `count` times, if it is all within the page and
-    /// aligned. Any context.
+    /// Returns `count` objects at byte `offset` if they are within the page and aligned. Any context.
     #[inline]
     pub fn get<T: Shared>(&self, offset: usize, count: usize) -> Option<&[T]> {
         // SAFETY: The page is pinned for as long as this is borrowed.
@@ -256,11 +251,11 @@ impl UserPage {
     }
 }
 
-/// Returns `count` objects from `offset` on in memory of `size` bytes, if they fit and are aligned.
+/// Returns `count` objects at `offset` in memory of `size` bytes if they fit and are aligned.
 ///
 /// # Safety
 ///
-/// The memory must begin with a page, and stay for `'a`.
+/// The memory must begin with a page, and stay valid for `'a`.
 #[inline]
 unsafe fn view<'a, T: Shared>(
     address: NonNull<u8>,
@@ -273,17 +268,18 @@ unsafe fn view<'a, T: Shared>(
         return None;
     }
 
-    // SAFETY: It is within the memory, which the caller vouches for, and aligned to all that a page
-    // is. As for its contents, the trait says that everything goes.
+    // SAFETY: The objects are within the memory, which is valid by the safety requirements. They are
+    // aligned: `offset` is, and so is the page, by the trait's requirements. By the same, any
+    // contents are valid, and may change at any time.
     Some(unsafe { slice::from_raw_parts(address.as_ptr().add(offset).cast(), count) })
 }
 
-/// What can be shared with user space, which may write anything to it at any time.
+/// Types that can be shared with user space, which may write anything to them at any time.
 ///
 /// # Safety
 ///
-/// Nothing but atomics, of types of which every bit pattern is a valid value, and aligned to a page
-/// at the most.
+/// The type must consist of atomics only, for which every bit pattern is valid, and its alignment
+/// must not exceed that of a page.
 pub unsafe trait Shared: Sync {}
 
 // SAFETY: It is an atomic integer.

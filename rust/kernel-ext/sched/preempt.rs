@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Being told when a task leaves its CPU and when it comes back.
+//! Preempt notifiers: callbacks for when a task leaves its CPU and when it comes back.
 //!
 //! C header: [`include/linux/preempt.h`](srctree/include/linux/preempt.h)
 //!
 //! # Concurrency
 //!
-//! Notifiers belong to a task, and the scheduler calls them in this task only, on its way out and
-//! on its way in. So they need no lock against the task itself.
+//! A notifier belongs to a task. The scheduler calls it in this task only, on the way out and on the
+//! way in, so it needs no lock against the task itself.
 
 use core::{
     marker::PhantomData,
@@ -26,41 +26,41 @@ use kernel::{
 /// Why a task leaves its CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SchedOut {
-    /// It could go on, but another one is to run.
+    /// It is runnable, but another task runs.
     Preempted,
-    /// It waits for something.
+    /// It sleeps.
     Blocked,
 }
 
-/// Who wants to be told.
+/// The callbacks of a preempt notifier.
 pub trait PreemptNotified {
-    /// The current task is about to leave its CPU.
+    /// Called when the current task is about to leave its CPU.
     ///
-    /// Called by the scheduler, with interrupts off and the run queue's lock held: nothing may be
-    /// woken up, and no lock be taken that is ever held while something is.
+    /// In the scheduler, with interrupts off and the run queue's lock held: this must not wake a
+    /// task, nor take a lock under which tasks are woken.
     fn sched_out(&self, why: SchedOut);
 
-    /// The current task is back on a CPU.
+    /// Called when the current task is back on a CPU.
     ///
-    /// Called by the scheduler, with preemption off.
+    /// In the scheduler, with preemption off.
     fn sched_in(&self);
 }
 
-/// Keeps the scheduler looking for notifiers.
+/// Keeps preempt notifiers enabled.
 ///
-/// It is free to have many; the first one in the system makes every task switch a little slower.
+/// The first one in the system makes every task switch a little slower; more are free.
 pub struct PreemptNotifiers(());
 
 impl PreemptNotifiers {
-    /// Makes the scheduler look. May sleep.
+    /// Enables preempt notifiers. May sleep.
     pub fn enable() -> Self {
-        // SAFETY: This is a static key, and may be counted up at any time.
+        // SAFETY: This increments a static key, which is allowed at any time in process context.
         unsafe { bindings::preempt_notifier_inc() };
         Self(())
     }
 
-    /// Calls `f`, and tells `target` whenever the current task leaves its CPU and comes back
-    /// meanwhile.
+    /// Calls `f`, and meanwhile notifies `target` whenever the current task leaves its CPU and comes
+    /// back.
     pub fn notify<T: PreemptNotified, R>(&self, target: &T, f: impl FnOnce() -> R) -> R {
         let frame = Frame {
             notifier: Opaque::new(bindings::preempt_notifier {
@@ -78,12 +78,12 @@ impl PreemptNotifiers {
 
 impl Drop for PreemptNotifiers {
     fn drop(&mut self) {
-        // SAFETY: This takes back what `enable` did.
+        // SAFETY: This undoes `enable`.
         unsafe { bindings::preempt_notifier_dec() };
     }
 }
 
-/// A notifier and whom it tells.
+/// A notifier and its target.
 #[repr(C)]
 struct Frame<'a, T> {
     notifier: Opaque<bindings::preempt_notifier>,
@@ -99,9 +99,9 @@ impl<T: PreemptNotified> Frame<'_, T> {
 
     /// # Safety
     ///
-    /// To be called by the scheduler alone, for a notifier that is registered.
+    /// Must only be called by the scheduler, for a registered notifier.
     unsafe extern "C" fn sched_in(notifier: *mut bindings::preempt_notifier, _cpu: c_int) {
-        // SAFETY: The notifier is that of a frame which lives as long as it is registered.
+        // SAFETY: The notifier is that of a frame, which lives as long as it is registered.
         let frame = unsafe { &*container_of!(Opaque::cast_from(notifier), Self, notifier) };
 
         frame.target.sched_in();
@@ -109,15 +109,15 @@ impl<T: PreemptNotified> Frame<'_, T> {
 
     /// # Safety
     ///
-    /// To be called by the scheduler alone, for a notifier that is registered.
+    /// As for [`Frame::sched_in`].
     unsafe extern "C" fn sched_out(
         notifier: *mut bindings::preempt_notifier,
         _next: *mut bindings::task_struct,
     ) {
         // SAFETY: As for `sched_in`.
         let frame = unsafe { &*container_of!(Opaque::cast_from(notifier), Self, notifier) };
-        // SAFETY: The current task is valid. As in `task_is_runnable()`, these are what the
-        // scheduler has just decided on, under the lock that it holds.
+        // SAFETY: The current task is valid. The scheduler has set these fields, which
+        // `task_is_runnable()` reads, under the lock that it holds.
         let runnable = unsafe {
             let task = kernel::task::Task::current_raw();
             (*task).on_rq != 0 && (*task).se.sched_delayed == 0
@@ -139,9 +139,9 @@ struct Registered<'a, T> {
 
 impl<'a, T: PreemptNotified> Registered<'a, T> {
     fn new(frame: &'a Frame<'a, T>) -> Self {
-        // SAFETY: The frame stays where it is, and lives until the notifier is unregistered, since
-        // it is borrowed. Only the current task ever walks its list, and only in the scheduler, so
-        // that being scheduled while it changes does no harm: an element is either in it or not.
+        // SAFETY: The frame is borrowed, so it stays where it is until the notifier is unregistered.
+        // Only the current task walks its list, and only in the scheduler, so being scheduled while
+        // the list changes does no harm: an element is either in it or not.
         unsafe { bindings::preempt_notifier_register(frame.notifier.get()) };
         Self {
             frame,

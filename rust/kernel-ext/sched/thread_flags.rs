@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Flags by which the kernel makes a task leave what it is doing.
+//! Thread flags of the current task: signals, and rescheduling.
 //!
 //! C header: [`include/linux/thread_info.h`](srctree/include/linux/thread_info.h)
 
@@ -26,29 +26,27 @@ const NEED_RESCHED: i64 = 1 << bindings::TIF_NEED_RESCHED | 1 << bindings::TIF_N
 
 /// Returns the flags of the current task.
 fn flags() -> *mut bindings::atomic64_t {
-    // SAFETY: The current task is valid. Its flags are a `long`, which is changed by atomic
-    // operations only.
+    // SAFETY: The current task is valid. Its flags are a `long`, changed by atomic operations only.
     unsafe { (&raw mut (*Task::current_raw()).thread_info.flags).cast() }
 }
 
-/// Makes the current task look as if it had a signal, to all that ask `signal_pending()`.
-///
-/// Any context in which the current task is the one that is meant.
+/// Sets `TIF_NOTIFY_SIGNAL` of the current task: `signal_pending()` is true, but no signal is
+/// delivered. Any context in which the current task is the intended one.
 pub fn set_notify_signal() {
     // SAFETY: The flags are valid.
     unsafe { bindings::atomic64_or(NOTIFY_SIGNAL, flags()) };
 }
 
-/// Takes back [`set_notify_signal`], unless there is a task work that wants to be run.
+/// Clears `TIF_NOTIFY_SIGNAL`, unless there is a task work, and returns whether the task has neither
+/// a signal nor a task work.
 ///
-/// Returns whether the task can go on as if nothing had been: not if it has a signal or a task work.
-/// Whoever has called [`set_notify_signal`] may do so again meanwhile, from a scheduler's callback
-/// for example: that is no signal, and the flag stays set. Process context.
+/// If [`set_notify_signal`] is called meanwhile, as by a preempt notifier, the flag stays set; that
+/// is not a signal. Process context.
 pub fn clear_notify_signal() -> bool {
     // SAFETY: The flags are valid.
     unsafe { bindings::atomic64_andnot(NOTIFY_SIGNAL, flags()) };
     // Pairs with the exchange by which `task_work_add()` adds a work before it sets the flag: if the
-    // flag that has just gone was for a work, the work is seen here.
+    // flag was set for a work, the work is seen here.
     barrier::smp_mb(barrier::Full);
 
     // SAFETY: The current task is valid, and the field is accessed atomically.
@@ -57,20 +55,19 @@ pub fn clear_notify_signal() -> bool {
         set_notify_signal();
         return false;
     }
-    // Not `signal_pending()`, to which the other flag is a signal, too.
+    // Not `signal_pending()`, for which `TIF_NOTIFY_SIGNAL` counts, too.
     // SAFETY: The flags are valid.
     unsafe { bindings::atomic64_read(flags()) & SIGPENDING == 0 }
 }
 
-/// Returns whether the current task is to leave the kernel for a signal, or for
-/// [`set_notify_signal`]: `signal_pending()`.
+/// Returns `signal_pending()`: whether the current task has a signal, or `TIF_NOTIFY_SIGNAL` is set.
 #[inline]
 pub fn signal_pending() -> bool {
     // SAFETY: The flags are valid.
     unsafe { bindings::atomic64_read(flags()) & (SIGPENDING | NOTIFY_SIGNAL) != 0 }
 }
 
-/// Returns whether the scheduler wants the current task to make room, now or when it can.
+/// Returns whether the scheduler wants the current task to leave its CPU, at once or lazily.
 #[inline]
 pub(crate) fn need_resched() -> bool {
     // SAFETY: The flags are valid.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! A mutex that a task can be killed in waiting for.
+//! A mutex whose waiters can be killed.
 //!
 //! C header: [`include/linux/mutex.h`](srctree/include/linux/mutex.h)
 
@@ -18,25 +18,25 @@ use kernel::{
 #[cfg(not(CONFIG_DEBUG_LOCK_ALLOC))]
 use bindings::mutex_lock_killable;
 
-/// What the macro of this name is with lockdep.
+/// The macro of this name, with lockdep.
 ///
 /// # Safety
 ///
-/// The mutex must be valid, and this be process context.
+/// The mutex must be valid. Process context only.
 #[cfg(CONFIG_DEBUG_LOCK_ALLOC)]
 unsafe fn mutex_lock_killable(mutex: *mut bindings::mutex) -> kernel::ffi::c_int {
-    // SAFETY: The caller vouches for it. There is no outer lock to nest in.
+    // SAFETY: By the safety requirements. There is no outer lock to nest in.
     unsafe { bindings::_mutex_lock_killable(mutex, 0, core::ptr::null_mut()) }
 }
 
-/// A mutex that protects no data, but a section of code.
+/// A mutex that protects a section of code, and no data.
 #[pin_data]
 pub struct KillableMutex {
     #[pin]
     mutex: Opaque<bindings::mutex>,
 }
 
-// SAFETY: It is made to be used by several threads.
+// SAFETY: Any thread may use a mutex.
 unsafe impl Send for KillableMutex {}
 // SAFETY: As above.
 unsafe impl Sync for KillableMutex {}
@@ -45,21 +45,21 @@ impl KillableMutex {
     /// Makes a mutex that lockdep knows by `name` and `key`.
     pub fn new(name: &'static CStr, key: Pin<&'static LockClassKey>) -> impl PinInit<Self> {
         pin_init!(Self {
-            // SAFETY: The slot is valid, and so are the name and the key, for ever.
+            // SAFETY: The slot is valid. The name and the key are static.
             mutex <- Opaque::ffi_init(|slot| unsafe {
                 bindings::__mutex_init(slot, name.as_char_ptr(), key.as_ptr())
             }),
         })
     }
 
-    /// Waits until nobody else holds the mutex. Process context.
+    /// Locks the mutex. Process context.
     ///
     /// # Errors
     ///
-    /// `EINTR` if a fatal signal came first.
+    /// `EINTR` if the task is killed while it waits.
     #[inline]
     pub fn lock(&self) -> Result<KillableGuard<'_>> {
-        // SAFETY: The mutex was initialised, and stays where it is as it is pinned.
+        // SAFETY: The mutex is initialised and pinned.
         to_result(unsafe { mutex_lock_killable(self.mutex.get()) })?;
         Ok(KillableGuard {
             mutex: self,
@@ -68,7 +68,7 @@ impl KillableMutex {
     }
 }
 
-/// Holds a [`KillableMutex`] as long as it lives.
+/// Holds a [`KillableMutex`] until it is dropped.
 #[must_use = "the mutex is unlocked right away if the guard is not kept"]
 pub struct KillableGuard<'a> {
     mutex: &'a KillableMutex,

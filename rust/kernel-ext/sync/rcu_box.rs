@@ -21,9 +21,9 @@ use kernel::{
     }, //
 };
 
-/// An object that may be there, and that can be exchanged while others use it.
+/// An optional object that can be replaced while others read it.
 ///
-/// To look costs no more than a load; to exchange waits for everybody who has looked before.
+/// Reading costs a load. Replacing waits for a grace period.
 ///
 /// # Invariants
 ///
@@ -40,43 +40,43 @@ unsafe impl<T: Send + Sync> Send for RcuBox<T> {}
 unsafe impl<T: Send + Sync> Sync for RcuBox<T> {}
 
 impl<T> RcuBox<T> {
-    /// Makes one that has no object.
+    /// Makes one without an object.
     pub const fn empty() -> Self {
-        // INVARIANT: It is null.
+        // INVARIANT: The pointer is null.
         Self {
             pointer: Atomic::new(null_mut()),
             _owned: core::marker::PhantomData,
         }
     }
 
-    /// Returns whether there is an object, which may change right away.
+    /// Returns whether there is no object, which may be outdated at once.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.pointer.load(Acquire).is_null()
     }
 
-    /// Returns the object for as long as the caller stays in its critical section.
+    /// Returns the object for the duration of the RCU read-side critical section.
     #[inline]
     pub fn get<'a>(&'a self, _guard: &'a rcu::Guard) -> Option<&'a T> {
-        // The acquire is that of `rcu_dereference()`, for want of an address dependency that the
-        // compiler is bound to keep. It pairs with the exchange in `replace`.
+        // An acquire in place of the address dependency of `rcu_dereference()`, which the compiler
+        // need not keep. Pairs with the exchange in `replace`.
         let pointer = NonNull::new(self.pointer.load(Acquire))?;
 
-        // SAFETY: By the type invariants the object is there until the critical section ends.
+        // SAFETY: By the type invariants the object lives until the critical section ends.
         Some(unsafe { pointer.as_ref() })
     }
 
-    /// Puts `new` in the place of the object, waits until nobody uses that any more, and returns
-    /// it. May sleep, if there was one.
+    /// Replaces the object by `new`, waits until no reader uses the old one, and returns that. May
+    /// sleep if there was one.
     pub fn replace(&self, new: Option<KBox<T>>) -> Option<KBox<T>> {
         let new = new.map_or(null_mut(), KBox::into_raw);
         // The release half is that of `rcu_assign_pointer()`.
         let old = NonNull::new(self.pointer.xchg(new, Full))?;
 
         rcu::synchronize_rcu();
-        // SAFETY: By the type invariants it came from a box. The exchange has made it ours alone,
-        // and all who found it before have left their critical sections.
-        // INVARIANT: So it may go back into one.
+        // SAFETY: By the type invariants it came from a box. The exchange has removed it, and all
+        // readers that had found it have left their critical sections.
+        // INVARIANT: For the same reason it may go back into a box.
         Some(unsafe { Box::<T, Kmalloc>::from_raw(old.as_ptr()) })
     }
 }
@@ -84,8 +84,8 @@ impl<T> RcuBox<T> {
 impl<T> Drop for RcuBox<T> {
     fn drop(&mut self) {
         if let Some(last) = NonNull::new(*self.pointer.get_mut()) {
-            // SAFETY: By the type invariants it came from a box, and nobody can be looking: a
-            // reference from `get` keeps this borrowed.
+            // SAFETY: By the type invariants it came from a box. It has no readers: a reference from
+            // `get` keeps this borrowed.
             drop(unsafe { Box::<T, Kmalloc>::from_raw(last.as_ptr()) });
         }
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! The memory that senders, a vCPU and its host share.
+//! The descriptor: memory that senders, a vCPU and its host share.
 
 use super::{
     irq::Vectors,
@@ -16,7 +16,7 @@ use crate::atomic::{
     AtomicU64, //
 };
 
-/// What senders write, and the owner takes away.
+/// The line that senders write, and from which the owner takes bits.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub(crate) struct PendingLine {
@@ -24,21 +24,21 @@ pub(crate) struct PendingLine {
     pub(crate) words: [AtomicU64; Vectors::WORDS],
 }
 
-/// What the host writes for senders and for the guest.
+/// The line that the host writes for senders and for the guest.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub(crate) struct HostLine {
     /// A [`HostState`].
     pub(crate) state: AtomicU32,
-    /// How long the guest is to poll before it halts, in ns.
+    /// The guest's poll window, in ns.
     pub(crate) guest_poll_ns: AtomicU32,
-    /// How long the host is going to poll after that, in ns.
+    /// The host's poll window, in ns.
     pub(crate) host_poll_ns: AtomicU32,
     /// An [`IdleEnd`](crate::IdleEnd).
     pub(crate) idle_end: AtomicU32,
 }
 
-/// What the guest writes, on the vCPU that the descriptor is of.
+/// The line that the guest writes, on the descriptor's vCPU.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub(crate) struct GuestLine {
@@ -68,7 +68,7 @@ impl GuestLine {
     }
 }
 
-/// What the host counts.
+/// The line of the host's statistics.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub(crate) struct StatisticsLine {
@@ -93,9 +93,8 @@ impl StatisticsLine {
 
 /// One vCPU's descriptor, in guest memory.
 ///
-/// No two writers share a cache line: senders write the first, the host the second and the fourth,
-/// and the guest, on the vCPU that the descriptor is of, the third. Zeroed memory is a descriptor
-/// whose vCPU will not look.
+/// No two writers share a cache line: senders write the first, the host the second and the fourth, and the guest, on the
+/// descriptor's vCPU, the third. Zeroed memory is a descriptor whose vCPU will not poll.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub struct Descriptor {
@@ -107,7 +106,7 @@ pub struct Descriptor {
 
 impl Descriptor {
     const_unless_loom! {
-        /// A descriptor as zeroed memory is one.
+        /// Makes a descriptor that is all zero.
         pub fn new() -> Self {
             Self {
                 pending: PendingLine {
@@ -130,19 +129,19 @@ impl Descriptor {
         }
     }
 
-    /// Where the host has the vCPU, as a sender may believe it. The host knows without asking.
+    /// Returns the vCPU's state in the host, for senders. The host has its own copy.
     #[inline]
     pub fn host_state(&self) -> HostState {
         HostState::from_word(self.host.state.load())
     }
 
-    /// What the guest says that the vCPU does.
+    /// Returns the vCPU's state in the guest.
     #[inline]
     pub fn guest_state(&self) -> GuestState {
         GuestState::from_word(self.guest.state.load())
     }
 
-    /// What is pending, without taking it.
+    /// Returns the pending vectors, without taking them.
     pub fn pending(&self) -> Vectors {
         Vectors::from_words(core::array::from_fn(|index| {
             self.pending.words[index].load()
@@ -156,7 +155,7 @@ impl Default for Descriptor {
     }
 }
 
-// The layout is an interface. loom's atomics are larger than what they stand for.
+// The layout is an interface. loom's atomics are larger than real ones.
 #[cfg(not(loom))]
 const _: () = {
     use core::mem::{

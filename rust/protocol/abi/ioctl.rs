@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! What a VMM can ask of pvirq on the file of a VM, beyond KVM's API.
+//! pvirq's ioctls on the file of a VM, beyond KVM's API.
 //!
-//! Each argument begins with its own size, so that it can grow, and with flags. What a host does not
-//! know it refuses.
+//! Each argument begins with its own size, so that it can grow, and with flags. A host refuses what it does not know.
 
 use super::{
     irq::Vector,
@@ -19,61 +18,64 @@ pub const VERSION: u32 = 1;
 /// Asks for [`VERSION`], which it returns. No argument.
 pub const GET_VERSION: u32 = number(0, 0x00, 0);
 
-/// Sets how a VM's idle vCPUs poll, from now on. [`Poll`].
-///
-/// `EINVAL` if a member is out of its range, and nothing has changed then.
-pub const SET_POLL: u32 = number(WRITE, 0x01, size_of::<Poll>());
-
-/// Gets it. [`Poll`], of which the size must be set.
-pub const GET_POLL: u32 = number(READ | WRITE, 0x02, size_of::<Poll>());
-
-/// Binds an eventfd: when it is signalled, an interrupt is posted or a sink is signalled. [`Bind`].
-///
-/// If it is signalled already, that counts. If the call fails, nothing is bound.
+/// Sets how a VM's idle vCPUs poll from now on. Argument: [`Poll`].
 ///
 /// - `EFAULT`: the argument is not readable.
-/// - `EINVAL`: its size, a flag or `bottom_half` is not known, there is neither flag, or a member that no
-///   flag asks for is not 0.
+/// - `EINVAL`: a member is out of its range. Nothing has changed.
+pub const SET_POLL: u32 = number(WRITE, 0x01, size_of::<Poll>());
+
+/// Reads how a VM's idle vCPUs poll. Argument: [`Poll`], of which the size must be set.
+///
+/// - `EFAULT`: the argument is not readable, or not writable.
+/// - `EINVAL`: its size is not known.
+pub const GET_POLL: u32 = number(READ | WRITE, 0x02, size_of::<Poll>());
+
+/// Binds an eventfd, the source: when it is signalled, an interrupt is posted, or a sink is signalled. Argument: [`Bind`].
+///
+/// A source that is signalled already is delivered at once. If the call fails, nothing is bound.
+///
+/// - `EFAULT`: the argument is not readable.
+/// - `EINVAL`: its size, a flag or `bottom_half` is not known, there is no flag, or a member that no flag uses is not 0.
 /// - `EIO`: another process has made the VM.
-/// - `EBADF`: `source` or `sink` is no descriptor of an open file.
-/// - `EBADFD`: it is one, but of no eventfd.
-/// - `ERANGE`: `vector` is reserved, or none.
+/// - `EBADF`: `source` or `sink` is not the descriptor of an open file.
+/// - `EBADFD`: `source` or `sink` is open, but not an eventfd.
+/// - `ERANGE`: `vector` is reserved, or above 255.
 /// - `ENOENT`: there is no vCPU with this number.
 /// - `ENXIO`: the guest has registered no descriptor for it.
-/// - `ELOOP`: the source is the sink of something bound, or the sink a source, or they are the same.
+/// - `ELOOP`: the source is the sink of a binding, or the sink the source of one, or they are the same.
 /// - `EEXIST`: the source is bound in this VM already.
-/// - `EBUSY`: somebody else has the source to himself: KVM's irqfd, or another VM.
+/// - `EBUSY`: the source has another exclusive user: KVM's irqfd, or a binding of another VM.
+/// - `EINTR`: the task was killed while it waited for the vCPU's thread (without a sink).
 /// - `ENOMEM`.
 pub const BIND: u32 = number(WRITE, 0x03, size_of::<Bind>());
 
-/// Takes a binding back. [`Unbind`].
+/// Ends a binding. Argument: [`Unbind`].
 ///
-/// When it returns, no delivery is under way, and none will be. The same happens when the eventfd's last
-/// descriptor or that of the VM is closed.
+/// When it returns, no delivery is under way, and none will be. A binding also ends when the eventfd's last descriptor or
+/// that of the VM is closed.
 ///
 /// - `EFAULT`, `EINVAL`, `EBADF`, `EBADFD`: as for [`BIND`].
 /// - `ENOENT`: the eventfd is not bound in this VM.
 pub const UNBIND: u32 = number(WRITE, 0x04, size_of::<Unbind>());
 
-/// Reads what a source has counted. [`Source`], of which size, flags and source must be set.
+/// Reads a source's counters. Argument: [`Source`], of which size, flags and source must be set.
 ///
 /// Errors as for [`UNBIND`].
 pub const GET_SOURCE: u32 = number(READ | WRITE, 0x05, size_of::<Source>());
 
-/// Reads what a CPU's bottom half has counted, for all VMs together, since the module was loaded.
-/// [`BottomHalf`], of which size, flags, cpu and kind must be set.
+/// Reads the counters of a CPU's bottom half, for all VMs together, since the module was loaded. Argument: [`BottomHalf`],
+/// of which size, flags, cpu and kind must be set.
 ///
 /// - `EFAULT`, `EINVAL`: as for [`BIND`].
 /// - `ENOENT`: there is no such CPU.
 pub const GET_BOTTOM_HALF: u32 = number(READ | WRITE, 0x06, size_of::<BottomHalf>());
 
-/// Makes a file to be mapped, by which a VMM posts to the descriptors that the guest has registered.
-/// Returns its descriptor, which is closed on exec. [`Map`], of which size and flags must be set.
+/// Makes a file by which a VMM maps the guest's descriptors, to post to them. Returns its descriptor, which is closed on
+/// exec. Argument: [`Map`], of which size and flags must be set.
 ///
-/// Mappings must be shared, and no larger than the array, in whole pages. They are of this registration:
-/// when it ends, for whatever reason, blank descriptors take the place of the guest's, in which each post
-/// says [`Kick`](crate::Posted::Kick). So whoever posts has nothing to look for, and signals a bound
-/// eventfd on `Kick`.
+/// Mappings must be shared, and no larger than the array, in whole pages. They belong to this registration: when it ends,
+/// for any reason, blank descriptors take the place of the guest's, and each post to them is a
+/// [`Kick`](crate::Posted::Kick). So senders need not check anything: on `Kick` they signal a bound eventfd.
 ///
 /// - `EFAULT`: the argument is not readable, or not writable.
 /// - `EINVAL`: its size or a flag is not known.
@@ -82,52 +84,54 @@ pub const GET_BOTTOM_HALF: u32 = number(READ | WRITE, 0x06, size_of::<BottomHalf
 /// - `EMFILE`, `ENFILE`, `ENOMEM`.
 pub const MAP_DESCRIPTORS: u32 = number(READ | WRITE, 0x07, size_of::<Map>());
 
-/// Allows posting in a VM, as a new VM does, or forbids it. [`Posting`].
+/// Allows posting in a VM, as in a new one, or forbids it. Argument: [`Posting`].
 ///
-/// To forbid it ends the guest's registration, for the reason [`EndReason::Forbidden`]. A guest that registers
-/// meanwhile gets [`Status::Forbidden`](crate::registers::Status::Forbidden).
+/// Forbidding it ends the guest's registration with [`EndReason::Forbidden`]. A guest that registers after that gets
+/// [`Status::Forbidden`](crate::registers::Status::Forbidden).
 ///
 /// - `EFAULT`: the argument is not readable.
 /// - `EINVAL`: its size, a flag or `allowed` is not known.
 /// - `EIO`: another process has made the VM.
 pub const SET_POSTING: u32 = number(WRITE, 0x08, size_of::<Posting>());
 
-/// Reads which registration a VM has, and how the one before it ended. [`Registration`], of which size and
-/// flags must be set.
+/// Reads a VM's registration, and how the one before it ended. Argument: [`Registration`], of which size and flags must be
+/// set.
 ///
 /// - `EFAULT`: the argument is not readable, or not writable.
 /// - `EINVAL`: its size or a flag is not known.
 pub const GET_REGISTRATION: u32 = number(READ | WRITE, 0x09, size_of::<Registration>());
 
-/// Ends the guest's registration, for the reason [`EndReason::Vmm`]. What is pending is injected. The guest may
-/// register again. No argument.
+/// Ends the guest's registration with [`EndReason::Vmm`], and injects what is pending. The guest may register again. No
+/// argument.
 ///
 /// - `EIO`: another process has made the VM.
 /// - `ENXIO`: the guest has registered no descriptors.
 pub const END_REGISTRATION: u32 = number(0, 0x0a, 0);
 
-/// Reads which interrupts of a vCPU are posted and not yet injected, in the guest's descriptor and in the host.
+/// Reads which interrupts of a vCPU are posted and not yet injected, in the guest's descriptor and in the host. Argument:
 /// [`Posted`], of which size, flags and vcpu must be set.
 ///
-/// They stay posted. Those in the guest's descriptor are in the guest's memory as well, and a guest that is restored sends
-/// them again, so that a VMM which saves that memory too asks when the registration has
-/// [ended](END_REGISTRATION). While the vCPU runs, or is interrupted, the answer is old when it comes. `KVM_GET_LAPIC` needs
-/// no such call before it: it moves what is posted into the local APIC.
+/// They stay posted. Those in the guest's descriptor are in guest memory, and a restored guest sends them again. So a VMM
+/// that saves that memory, too, [ends the registration](END_REGISTRATION) first. The answer may be outdated at once if the
+/// vCPU runs or is interrupted. `KVM_GET_LAPIC` does not need this call: what is posted is in the state that it returns.
 ///
 /// - `EFAULT`, `EINVAL`: as for [`GET_REGISTRATION`].
 /// - `ENOENT`: there is no vCPU with this number.
 pub const GET_POSTED: u32 = number(READ | WRITE, 0x0b, size_of::<Posted>());
 
-/// Posts interrupts to a vCPU, besides those that are posted already: what [`GET_POSTED`] has read in a VM that is
-/// restored. [`Posted`]. They are injected before the vCPU enters its guest. If the vCPU has run before, `KVM_SET_LAPIC`
-/// goes first, as it replaces what is posted.
+/// Posts interrupts to a vCPU in addition to those that are posted already, as to restore those that [`GET_POSTED`] has
+/// read. Argument: [`Posted`].
+///
+/// They are injected before the vCPU enters its guest. If the vCPU has run before, `KVM_SET_LAPIC` must come first, as it
+/// replaces what is posted.
 ///
 /// - `EFAULT`: the argument is not readable.
 /// - `EINVAL`: its size or a flag is not known, or a vector is reserved.
 /// - `EIO`: another process has made the VM.
 /// - `ENOENT`: there is no vCPU with this number.
 /// - `ENXIO`: the VM has no local APICs in the kernel, or messages do not reach the one with this number.
-/// - `EINTR`, `ENOMEM`.
+/// - `EINTR`: the task was killed while it waited for the vCPU's thread.
+/// - `ENOMEM`.
 pub const SET_POSTED: u32 = number(WRITE, 0x0c, size_of::<Posted>());
 
 const WRITE: u32 = 1;
@@ -142,28 +146,28 @@ const fn number(direction: u32, number: u32, size: usize) -> u32 {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Poll {
-    /// The size of this.
+    /// The size of this structure.
     pub size: u32,
-    /// None yet: 0.
+    /// 0: there are none yet.
     pub flags: u32,
-    /// The longest time that a vCPU polls in the guest, in ns, [`Poll::MAX_NS`] at most.
+    /// The ceiling of the guest's poll window, in ns, [`Poll::MAX_NS`] at most.
     pub guest_poll_ns: u32,
-    /// The longest time that the host then polls for it, in ns, [`Poll::MAX_NS`] at most.
+    /// The ceiling of the host's poll window, in ns, [`Poll::MAX_NS`] at most.
     pub host_poll_ns: u32,
     /// The share of one CPU that the host may burn by polling for the VM, in percent, [`Poll::BUDGET_MAX`] at most.
     pub budget: u32,
-    /// A [`PolicyName`]: how the times are found, up to the longest.
+    /// A [`PolicyName`]: how the windows are chosen, up to their ceilings.
     pub policy: u32,
 }
 
 impl Poll {
-    /// The longest time of all.
+    /// The highest ceiling.
     pub const MAX_NS: u32 = POLL_MAX_NS;
 
     /// The largest share: all of a CPU.
     pub const BUDGET_MAX: u32 = 100;
 
-    /// Polls in the host, for `host_poll_ns` whenever a vCPU is idle, whatever that burns.
+    /// Polls in the host only, for `host_poll_ns` whenever a vCPU is idle, with the largest share.
     pub const fn fixed(host_poll_ns: u32) -> Self {
         Self {
             size: size_of::<Self>() as u32,
@@ -175,7 +179,7 @@ impl Poll {
         }
     }
 
-    /// Whether all members are known and within their ranges.
+    /// Returns whether all members are within their ranges.
     pub fn is_valid(&self) -> bool {
         self.size as usize == size_of::<Self>()
             && self.flags == 0
@@ -187,58 +191,57 @@ impl Poll {
 }
 
 numbered! {
-    /// How the times are found for which a vCPU polls, up to the longest; see `pvirq_policy::poll_window`.
+    /// How a vCPU's poll windows are chosen, up to their ceilings; see `pvirq_policy::poll_window`.
     pub enum PolicyName: u32 {
         /// As KVM polls in a halt.
         HaltPoll = 0,
-        /// Always the longest time.
+        /// Always the ceiling.
         Fixed = 1,
         /// As Linux's haltpoll governor.
         Governor = 2,
-        /// The longest time, or none: whichever pays.
+        /// The ceiling, or 0: whichever pays.
         Adaptive = 3,
     }
 }
 
 numbered! {
-    /// What delivers an interrupt that has not been elided.
+    /// A kind of bottom half, which signals sinks.
     pub enum BottomHalfKind: u32 {
-        /// What the module's parameter says.
+        /// The kind in the module's parameter.
         Default = 0,
         /// A tasklet.
         Tasklet = 1,
-        /// A work of the workqueue for bottom halves.
+        /// A work of the bottom-half workqueue.
         Workqueue = 2,
     }
 }
 
-/// What an eventfd is bound to.
+/// A binding of an eventfd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Bind {
-    /// The size of this.
+    /// The size of this structure.
     pub size: u32,
     /// [`Bind::POST`], [`Bind::SINK`], or both.
     pub flags: u32,
     /// The eventfd.
     pub source: i32,
-    /// With [`Bind::SINK`], another eventfd.
+    /// With [`Bind::SINK`], the other eventfd.
     pub sink: i32,
     /// With [`Bind::POST`], the number of a vCPU.
     pub vcpu: u32,
     /// With [`Bind::POST`], a vector.
     pub vector: u32,
-    /// A [`BottomHalfKind`].
+    /// A [`BottomHalfKind`], which runs only if there is a sink.
     pub bottom_half: u32,
     /// 0.
     pub reserved: u32,
 }
 
 impl Bind {
-    /// A flag: the interrupt is posted to `vcpu`, and is done with if that will look.
+    /// Flag: a signal is posted to `vcpu`, and is done with if that will poll.
     pub const POST: u32 = 1 << 0;
-    /// A flag: what is not done with is delivered by signalling `sink`. Without it, the vCPU is made to
-    /// look.
+    /// Flag: otherwise `sink` is signalled. Without this flag the vCPU is kicked.
     pub const SINK: u32 = 1 << 1;
 
     /// Binds `source` to a vector of a vCPU.
@@ -269,7 +272,7 @@ impl Bind {
         }
     }
 
-    /// Whether all members are known, and none is set that nobody asks for.
+    /// Returns whether all members are known, and those that no flag uses are 0.
     pub fn is_valid(&self) -> bool {
         self.size as usize == size_of::<Self>()
             && self.flags != 0
@@ -281,13 +284,13 @@ impl Bind {
     }
 }
 
-/// An eventfd that is no longer to be bound.
+/// The binding to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Unbind {
-    /// The size of this.
+    /// The size of this structure.
     pub size: u32,
-    /// None yet: 0.
+    /// 0: there are none yet.
     pub flags: u32,
     /// The eventfd.
     pub source: i32,
@@ -296,7 +299,7 @@ pub struct Unbind {
 }
 
 impl Unbind {
-    /// Takes the binding of `source` back.
+    /// Ends the binding of `source`.
     pub fn new(source: i32) -> Self {
         Self {
             size: size_of::<Self>() as u32,
@@ -306,19 +309,19 @@ impl Unbind {
         }
     }
 
-    /// Whether all members are known.
+    /// Returns whether all members are known.
     pub fn is_valid(&self) -> bool {
         self.size as usize == size_of::<Self>() && self.flags == 0 && self.reserved == 0
     }
 }
 
-/// What a source has counted.
+/// A source's counters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Source {
-    /// The size of this.
+    /// The size of this structure.
     pub size: u32,
-    /// None yet: 0.
+    /// 0: there are none yet.
     pub flags: u32,
     /// The eventfd.
     pub source: i32,
@@ -326,18 +329,18 @@ pub struct Source {
     pub reserved: u32,
     /// How often the top half has run.
     pub top_halves: u64,
-    /// How often that was all, as the vCPU will look.
+    /// How many of those posts were elided.
     pub elided: u64,
-    /// How often that was all, as the vector was pending.
+    /// How many of those posts were coalesced.
     pub coalesced: u64,
     /// How often the source was queued for a bottom half.
     pub queued: u64,
-    /// How often a bottom half has delivered, or, without a sink, the vCPU was kicked.
+    /// How often a bottom half has signalled the sink, or without a sink the vCPU was kicked.
     pub delivered: u64,
 }
 
 impl Source {
-    /// Asks for what `source` has counted.
+    /// Asks for the counters of `source`.
     pub fn of(source: i32) -> Self {
         Self {
             size: size_of::<Self>() as u32,
@@ -346,7 +349,7 @@ impl Source {
         }
     }
 
-    /// Whether all members are known that are set by who asks.
+    /// Returns whether the members that the caller sets are known.
     pub fn is_valid(&self) -> bool {
         self.size as usize == size_of::<Self>() && self.flags == 0 && self.reserved == 0
     }
@@ -356,13 +359,13 @@ impl Source {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Map {
-    /// The size of this.
+    /// The size of this structure.
     pub size: u32,
-    /// None yet: 0.
+    /// 0: there are none yet.
     pub flags: u32,
     /// The offset of the first descriptor, in bytes, less than a page.
     pub offset: u32,
-    /// How many there are.
+    /// The number of descriptors.
     pub count: u32,
 }
 
@@ -375,7 +378,7 @@ impl Map {
         }
     }
 
-    /// Whether all members are known that are set by who asks.
+    /// Returns whether the members that the caller sets are known.
     pub fn is_valid(&self) -> bool {
         self.size as usize == size_of::<Self>() && self.flags == 0
     }
@@ -385,11 +388,11 @@ impl Map {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Posting {
-    /// The size of this.
+    /// The size of this structure.
     pub size: u32,
-    /// None yet: 0.
+    /// 0: there are none yet.
     pub flags: u32,
-    /// 1, or 0 to forbid it.
+    /// 1, or 0 to forbid posting.
     pub allowed: u32,
     /// 0.
     pub reserved: u32,
@@ -406,7 +409,7 @@ impl Posting {
         }
     }
 
-    /// Whether all members are known.
+    /// Returns whether all members are known.
     pub fn is_valid(&self) -> bool {
         self.size as usize == size_of::<Self>()
             && self.flags == 0
@@ -420,19 +423,19 @@ numbered! {
     pub enum EndReason: u32 {
         /// None has ended yet.
         None = 0,
-        /// The guest has un-registered its descriptors.
+        /// The guest has unregistered its descriptors.
         Unregistered = 1,
-        /// The guest has registered others.
+        /// The guest has registered other descriptors.
         Replaced = 2,
-        /// The VMM has moved or removed the memory that they are in.
+        /// The VMM has moved or removed the descriptors' memory.
         MemoryMoved = 3,
-        /// The VMM has begun to log writes to the memory that they are in.
+        /// The VMM has begun to log writes to the descriptors' memory.
         DirtyLogging = 4,
-        /// The VMM has replaced a vCPU's state, as a reset or a restored snapshot does.
+        /// The VMM has replaced a vCPU's state, as by a reset or a restored snapshot.
         StateReplaced = 5,
-        /// The VMM has asked for it, by [`END_REGISTRATION`].
+        /// The VMM has ended it by [`END_REGISTRATION`].
         Vmm = 6,
-        /// The VMM has forbidden posting, by [`SET_POSTING`].
+        /// The VMM has forbidden posting by [`SET_POSTING`].
         Forbidden = 7,
     }
 }
@@ -441,9 +444,9 @@ numbered! {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Registration {
-    /// The size of this.
+    /// The size of this structure.
     pub size: u32,
-    /// None yet: 0.
+    /// 0: there are none yet.
     pub flags: u32,
     /// Whether posting is allowed: 1 or 0.
     pub allowed: u32,
@@ -460,7 +463,7 @@ pub struct Registration {
 }
 
 impl Registration {
-    /// Asks for it.
+    /// Asks for the registration.
     pub fn new() -> Self {
         Self {
             size: size_of::<Self>() as u32,
@@ -468,7 +471,7 @@ impl Registration {
         }
     }
 
-    /// Whether all members are known that are set by who asks.
+    /// Returns whether the members that the caller sets are known.
     pub fn is_valid(&self) -> bool {
         self.size as usize == size_of::<Self>() && self.flags == 0
     }
@@ -478,9 +481,9 @@ impl Registration {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Posted {
-    /// The size of this.
+    /// The size of this structure.
     pub size: u32,
-    /// None yet: 0.
+    /// 0: there are none yet.
     pub flags: u32,
     /// The vCPU's number.
     pub vcpu: u32,
@@ -491,7 +494,7 @@ pub struct Posted {
 }
 
 impl Posted {
-    /// Asks for those of `vcpu`, or holds none yet.
+    /// Asks for the interrupts of `vcpu`, or holds none yet.
     pub fn of(vcpu: u32) -> Self {
         Self {
             size: size_of::<Self>() as u32,
@@ -500,19 +503,19 @@ impl Posted {
         }
     }
 
-    /// Whether all members are known that are set by who asks.
+    /// Returns whether the members that the caller sets are known.
     pub fn is_valid(&self) -> bool {
         self.size as usize == size_of::<Self>() && self.flags == 0 && self.reserved == 0
     }
 }
 
-/// What a CPU's bottom half of one kind has counted.
+/// The counters of a CPU's bottom half of one kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct BottomHalf {
-    /// The size of this.
+    /// The size of this structure.
     pub size: u32,
-    /// None yet: 0.
+    /// 0: there are none yet.
     pub flags: u32,
     /// The CPU's number.
     pub cpu: u32,
@@ -520,24 +523,24 @@ pub struct BottomHalf {
     pub kind: u32,
     /// How often a top half has run on the CPU.
     pub top_halves: u64,
-    /// How many of those were all, as the vCPU will look.
+    /// How many of those posts were elided.
     pub elided: u64,
-    /// How many of those were all, as the vector was pending.
+    /// How many of those posts were coalesced.
     pub coalesced: u64,
-    /// How many sources were queued.
+    /// How often sources were queued.
     pub queued: u64,
-    /// How many were delivered.
+    /// How often sinks were signalled.
     pub delivered: u64,
     /// How often the bottom half has run.
     pub batches: u64,
-    /// The most that it has delivered in one run.
+    /// The most deliveries in one run.
     pub largest_batch: u64,
     /// How many of its runs were in `ksoftirqd`.
     pub ksoftirqd: u64,
 }
 
 impl BottomHalf {
-    /// Asks for what a bottom half has counted.
+    /// Asks for the counters of a bottom half.
     pub fn of(cpu: u32, kind: BottomHalfKind) -> Self {
         Self {
             size: size_of::<Self>() as u32,
@@ -547,7 +550,7 @@ impl BottomHalf {
         }
     }
 
-    /// Whether all members are known that are set by who asks.
+    /// Returns whether the members that the caller sets are known.
     pub fn is_valid(&self) -> bool {
         self.size as usize == size_of::<Self>()
             && self.flags == 0

@@ -4,7 +4,7 @@
 
 use core::fmt;
 
-/// The vector is one of the first 16, which belong to the CPU's exceptions.
+/// The error for one of the first 16 vectors, which belong to the CPU's exceptions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReservedVector;
 
@@ -25,10 +25,10 @@ impl core::error::Error for ReservedVector {}
 pub struct Vector(u8);
 
 impl Vector {
-    /// The first vector that a local APIC accepts.
+    /// The first vector that can be posted.
     pub const FIRST: u8 = 16;
 
-    /// Checks a vector.
+    /// Returns a vector, or an error if it is reserved.
     #[inline]
     pub const fn new(vector: u8) -> Result<Self, ReservedVector> {
         if vector < Self::FIRST {
@@ -38,19 +38,19 @@ impl Vector {
         Ok(Self(vector))
     }
 
-    /// Its number.
+    /// Returns the vector's number.
     #[inline]
     pub const fn get(self) -> u8 {
         self.0
     }
 
-    /// The word of a descriptor that holds its bit, below [`Vectors::WORDS`].
+    /// Returns the word of a descriptor that holds the vector's bit, below [`Vectors::WORDS`].
     #[inline]
     pub(crate) const fn word(self) -> usize {
         self.0 as usize / 64
     }
 
-    /// The number of its bit in that word, below 64.
+    /// Returns the number of the bit in that word, below 64.
     #[inline]
     pub(crate) const fn bit(self) -> u32 {
         self.0 as u32 % 64
@@ -71,30 +71,30 @@ impl From<Vector> for u8 {
     }
 }
 
-/// A set of vectors: what a drain found.
+/// A set of vectors, as a drain takes it.
 ///
-/// As it comes from shared memory it can hold reserved vectors, too. No iterator gives those out.
+/// It comes from shared memory, so it can hold reserved vectors. Iterators do not return those.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[must_use = "vectors that have been drained are delivered by nobody else"]
+#[must_use = "drained vectors that are not delivered are lost"]
 pub struct Vectors([u64; Self::WORDS]);
 
 impl Vectors {
     /// The number of 64-bit words in a set.
     pub const WORDS: usize = 4;
 
-    /// The set whose vector `v` is bit `v % 64` of word `v / 64`.
+    /// Makes a set in which vector `v` is bit `v % 64` of word `v / 64`.
     #[inline]
     pub const fn from_words(words: [u64; Self::WORDS]) -> Self {
         Self(words)
     }
 
-    /// The words that [`Vectors::from_words`] takes.
+    /// Returns the words, as [`Vectors::from_words`] takes them.
     #[inline]
     pub const fn words(&self) -> [u64; Self::WORDS] {
         self.0
     }
 
-    /// Whether there is nothing in it.
+    /// Returns whether the set is empty.
     #[inline]
     pub const fn is_empty(&self) -> bool {
         let [a, b, c, d] = self.0;
@@ -102,7 +102,7 @@ impl Vectors {
         a | b | c | d == 0
     }
 
-    /// The number of vectors, reserved ones included.
+    /// Returns the number of vectors, reserved ones included.
     #[inline]
     pub const fn len(&self) -> u32 {
         let [a, b, c, d] = self.0;
@@ -110,12 +110,12 @@ impl Vectors {
         a.count_ones() + b.count_ones() + c.count_ones() + d.count_ones()
     }
 
-    /// Whether a vector is in it.
+    /// Returns whether a vector is in the set.
     pub const fn contains(&self, vector: Vector) -> bool {
         self.0[vector.word()] & (1 << vector.bit()) != 0
     }
 
-    /// Removes reserved vectors, and says how many there were.
+    /// Removes reserved vectors, and returns how many there were.
     #[inline]
     pub fn remove_reserved(&mut self) -> u32 {
         const RESERVED: u64 = (1 << Vector::FIRST) - 1;
@@ -136,7 +136,7 @@ impl IntoIterator for Vectors {
     }
 }
 
-/// Gives out the vectors of a set from the highest to the lowest, which is their priority.
+/// Iterates over a set from the highest vector to the lowest, the order of their priority.
 #[derive(Clone, Debug)]
 pub struct HighestFirst(Vectors);
 
@@ -153,7 +153,7 @@ impl Iterator for HighestFirst {
             .rfind(|(_, word)| **word != 0)?;
         let bit = word.checked_ilog2()?;
         *word &= !(1 << bit);
-        // At most 3 * 64 + 63. Whatever comes after a reserved vector is reserved, too.
+        // At most 3 * 64 + 63. After a reserved vector all are reserved.
         Vector::new((index * 64) as u8 + bit as u8).ok()
     }
 }

@@ -1,16 +1,14 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! The guest interface: how a guest finds its host and tells it where its descriptors are.
+//! The guest interface: registers by which a guest finds its host and registers descriptors.
 //!
-//! It is eight registers of 32 bits. [`ReadRegister`] and [`WriteRegister`] number them without
-//! saying how they are reached. On x86 that is by port I/O: `in` and `out` of 32 bits at
-//! [`BASE`] plus the register's [offset](ReadRegister::offset). Accesses of other sizes, or between
-//! registers, do nothing, and read as [`ABSENT`], as all of it does without pvirq.
+//! There are eight registers of 32 bits. [`ReadRegister`] and [`WriteRegister`] number them for all architectures. Where
+//! there are I/O ports, they are those at [`BASE`] plus the [offset](ReadRegister::offset), for accesses of 32 bits.
+//! Accesses of other sizes, or between registers, do nothing and read as [`ABSENT`], as do all accesses without pvirq.
 //!
-//! Each vCPU has registers of its own: what one writes is not seen by another, so that no lock is
-//! needed to make a command of several writes.
+//! Each vCPU has its own registers, so a guest needs no lock to give a command by several writes.
 //!
-//! A guest registers one array of descriptors, whose index is the vCPU's (x2)APIC ID. A second
+//! A guest registers one array of descriptors, indexed by the ID of each vCPU's interrupt controller. A second
 //! registration replaces the first.
 
 use core::fmt;
@@ -19,27 +17,25 @@ use super::descriptor::Descriptor;
 
 /// The first port, unless the host's administrator has chosen another.
 ///
-/// Ports from 0xd00 on are given to PCI devices, by QEMU's firmware as by Linux. Below that, VMMs
-/// use the PC's own up to 0x3ff, and 0x402 and 0x510 (firmware), 0x4d0 (PIC), 0x505 (pvpanic),
-/// 0x600 to 0x73f (power management), 0xa00 to 0xa1f (hotplug of memory) and 0xcc0 to 0xcff (hotplug
-/// of PCI devices and CPUs, and PCI configuration). QEMU, crosvm, Firecracker, Cloud Hypervisor and
-/// kvmtool all leave 0xb30 to 0xcbf alone, the first and the third as far as is known; below it is
-/// AMD's SMBus on physical machines.
+/// QEMU's firmware and Linux give ports from 0xd00 on to PCI devices. Below that, VMMs use those of a PC up to 0x3ff, and
+/// 0x402 and 0x510 (firmware), 0x4d0 (PIC), 0x505 (pvpanic), 0x600 to 0x73f (power management), 0xa00 to 0xa1f (memory
+/// hotplug) and 0xcc0 to 0xcff (hotplug of PCI devices and CPUs, and PCI configuration). QEMU, crosvm, Firecracker, Cloud
+/// Hypervisor and kvmtool leave 0xb30 to 0xcbf alone, QEMU and Firecracker as far as is known; just below is AMD's SMBus
+/// on physical machines.
 pub const BASE: u16 = 0xb80;
 
 /// The number of ports.
 pub const LEN: u16 = 32;
 
-/// What [`ReadRegister::Magic`] gives: "PVIQ".
+/// The value of [`ReadRegister::Magic`]: "PVIQ".
 pub const MAGIC: u32 = u32::from_le_bytes(*b"PVIQ");
 
 /// The version of this interface, and of the descriptors' layout.
 ///
-/// It changes when a guest of the old version could not go on. What is added without that gets a
-/// feature bit.
+/// It changes when a guest of the old version could not go on. Other additions get a feature bit.
 pub const VERSION: u16 = 1;
 
-/// What a read gives where nobody answers. No register has this value.
+/// The value of a read that no host answers. No register has it.
 pub const ABSENT: u32 = u32::MAX;
 
 /// Feature: posting between vCPUs.
@@ -48,15 +44,14 @@ pub const FEATURE_POST: u32 = 1 << 0;
 /// Feature: the idle call, see [`IdleEnd`](crate::IdleEnd).
 pub const FEATURE_IDLE: u32 = 1 << 1;
 
-/// Feature: the host tells which registration it has, see [`ReadRegister::Epoch`], and to register what is
-/// registered already changes nothing.
+/// Feature: the host has [epochs](ReadRegister::Epoch), and registering the registered array again changes nothing.
 pub const FEATURE_EPOCH: u32 = 1 << 2;
 
-/// The alignment of the array of descriptors. Its size is the descriptor's, so none crosses a page.
+/// The alignment of the array: the size of a descriptor, so that none crosses a page.
 pub const ARRAY_ALIGN: u64 = size_of::<Descriptor>() as u64;
 
 numbered! {
-    /// A register as it is read.
+    /// A register that can be read.
     pub enum ReadRegister: u16 {
         /// [`MAGIC`].
         Magic = 0,
@@ -68,21 +63,20 @@ numbered! {
         MaxDescriptors = 3,
         /// The [`Status`] of this vCPU's last command.
         Status = 4,
-        /// With [`FEATURE_EPOCH`], a number that no other registration has, on this host or another; 0 if there is
-        /// no registration. A guest that finds another than its own has been restored, or its host has
-        /// closed the registration.
+        /// With [`FEATURE_EPOCH`], a number that no other registration has, on this host or another; 0 if there is no
+        /// registration. If it is not a guest's own, the guest was restored, or the host has ended the registration.
         Epoch = 5,
     }
 }
 
 numbered! {
-    /// A register as it is written.
+    /// A register that can be written.
     pub enum WriteRegister: u16 {
         /// A [`Command`], which is carried out before the write returns.
         Command = 4,
         /// The lower half of the array's guest-physical address.
         AddressLow = 5,
-        /// The upper half of it.
+        /// The upper half of the address.
         AddressHigh = 6,
         /// The number of descriptors in the array.
         Count = 7,
@@ -93,13 +87,13 @@ numbered! {
 const STRIDE: u16 = 4;
 
 impl ReadRegister {
-    /// Its offset from [`BASE`].
+    /// Returns the register's offset from [`BASE`].
     #[inline]
     pub const fn offset(self) -> u16 {
         self.number() * STRIDE
     }
 
-    /// The one at an offset from [`BASE`].
+    /// Returns the register at an offset from [`BASE`].
     pub const fn from_offset(offset: u16) -> Option<Self> {
         match offset % STRIDE {
             0 => Self::from_number(offset / STRIDE),
@@ -109,13 +103,13 @@ impl ReadRegister {
 }
 
 impl WriteRegister {
-    /// Its offset from [`BASE`].
+    /// Returns the register's offset from [`BASE`].
     #[inline]
     pub const fn offset(self) -> u16 {
         self.number() * STRIDE
     }
 
-    /// The one at an offset from [`BASE`].
+    /// Returns the register at an offset from [`BASE`].
     pub const fn from_offset(offset: u16) -> Option<Self> {
         match offset % STRIDE {
             0 => Self::from_number(offset / STRIDE),
@@ -125,9 +119,9 @@ impl WriteRegister {
 }
 
 numbered! {
-    /// What became of a command. All but [`Status::Ok`] leave everything as it was.
+    /// The status of a command. All but [`Status::Ok`] leave everything as it was.
     pub enum Status: u32 {
-        /// It was done, or none has been given yet.
+        /// The command was done, or there was none yet.
         Ok = 0,
         /// The host knows no such command.
         Unsupported = 1,
@@ -135,7 +129,7 @@ numbered! {
         WrongVersion = 2,
         /// The address is not a multiple of [`ARRAY_ALIGN`].
         Unaligned = 3,
-        /// The array is not in RAM.
+        /// The array is not in RAM, or its memory has just been moved.
         NotRam = 4,
         /// The array begins in one of the VM's memory slots and ends in another.
         CrossesSlot = 5,
@@ -145,11 +139,11 @@ numbered! {
         TooMany = 7,
         /// The VM has no local APICs in the kernel, so the host could not inject.
         NoLapic = 8,
-        /// The host has no memory for this.
+        /// The host, or its limit, has no memory for this.
         NoMemory = 9,
-        /// There is no registration.
+        /// There is no registration, or no descriptor for this vCPU.
         NotRegistered = 10,
-        /// Not now: the VMM logs which pages of this memory are written, as it does to migrate or to save the VM.
+        /// Not now: the VMM logs writes to the array's memory, as it does to migrate or to save the VM.
         DirtyLogging = 11,
         /// The VMM forbids posting in this VM.
         Forbidden = 12,
@@ -179,21 +173,21 @@ impl fmt::Display for Status {
     }
 }
 
-/// What a guest writes to [`WriteRegister::Command`].
+/// A command that a guest writes to [`WriteRegister::Command`].
 ///
-/// The lower half of the word says what to do. The upper half is the version that the guest speaks
-/// where descriptors are registered, and zero elsewhere.
+/// The lower half of the word is its code. The upper half is the guest's version for [`Command::Register`], and zero for
+/// others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// Use the descriptors that the address and count registers name.
+    /// Registers the descriptors in the address and count registers.
     Register {
         /// The version of the interface that the guest speaks.
         version: u16,
     },
-    /// Use no descriptors any more.
+    /// Ends the registration.
     Unregister,
-    /// Poll on this vCPU's behalf, until there is something for it or the host thinks that it should
-    /// sleep. [`Status::NotRegistered`] if it has no descriptor.
+    /// The idle call: polls for this vCPU, until there is an event for it or it should halt. [`Status::NotRegistered`] if
+    /// it has no descriptor.
     Idle,
 }
 
@@ -205,9 +199,9 @@ impl Command {
     /// The code of [`Command::Idle`].
     pub const IDLE: u16 = 3;
 
-    /// What a guest's word asks for, or what to answer.
+    /// Decodes a guest's word, or returns the status to answer.
     pub const fn decode(word: u32) -> Result<Self, Status> {
-        // The casts cut the word in two.
+        // The casts split the word.
         match (word as u16, (word >> 16) as u16) {
             (Self::REGISTER, version @ 1..=VERSION) => Ok(Self::Register { version }),
             (Self::REGISTER, _) => Err(Status::WrongVersion),
@@ -217,7 +211,7 @@ impl Command {
         }
     }
 
-    /// The word that asks for it.
+    /// Returns the word of the command.
     #[inline]
     pub const fn encode(self) -> u32 {
         match self {
@@ -228,7 +222,7 @@ impl Command {
     }
 }
 
-/// Where a guest's descriptors are, as its registers say.
+/// A guest's array of descriptors, as its registers have it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Array {
     /// The guest-physical address.
@@ -238,7 +232,7 @@ pub struct Array {
 }
 
 impl Array {
-    /// Takes what a guest writes to one of its registers. A command changes nothing here.
+    /// Handles a guest's write to a register. Commands change nothing here.
     pub fn write(&mut self, register: WriteRegister, value: u32) {
         const LOW: u64 = u32::MAX as u64;
 
@@ -251,15 +245,15 @@ impl Array {
         }
     }
 
-    /// How many bytes it has.
+    /// Returns the size in bytes.
     #[expect(clippy::len_without_is_empty, reason = "an empty array is refused")]
     pub fn len(&self) -> u64 {
         u64::from(self.count) * ARRAY_ALIGN
     }
 
-    /// Checks all that does not take the VM's memory slots, and says how many bytes it has.
+    /// Checks everything but the VM's memory slots, and returns the size in bytes.
     ///
-    /// The first and the last byte have an address of 64 bits each.
+    /// The addresses of the first and the last byte then fit into 64 bits.
     pub fn check(&self, max_descriptors: u32) -> Result<u64, Status> {
         if self.address % ARRAY_ALIGN != 0 {
             return Err(Status::Unaligned);

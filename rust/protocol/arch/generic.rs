@@ -12,7 +12,7 @@ impl BitOps for Bits {
     #[inline]
     unsafe fn test_and_set(word: *mut u64, bit: u32) -> bool {
         let mask: u64 = 1 << bit;
-        // SAFETY: The caller vouches for the pointer, and an `atomic64_t` is one `s64`. The casts keep all bits.
+        // SAFETY: By the safety requirements, and as an `atomic64_t` is one `s64`. The casts keep all bits.
         let before = unsafe { bindings::atomic64_fetch_or(mask as i64, word.cast()) };
 
         before as u64 & mask != 0

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! x86: `lock bts` and `lock btr`, as `test_and_set_bit()` in `arch/x86/include/asm/bitops.h`. A read-modify-write that
-//! returned the word would be a loop.
+//! x86: `lock bts` and `lock btr`, as in `arch/x86/include/asm/bitops.h`. A read-modify-write that returns the whole word
+//! is a loop.
 
 use core::arch::asm;
 
@@ -13,7 +13,7 @@ impl BitOps for Bits {
     #[inline]
     unsafe fn test_and_set(word: *mut u64, bit: u32) -> bool {
         let before: u8;
-        // SAFETY: The caller vouches for the pointer, and the bit is in the word that it points to.
+        // SAFETY: By the safety requirements, and the bit is in the word that the pointer points to.
         unsafe {
             asm!("lock bts qword ptr [{word}], {bit}", "setc {before}", word = in(reg) word,
                 bit = in(reg) u64::from(bit % u64::BITS), before = out(reg_byte) before, options(nostack))

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! Tests of the tests: the protocol with one thing left out, made of the same pieces.
+//! Tests of the models: the protocol with one thing left out or wrong must fail.
 
 use std::{
     println,
@@ -36,7 +36,7 @@ use super::{
     A, //
 };
 
-/// Explores two senders of the same vector against an owner, until what `failure` says happens.
+/// Explores two senders of the same vector against an owner, and asserts that `failure` happens.
 fn fails(name: &str, failure: fn(&Outcome) -> bool, post: Post, owner: fn(&World)) {
     let scenario = Scenario {
         senders: vec![Sender::new(&[A], post), Sender::new(&[A], post)],
@@ -63,7 +63,7 @@ fn stuck(outcome: &Outcome) -> bool {
     outcome.stuck > 0
 }
 
-/// As the protocol's own, with what is left out for its caller to say.
+/// As [`Descriptor::post_once`], with another barrier or another kick.
 fn post_by(
     target: &Descriptor,
     vector: Vector,
@@ -104,8 +104,8 @@ fn post_whatever_the_retract_says(target: &Descriptor, vector: Vector) -> Option
     })
 }
 
-/// The second look is what the first one saw.
-fn post_that_looks_once(target: &Descriptor, vector: Vector) -> Option<Posted> {
+/// Does not read the states again after setting the bit.
+fn post_that_reads_states_once(target: &Descriptor, vector: Vector) -> Option<Posted> {
     if target.pickup().is_none() {
         return Some(Posted::Kick);
     }
@@ -116,7 +116,7 @@ fn post_that_looks_once(target: &Descriptor, vector: Vector) -> Option<Posted> {
     })
 }
 
-/// What is pending is left to the sender that has posted it, where nobody looks as well.
+/// Leaves a vector that is pending already to the sender that has posted it, even if the owner will not poll.
 fn post_that_relies_on_others(target: &Descriptor, vector: Vector) -> Option<Posted> {
     if target.pickup().is_none() {
         return Some(Posted::Kick);
@@ -218,13 +218,18 @@ fn without_the_retracts_answer_interrupts_come_twice() {
 }
 
 #[test]
-fn a_sender_that_looks_only_before_it_posts_loses_interrupts() {
-    fails("sender looks once", lost, post_that_looks_once, preempted);
+fn a_sender_that_reads_states_only_before_it_posts_loses_interrupts() {
+    fails(
+        "sender reads states once",
+        lost,
+        post_that_reads_states_once,
+        preempted,
+    );
 }
 
 #[test]
 fn a_sender_that_relies_on_others_loses_interrupts() {
-    // The one that it relies on leaves its bit behind, when it has kicked.
+    // The sender that it relies on leaves its bit behind after its kick.
     fails("sender relies", lost, post_that_relies_on_others, preempted);
 }
 

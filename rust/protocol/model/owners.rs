@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! What an owner does while senders post. At the end it is in a state in which it will not look.
+//! Owners, each of which ends in a state that will not poll.
 
 use crate::HostState;
 
@@ -12,13 +12,13 @@ pub(super) fn preempted(world: &World) {
     world.deliver_all(world.descriptor.leave(HostState::Running));
 }
 
-/// The same twice, so that what a slow sender has seen is of the first time.
+/// The same twice, so that a slow sender may have read the states of the first time.
 pub(super) fn preempted_twice(world: &World) {
     preempted(world);
     preempted(world);
 }
 
-/// Running, preempted, running: as the scheduler's context does it, which cannot inject.
+/// Running, preempted, running, in the scheduler's context, which cannot inject.
 pub(super) fn resumed(world: &World) {
     world.descriptor.set_host_state(HostState::Preempted);
     if world.descriptor.resume(HostState::Running) {
@@ -26,7 +26,7 @@ pub(super) fn resumed(world: &World) {
     }
 }
 
-/// A guest that polls and looks once, as idle guests do.
+/// A guest that polls, and checks once.
 pub(super) fn polling(world: &World) {
     let poll = || world.descriptor.has_pending();
     let (_, vectors) = world.descriptor.poll(poll, |found| *found);
@@ -55,14 +55,13 @@ pub(super) fn polling_then_blocked(world: &World) {
     world.deliver_all(world.descriptor.leave(HostState::Blocked));
 }
 
-/// A host that forgets the descriptor of a vCPU that is out of `KVM_RUN`; or a guest that finds its descriptor like that,
-/// and no host.
+/// A host that closes the descriptor of a vCPU that is out of `KVM_RUN`, or a guest that closes it when the host is gone.
 pub(super) fn closed(world: &World) {
     world.descriptor.set_host_state(HostState::Outside);
     world.deliver_all(world.descriptor.close());
 }
 
-/// A host that forgets the descriptor and is given it again, and a vCPU that is preempted before and after.
+/// A host that closes the descriptor and gets it again, with a vCPU that is preempted before and after.
 pub(super) fn closed_and_registered(world: &World) {
     world.descriptor.set_host_state(HostState::Preempted);
     world.deliver_all(world.descriptor.close());

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! Senders that stop for ever in the middle of a post: their process is killed, their vCPU is frozen.
+//! Senders that stop for ever in the middle of a post, as their process is killed or their vCPU is frozen.
 //!
-//! Another sender's interrupts must not be lost by that, nor wait for it.
+//! Other senders' interrupts must be neither lost nor delayed by that.
 
 use std::{
     println,
@@ -34,7 +34,7 @@ use super::{
     ONCE, //
 };
 
-/// Stops when it has set its bit.
+/// Stops after it has set its bit.
 pub(super) fn after_the_bit(target: &Descriptor, vector: Vector) -> Option<Posted> {
     if target.pickup().is_none() {
         return Some(Posted::Kick);
@@ -43,7 +43,7 @@ pub(super) fn after_the_bit(target: &Descriptor, vector: Vector) -> Option<Poste
     None
 }
 
-/// Stops when it has seen that the target does not look any more, and before its kick.
+/// Stops before its kick, after it has seen that the target will not poll.
 pub(super) fn before_the_kick(target: &Descriptor, vector: Vector) -> Option<Posted> {
     if target.pickup().is_none() {
         return None;
@@ -53,7 +53,7 @@ pub(super) fn before_the_kick(target: &Descriptor, vector: Vector) -> Option<Pos
     target.pickup().map(|_| Posted::Elided)
 }
 
-/// Stops when it has taken a bit back, in [`Descriptor::post_once`].
+/// Stops in [`Descriptor::post_once`], after it has taken a bit back.
 fn with_the_bit(target: &Descriptor, vector: Vector) -> Option<Posted> {
     let posted = before_the_kick(target, vector);
     if posted.is_none() && !target.retract(vector) {
@@ -62,7 +62,7 @@ fn with_the_bit(target: &Descriptor, vector: Vector) -> Option<Posted> {
     posted
 }
 
-/// Explores one that posts by `post`, and others that stop, until what `failure` says happens.
+/// Explores a sender that posts by `post`, and others that stop, until `failure` happens.
 fn run(
     post: Post,
     stopped: &[Post],
@@ -74,7 +74,7 @@ fn run(
     senders.extend(stopped.iter().map(|post| Sender::new(&[A], *post)));
     let scenario = Scenario {
         senders,
-        // Those that stop may deliver nothing.
+        // Senders that stop may leave bits behind.
         once: false,
         preemptions,
         owner,
@@ -88,7 +88,7 @@ fn lost(outcome: &Outcome) -> bool {
 }
 
 macro_rules! models {
-    ($($name:ident: $extent:ident, $owner:ident, $post:ident beside $($stopped:ident),+;)+) => {
+    ($($name:ident: $extent:ident, $owner:ident, $post:ident with $($stopped:ident),+;)+) => {
         $(
             #[test]
             fn $name() {
@@ -102,20 +102,20 @@ macro_rules! models {
 }
 
 models! {
-    preempted_and_one_with_a_bit: BOUND, preempted, ANY beside after_the_bit;
-    preempted_and_one_without_its_kick: BOUND, preempted, ANY beside before_the_kick;
-    preempted_twice_and_one_without_its_kick: FEWER, preempted_twice, ANY beside before_the_kick;
-    preempted_and_two: FEWEST, preempted, ANY beside after_the_bit, before_the_kick;
-    polling_and_one_with_a_bit: BOUND, polling, ANY beside after_the_bit;
-    polling_and_one_without_its_kick: BOUND, polling, ANY beside before_the_kick;
-    closed_and_one_with_a_bit: BOUND, closed, ANY beside after_the_bit;
-    polling_then_blocked_and_one_with_a_bit: BOUND, polling_then_blocked, ANY beside after_the_bit;
-    once_and_one_with_a_bit: BOUND, preempted, ONCE beside after_the_bit;
+    preempted_and_one_with_a_bit: BOUND, preempted, ANY with after_the_bit;
+    preempted_and_one_without_its_kick: BOUND, preempted, ANY with before_the_kick;
+    preempted_twice_and_one_without_its_kick: FEWER, preempted_twice, ANY with before_the_kick;
+    preempted_and_two: FEWEST, preempted, ANY with after_the_bit, before_the_kick;
+    polling_and_one_with_a_bit: BOUND, polling, ANY with after_the_bit;
+    polling_and_one_without_its_kick: BOUND, polling, ANY with before_the_kick;
+    closed_and_one_with_a_bit: BOUND, closed, ANY with after_the_bit;
+    polling_then_blocked_and_one_with_a_bit: BOUND, polling_then_blocked, ANY with after_the_bit;
+    once_and_one_with_a_bit: BOUND, preempted, ONCE with after_the_bit;
 }
 
-/// The price of taking bits back, see [`Descriptor::post_once`].
+/// The weakness of [`Descriptor::post_once`].
 #[test]
-fn one_that_stops_with_another_ones_bit_loses_it() {
+fn a_sender_that_stops_with_anothers_bit_loses_it() {
     for (name, post) in [("any", ANY.post), ("once", ONCE.post)] {
         let outcome = run(post, &[with_the_bit], None, preempted_twice, lost);
         println!("{name}: {outcome:?}");
@@ -123,9 +123,9 @@ fn one_that_stops_with_another_ones_bit_loses_it() {
     }
 }
 
-/// What coalescing relied on before senders finished for themselves.
+/// Why a sender must not rely on a bit that it finds set, as the protocol's first version did.
 #[test]
-fn one_that_relies_on_another_ones_bit_loses_its_own() {
+fn a_sender_that_relies_on_anothers_bit_loses_its_own() {
     fn post_that_relies(target: &Descriptor, vector: Vector) -> Option<Posted> {
         if target.pickup().is_none() {
             return Some(Posted::Kick);

@@ -1,18 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! What a model consists of besides the protocol, and how an execution of it is judged.
+//! The parts of a model besides the protocol, and how an execution is judged.
 //!
-//! The first sender writes a word of its own before it posts, and each interrupt handler reads it.
-//! Where senders are alike, what holds for the first holds for all; others may [stop](super::stopped). A kick's handler
-//! runs in its sender, at once: it knows what that sender knows and nothing more, so it sees no more than any
-//! later delivery of that kick would.
+//! The first sender writes a word of its own before it posts, and each interrupt handler reads it. Where senders are alike,
+//! what holds for the first holds for all; others may [stop](super::stopped). A kick's handler runs at once in its sender:
+//! it sees what that sender knows and nothing more, and so no more than any later delivery of that kick would.
 //!
 //! - A post is *lost* if no handler for its vector saw what its sender wrote before it.
 //!
-//! And if all senders post [once](Descriptor::post_once):
+//! If all senders use [`post_once`](Descriptor::post_once), also:
 //!
 //! - A vector is delivered *twice* if its handler ran more often than there were posts.
-//! - A bit is *stuck* if it is set at the end, when no owner looks.
+//! - A bit is *stuck* if it is set at the end, when the owner will not poll.
 
 use std::{
     panic::{
@@ -39,10 +38,10 @@ use crate::{
     Vectors, //
 };
 
-/// What happened, kept out of loom's sight.
+/// The record of an execution, of which loom does not know.
 #[derive(Default)]
 struct Ledger {
-    /// Each post's sender, its number there, and what became of it.
+    /// Each post's sender, its number there, its vector, and its outcome.
     posts: Vec<(usize, u32, Vector, Posted)>,
     /// Each handler's vector, and the number of the first sender's last post that it saw.
     handlers: Vec<(Vector, u32)>,
@@ -86,7 +85,7 @@ impl World {
 
     /// Runs a vector's handler.
     fn deliver(&self, vector: Vector) {
-        // What other vectors' handlers see of the first sender is of no interest.
+        // Handlers of other vectors do not count for the first sender's posts.
         let seen = match vector == self.watched {
             true => self.written.load(),
             false => 0,
@@ -95,16 +94,16 @@ impl World {
         self.ledger.lock().unwrap().handlers.push((vector, seen));
     }
 
-    /// Runs the handlers of what was drained.
+    /// Runs the handlers of drained vectors.
     pub(super) fn deliver_all(&self, vectors: Vectors) {
         vectors.into_iter().for_each(|vector| self.deliver(vector));
     }
 }
 
-/// A way to post. Nothing comes of it if the sender stops for ever before it is done.
+/// A function that posts. Returns `None` if the sender stops for ever before it is done.
 pub(super) type Post = fn(&Descriptor, Vector) -> Option<Posted>;
 
-/// One that posts vectors, one after the other.
+/// A sender that posts vectors, one after the other.
 pub(super) struct Sender {
     vectors: Vec<Vector>,
     post: Post,
@@ -126,15 +125,15 @@ pub(super) struct Scenario {
     pub(super) senders: Vec<Sender>,
     /// Whether handlers must not run more often than there are posts.
     pub(super) once: bool,
-    /// How often a thread may be interrupted by another where it could have gone on, if not always.
+    /// The bound on preemptions: how often another thread may go on while one could have. `None` explores in full.
     pub(super) preemptions: Option<usize>,
-    /// What the owner does. At the end it must be in a state in which it will not look.
+    /// The owner, which must end in a state that will not poll.
     pub(super) owner: fn(&World),
-    /// What another thread of the owner's side does meanwhile, if there is one.
+    /// Another thread of the owner's side.
     pub(super) aside: Option<fn(&World)>,
 }
 
-/// What the executions of a scenario came to.
+/// The outcome of a scenario's executions.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Outcome {
     pub(super) executions: usize,
@@ -142,7 +141,7 @@ pub(super) struct Outcome {
     pub(super) coalesced: usize,
     pub(super) elided: usize,
     pub(super) kicked: usize,
-    /// Executions in which this happened.
+    /// Executions with a failure of this kind.
     pub(super) lost: usize,
     pub(super) twice: usize,
     pub(super) stuck: usize,

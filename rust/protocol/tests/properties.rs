@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
-//! What holds for all vectors, sets and words, one thread at a time.
+//! Properties that hold for all vectors, sets and words, in one thread.
 
 use std::{
     collections::BTreeSet,
@@ -65,7 +65,7 @@ fn scribble(descriptor: &Descriptor, offset: usize, value: u64) {
 
 proptest! {
     #[test]
-    fn vectors_come_out_once_and_from_the_highest_to_the_lowest(words: [u64; 4]) {
+    fn vectors_are_iterated_once_from_the_highest_to_the_lowest(words: [u64; 4]) {
         let mut expected = Vec::new();
         for vector in (Vector::FIRST..=u8::MAX).rev() {
             if words[usize::from(vector) / 64] & (1 << (vector % 64)) != 0 {
@@ -82,7 +82,7 @@ proptest! {
     }
 
     #[test]
-    fn reserved_vectors_are_counted_and_never_given_out(low: u16, words: [u64; 4]) {
+    fn reserved_vectors_are_counted_and_never_returned(low: u16, words: [u64; 4]) {
         let mut words = words;
         words[0] = (words[0] & !0xffff) | u64::from(low);
 
@@ -96,9 +96,9 @@ proptest! {
     }
 
     #[test]
-    fn what_is_posted_while_the_owner_looks_is_drained_once(
+    fn vectors_that_are_posted_while_the_owner_will_poll_are_drained_once(
         posts in proptest::collection::vec(vector(), 0..100),
-        state in host_state().prop_filter("has to look", |state| state.will_poll()),
+        state in host_state().prop_filter("must poll", |state| state.will_poll()),
     ) {
         let descriptor = Descriptor::new();
         descriptor.set_host_state(state);
@@ -120,7 +120,7 @@ proptest! {
     }
 
     #[test]
-    fn a_sender_is_told_who_looks_if_and_only_if_its_post_is_elided(
+    fn a_sender_is_told_the_pickup_if_and_only_if_its_post_is_elided(
         vector in vector(),
         state in host_state(),
         guest_polls: bool,
@@ -140,7 +140,7 @@ proptest! {
         let posted = descriptor.post_and_tell(vector, |pickup| told = Some(pickup));
         prop_assert_eq!(told, expected);
         prop_assert_eq!(posted == Posted::Elided, expected.is_some());
-        // The next one finds the first, or nothing.
+        // The next post is coalesced with the first one, or a kick as well.
         let mut told = None;
         let posted = descriptor.post_and_tell(vector, |pickup| told = Some(pickup));
         prop_assert_eq!(told, None);
@@ -148,9 +148,9 @@ proptest! {
     }
 
     #[test]
-    fn a_post_leaves_nothing_behind_when_nobody_looks(
+    fn a_post_leaves_nothing_behind_if_the_owner_will_not_poll(
         posts in proptest::collection::vec(vector(), 0..100),
-        state in host_state().prop_filter("must not look", |state| !state.will_poll()),
+        state in host_state().prop_filter("must not poll", |state| !state.will_poll()),
     ) {
         let descriptor = Descriptor::new();
         descriptor.set_host_state(state);
@@ -182,7 +182,7 @@ proptest! {
     }
 
     #[test]
-    fn nothing_in_memory_makes_it_panic_or_give_out_reserved_vectors(
+    fn nothing_in_memory_causes_a_panic_or_returns_reserved_vectors(
         words: [u64; 32],
         vector in vector(),
     ) {
@@ -204,7 +204,7 @@ proptest! {
     }
 
     #[test]
-    fn a_multicast_kicks_those_that_will_not_look(
+    fn a_multicast_kicks_those_that_will_not_poll(
         targets in proptest::collection::vec((host_state(), any::<bool>()), 0..70),
         vector in vector(),
     ) {
@@ -293,7 +293,7 @@ fn zeroed_memory_is_a_descriptor_that_swallows_nothing() {
 }
 
 #[test]
-fn either_side_that_looks_is_enough() {
+fn either_side_that_polls_is_enough() {
     let vector = Vector::new(0xf0).unwrap();
     for state in HOST_STATES {
         let descriptor = Descriptor::new();
@@ -307,7 +307,7 @@ fn either_side_that_looks_is_enough() {
 }
 
 #[test]
-fn both_ways_to_post_say_the_same_while_the_states_stay() {
+fn post_and_post_once_agree_while_the_states_stay() {
     let vector = Vector::new(0x80).unwrap();
     for state in HOST_STATES {
         let (any, once) = (Descriptor::new(), Descriptor::new());
