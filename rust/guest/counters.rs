@@ -172,7 +172,9 @@ pub(crate) fn debugfs(guest: Arc<Guest>) -> impl PinInit<Scope<Arc<Guest>>> {
         dir.read_callback_file(c"sent", guest, &|guest, f| show_sent(guest, f));
         dir.read_callback_file(c"idle", guest, &|guest, f| show_idle(guest, f));
         dir.read_callback_file(c"yields", guest, &|guest, f| show_yields(guest, f));
-        dir.read_callback_file(c"descriptors", guest, &|guest, f| show_descriptors(guest, f));
+        dir.read_callback_file(c"descriptors", guest, &|guest, f| {
+            show_descriptors(guest, f)
+        });
         dir.read_callback_file(c"host", guest, &|guest, f| show_host(guest, f));
     })
 }
