@@ -248,11 +248,14 @@ impl Registration {
         if !self.host.has_epochs() {
             return Ok(());
         }
-        self.due.claim()?;
-        let change = match self.state.try_lock() {
-            Some(mut state) => self.check(&mut state),
-            // The holder may only be reading the counts.
-            None => return Err(interval()),
+        let change = {
+            // The holder checks, or only reads the counts: it is done in a moment.
+            let Some(mut state) = self.state.try_lock() else {
+                return Err(1);
+            };
+
+            self.due.claim()?;
+            self.check(&mut state)
         };
 
         log(change);

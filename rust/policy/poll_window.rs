@@ -123,10 +123,12 @@ impl HaltPoll {
 
 impl Policy for HaltPoll {
     fn next(&self, window_ns: u32, idle_ns: u64, ceiling_ns: u32) -> u32 {
-        if idle_ns <= u64::from(window_ns) {
+        let ceiling = u64::from(ceiling_ns);
+
+        if idle_ns <= u64::from(window_ns) || idle_ns == ceiling {
             return window_ns.min(ceiling_ns);
         }
-        if idle_ns < u64::from(ceiling_ns) {
+        if idle_ns < ceiling {
             return window_ns
                 .saturating_mul(Self::FACTOR)
                 .max(Self::START_NS)
@@ -142,8 +144,7 @@ impl Policy for HaltPoll {
 /// As the guest's haltpoll governor does (`adjust_poll_limit()` in `drivers/cpuidle/governors/haltpoll.c`), with its
 /// default parameters.
 ///
-/// It is [`HaltPoll`] with a larger first step. The window is halved down to 0; Linux 7.3 resets one below the first step
-/// to 0 at once.
+/// It is [`HaltPoll`] with a larger first step.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Governor;
 
@@ -164,7 +165,10 @@ impl Policy for Governor {
                 .max(Self::START_NS)
                 .min(ceiling_ns)
         } else if idle_ns > ceiling {
-            (window_ns / Self::FACTOR).min(ceiling_ns)
+            match window_ns / Self::FACTOR {
+                window_ns if window_ns < Self::START_NS => 0,
+                window_ns => window_ns.min(ceiling_ns),
+            }
         } else {
             window_ns.min(ceiling_ns)
         }
@@ -228,6 +232,18 @@ mod tests {
             windows.push(window);
         }
         assert_eq!(windows, [80_000, 40_000, 20_000, 10_000, 0, 0]);
+        assert_eq!(HaltPoll.next(20_000, CEILING.into(), CEILING), 20_000);
+    }
+
+    #[test]
+    fn the_governors_window_is_0_below_its_first_step() {
+        let mut window = 0;
+        let mut windows = Vec::new();
+        for idle in [150_000, 150_000, 150_000, 1_000_000, 1_000_000, 1_000_000] {
+            window = Governor.next(window, idle, CEILING);
+            windows.push(window);
+        }
+        assert_eq!(windows, [50_000, 100_000, 200_000, 100_000, 50_000, 0]);
     }
 
     /// Returns the share of these periods' time that is polled, and the share of periods that are polled through, in percent.

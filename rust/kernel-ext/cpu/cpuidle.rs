@@ -175,13 +175,6 @@ impl Idle {
         unsafe { current_switches() as u64 }
     }
 
-    /// Returns whether the idle task must reschedule.
-    #[inline]
-    pub fn has_work(&self) -> bool {
-        // SAFETY: It reads a flag of the current task.
-        unsafe { tif_need_resched() }
-    }
-
     /// Makes the idle loop run the functions that other CPUs have queued for this one.
     #[inline]
     pub fn run_queued_calls(&self) {
