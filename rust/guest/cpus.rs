@@ -17,15 +17,15 @@ use crate::{
     idle_state::IdleState, //
 };
 
-/// No CPU has this APIC ID.
+/// No CPU's descriptor has this index.
 const NONE: u32 = u32::MAX;
 
 /// A value on cache lines of its own.
 #[repr(align(64))]
 struct CacheAligned<T>(T);
 
-/// The number of APIC IDs on a cache line.
-const IDS_PER_LINE: usize = 16;
+/// The number of indices on a cache line.
+const INDICES_PER_LINE: usize = 16;
 
 /// The state that one CPU writes in the course of its work.
 pub(crate) struct Cpu {
@@ -55,20 +55,20 @@ impl Cpu {
 
 /// All possible CPUs.
 ///
-/// Senders read APIC IDs of their targets, which are on cache lines that are written only by CPU hotplug.
+/// Senders read the indices of their targets' descriptors, which are on cache lines that are written only by CPU hotplug.
 pub(crate) struct Cpus {
-    apic_ids: KVec<CacheAligned<[Atomic<u32>; IDS_PER_LINE]>>,
+    indices: KVec<CacheAligned<[Atomic<u32>; INDICES_PER_LINE]>>,
     all: KVec<Cpu>,
 }
 
 impl Cpus {
     pub(crate) fn new() -> Result<Self> {
         let count = nr_cpu_ids() as usize;
-        let lines = count.div_ceil(IDS_PER_LINE);
-        let mut apic_ids = KVec::with_capacity(lines, GFP_KERNEL)?;
+        let lines = count.div_ceil(INDICES_PER_LINE);
+        let mut indices = KVec::with_capacity(lines, GFP_KERNEL)?;
         for _ in 0..lines {
             let line = core::array::from_fn(|_| Atomic::new(NONE));
-            apic_ids.push(CacheAligned(line), GFP_KERNEL)?;
+            indices.push(CacheAligned(line), GFP_KERNEL)?;
         }
         let mut all = KVec::with_capacity(count, GFP_KERNEL)?;
         for _ in 0..count {
@@ -78,7 +78,7 @@ impl Cpus {
             };
             all.push(cpu, GFP_KERNEL)?;
         }
-        Ok(Self { apic_ids, all })
+        Ok(Self { indices, all })
     }
 
     #[inline]
@@ -90,30 +90,30 @@ impl Cpus {
     fn id(&self, cpu: CpuId) -> Option<&Atomic<u32>> {
         let number = cpu.as_u32() as usize;
 
-        self.apic_ids
-            .get(number / IDS_PER_LINE)?
+        self.indices
+            .get(number / INDICES_PER_LINE)?
             .0
-            .get(number % IDS_PER_LINE)
+            .get(number % INDICES_PER_LINE)
     }
 
-    /// Returns the APIC ID of a CPU if it can be posted to.
+    /// Returns the index of a CPU's descriptor if it can be posted to.
     #[inline]
-    pub(crate) fn apic_id(&self, cpu: CpuId) -> Option<u32> {
+    pub(crate) fn index(&self, cpu: CpuId) -> Option<u32> {
         Some(self.id(cpu)?.read_once()).filter(|id| *id != NONE)
     }
 
-    /// Sets the APIC ID by which a CPU can be posted to, or that it cannot be.
-    pub(crate) fn set_apic_id(&self, cpu: CpuId, id: Option<u32>) {
+    /// Sets the index of a CPU's descriptor, by which it can be posted to, or that it cannot be.
+    pub(crate) fn set_index(&self, cpu: CpuId, id: Option<u32>) {
         if let Some(slot) = self.id(cpu) {
             slot.write_once(id.unwrap_or(NONE));
         }
     }
 
-    /// Returns the CPUs that can be posted to, as (number, APIC ID).
+    /// Returns the CPUs that can be posted to, as (number, index of its descriptor).
     pub(crate) fn ids(&self) -> impl Iterator<Item = (u32, u32)> + use<'_> {
         (0..self.all.len() as u32)
             .filter_map(CpuId::from_u32)
-            .filter_map(|cpu| Some((cpu.as_u32(), self.apic_id(cpu)?)))
+            .filter_map(|cpu| Some((cpu.as_u32(), self.index(cpu)?)))
     }
 
     /// Returns all CPUs, with their numbers.

@@ -97,15 +97,15 @@ fn show_host(guest: &Arc<Guest>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
 
 /// Shows the states and the number of pending vectors in the descriptors of CPUs that can be posted to.
 fn show_descriptors(guest: &Arc<Guest>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-    writeln!(f, "cpu apic_id guest host pending")?;
-    for (number, id) in guest.cpus.ids() {
-        let Some(descriptor) = guest.descriptor(id) else {
+    writeln!(f, "cpu index guest host pending")?;
+    for (number, index) in guest.cpus.ids() {
+        let Some(descriptor) = guest.descriptor(index) else {
             continue;
         };
         let (guest, host) = (descriptor.guest_state(), descriptor.host_state());
         let pending = descriptor.pending().len();
 
-        writeln!(f, "{number} {id} {guest:?} {host:?} {pending}")?;
+        writeln!(f, "{number} {index} {guest:?} {host:?} {pending}")?;
     }
     Ok(())
 }

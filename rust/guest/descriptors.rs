@@ -6,7 +6,6 @@ use kernel::prelude::*;
 use kernel_ext_cpu::{
     memory::PageArray,
     topology::{
-        apic_id,
         possible_cpus, //
     }, //
 };
@@ -18,22 +17,27 @@ use pvirq_protocol::{
     Descriptor, //
 };
 
+use crate::arch::{
+    Addresses,
+    CpuAddress, //
+};
+
 // Pages are aligned to more.
 const _: () = assert!(size_of::<Descriptor>() as u64 % ARRAY_ALIGN == 0);
 
-/// An array with a descriptor for each APIC ID. The host shares its pages, in which there is nothing else.
+/// An array with a descriptor for each vCPU that there can be. The host shares its pages, in which there is nothing else.
 pub(crate) struct Descriptors(PageArray<Descriptor>);
 
 impl Descriptors {
     /// Makes descriptors for all possible vCPUs, `max` at most.
     ///
-    /// APIC IDs of CPUs that are plugged in later are not known yet. They have descriptors if they
+    /// The indices of CPUs that are plugged in later are not known yet. They have descriptors if they
     /// follow the known ones, up to the next power of two.
     pub(crate) fn new(max: u32) -> Result<Self> {
         let mut count = 0_u32;
         let mut unknown = 0_u32;
         for cpu in possible_cpus() {
-            match apic_id(cpu) {
+            match Addresses::index_of(cpu) {
                 Some(id) => count = count.max(id.saturating_add(1)),
                 None => unknown = unknown.saturating_add(1),
             }
@@ -52,10 +56,10 @@ impl Descriptors {
         self.0.keep();
     }
 
-    /// Returns the descriptor of the vCPU with an APIC ID.
+    /// Returns a descriptor by its index.
     #[inline]
-    pub(crate) fn get(&self, apic_id: u32) -> Option<&Descriptor> {
-        self.0.get(apic_id as usize)
+    pub(crate) fn get(&self, index: u32) -> Option<&Descriptor> {
+        self.0.get(index as usize)
     }
 
     /// Returns the address and the number of the descriptors, for the host.

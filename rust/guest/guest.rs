@@ -46,9 +46,9 @@ impl Guest {
         self.registration.host()
     }
 
-    /// Returns the descriptor of the vCPU with an APIC ID.
+    /// Returns a descriptor by its index.
     #[inline]
-    pub(crate) fn descriptor(&self, apic_id: u32) -> Option<&Descriptor> {
-        self.registration.descriptor(apic_id)
+    pub(crate) fn descriptor(&self, index: u32) -> Option<&Descriptor> {
+        self.registration.descriptor(index)
     }
 }

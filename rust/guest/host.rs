@@ -15,7 +15,6 @@ use kernel::{
 };
 use kernel_ext_cpu::{
     cpuidle::Idle,
-    port_io::Ports,
     read_once::ReadOnce,
     topology, //
 };
@@ -29,14 +28,18 @@ use pvirq_protocol::registers::{
     FEATURE_EPOCH,
     FEATURE_IDLE,
     FEATURE_POST,
-    LEN,
     MAGIC,
     VERSION, //
 };
 
+use crate::arch::{
+    RegisterIo,
+    Registers, //
+};
+
 /// A pvirq host.
 pub(crate) struct Host {
-    ports: Ports,
+    registers: Registers,
     /// The version to ask for.
     version: u16,
     /// The features to use.
@@ -97,16 +100,8 @@ impl Host {
             pr_err!("no pvirq host: this is not a virtual machine\n");
             return Err(ENODEV);
         }
-        if base % LEN != 0 {
-            pr_err!("port={base:#x} is not a multiple of {LEN}\n");
-            return Err(EINVAL);
-        }
-        // SAFETY: If these ports are not claimed, either nothing answers there, or pvirq does, which accesses no memory
-        // but the descriptors that are registered.
-        let ports = unsafe { Ports::claim(base, LEN, c"pvirq") }.inspect_err(|_| {
-            pr_err!("no pvirq host: something else is at port {base:#x}, see /proc/ioports\n");
-        })?;
-        let read = |register: ReadRegister| ports.read(register.offset());
+        let registers = Registers::claim(base)?;
+        let read = |register: ReadRegister| registers.read(register.offset());
 
         if read(ReadRegister::Magic) != MAGIC {
             pr_err!("no pvirq host: no answer at port {base:#x}\n");
@@ -123,7 +118,7 @@ impl Host {
         }
         let max_descriptors = read(ReadRegister::MaxDescriptors);
         Ok(Self {
-            ports,
+            registers,
             version,
             wanted,
             features: Atomic::new(features),
@@ -219,9 +214,10 @@ impl Host {
     /// Makes the idle call for the current CPU, which is idle and has a descriptor.
     #[inline]
     pub(crate) fn idle(&self, idle: &Idle) {
-        let port = self.ports.at(WriteRegister::Command.offset());
+        let offset = WriteRegister::Command.offset();
 
-        idle.write_port(port, Command::Idle.encode());
+        self.registers
+            .write_idle(idle, offset, Command::Idle.encode());
     }
 
     /// Gives a command, and returns its status, or a number that is not a status. With interrupts off.
@@ -233,10 +229,10 @@ impl Host {
     }
 
     fn read(&self, register: ReadRegister) -> u32 {
-        self.ports.read(register.offset())
+        self.registers.read(register.offset())
     }
 
     fn write(&self, register: WriteRegister, value: u32) {
-        self.ports.write(register.offset(), value);
+        self.registers.write(register.offset(), value);
     }
 }

@@ -22,30 +22,26 @@
 //! devices, which only a VMM can have posted, are sent on as interrupts from the CPU to itself.
 
 use kernel::{
-    bindings,
     prelude::*,
     sync::Arc, //
 };
-use kernel_ext_cpu::{
-    cpuidle::{
-        Idle,
-        IdleDriver,
-        PollEnd,
-        Refusal,
-        Registration, //
-    },
-    ipi::{
-        is_of_devices,
-        Ipi, //
-    }, //
+use kernel_ext_cpu::cpuidle::{
+    Idle,
+    IdleDriver,
+    PollEnd,
+    Refusal,
+    Registration, //
 };
 use pvirq_protocol::{
     Descriptor,
-    IdleEnd,
-    Vectors, //
+    IdleEnd, //
 };
 
 use crate::{
+    arch::{
+        Receive,
+        Received, //
+    },
     counters::IdleEvent,
     cpus::Cpu,
     guest::Guest,
@@ -82,7 +78,7 @@ impl IdleDriver for Guest {
     fn enter(&self, idle: &Idle) {
         let found = self
             .cpus
-            .apic_id(idle.cpu())
+            .index(idle.cpu())
             .and_then(|id| Some((self.cpus.get(idle.cpu())?, self.descriptor(id)?)));
         let Some((cpu, descriptor)) = found else {
             return idle.halt();
@@ -134,7 +130,7 @@ fn poll_guest(idle: &Idle, cpu: &Cpu, descriptor: &Descriptor, ns: u32) -> Step 
 
     for vectors in vectors {
         descriptor.count_drained(&vectors);
-        handle(idle, vectors);
+        Received::receive(idle, vectors);
     }
     let (event, next) = match end {
         _ if found => (IdleEvent::GuestPosted, Step::PollGuest),
@@ -148,25 +144,6 @@ fn poll_guest(idle: &Idle, cpu: &Cpu, descriptor: &Descriptor, ns: u32) -> Step 
     }
     cpu.counters().count_idle(event);
     next
-}
-
-/// Handles vectors that have been taken from the CPU's own descriptor.
-#[inline]
-fn handle(idle: &Idle, mut vectors: Vectors) {
-    let _reserved = vectors.remove_reserved();
-
-    for vector in vectors {
-        match u32::from(vector.get()) {
-            // The idle loop checks the flag.
-            bindings::RESCHEDULE_VECTOR => {}
-            bindings::CALL_FUNCTION_VECTOR | bindings::CALL_FUNCTION_SINGLE_VECTOR => {
-                idle.run_queued_calls();
-            }
-            _ if is_of_devices(vector.get()) => idle.interrupt_self(vector.get()),
-            // The others do more than interrupt, and no sender of this kernel's posts them.
-            _ => {}
-        }
-    }
 }
 
 /// Makes the idle call, and returns the next step.
@@ -188,11 +165,3 @@ fn poll_host(host: &Host, idle: &Idle, cpu: &Cpu, descriptor: &Descriptor) -> St
         false => Step::PollGuest,
     }
 }
-
-// `handle` knows the vector of each `Ipi`.
-const _: () = {
-    let [a, b, c] = Ipi::ALL;
-    assert!(a.vector() as u32 == bindings::RESCHEDULE_VECTOR);
-    assert!(b.vector() as u32 == bindings::CALL_FUNCTION_VECTOR);
-    assert!(c.vector() as u32 == bindings::CALL_FUNCTION_SINGLE_VECTOR);
-};

@@ -10,11 +10,14 @@ use kernel::{
 use kernel_ext_cpu::{
     cpu_timer::CpuTimers,
     cpuidle,
-    hotplug::CpuHotplug,
-    topology::apic_id, //
+    hotplug::CpuHotplug, //
 };
 
 use crate::{
+    arch::{
+        Addresses,
+        CpuAddress, //
+    },
     checks::{
         Promised,
         Regular, //
@@ -54,12 +57,12 @@ impl CpuHotplug for Presence {
         self.checks.start();
         self.checks.arm();
         self.promises.start();
-        guest.cpus.set_apic_id(id, apic_id(id));
+        guest.cpus.set_index(id, Addresses::index_of(id));
         Ok(())
     }
 
     fn offline(&self, id: CpuId) {
-        self.guest.cpus.set_apic_id(id, None);
+        self.guest.cpus.set_index(id, None);
         self.promises.stop();
         self.checks.stop();
         if let Some(idler) = &self.idler {

@@ -24,9 +24,9 @@
 //! only:
 //!
 //! - descriptors, by the protocol, whose proof is for any number of senders and any states;
-//! - each CPU's APIC ID ([`cpus`]), written by the hotplug callbacks on that CPU. Senders may use an old one: a post to a
-//!   CPU that is going offline is a kick, or is found when the vCPU runs next, as a native interrupt would be pending in
-//!   its local APIC;
+//! - the index of each CPU's descriptor ([`cpus`]), written by the hotplug callbacks on that CPU. Senders may use an old
+//!   one: a post to a CPU that is going offline is a kick, or is found when the vCPU runs next, as a native interrupt would
+//!   be pending there;
 //! - counters of the CPU that they run on, and its timer by an interrupt to itself ([`registration`]).
 //!
 //! When the system stops, the host forgets the descriptors ([`Stopping`]) and nothing else changes: from then on their
@@ -48,6 +48,7 @@ use kernel_ext_cpu::{
     system, //
 };
 
+mod arch;
 mod checks;
 mod counters;
 mod cpus;

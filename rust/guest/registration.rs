@@ -49,7 +49,6 @@ use kernel_ext_cpu::{
     ipi::send_native,
     read_once::ReadOnce,
     topology::{
-        apic_id,
         is_online,
         possible_cpus, //
     }, //
@@ -61,6 +60,10 @@ use pvirq_protocol::{
 };
 
 use crate::{
+    arch::{
+        Addresses,
+        CpuAddress, //
+    },
     descriptors::Descriptors,
     host::{
         Host,
@@ -199,10 +202,10 @@ impl Registration {
         &self.host
     }
 
-    /// Returns the descriptor of the vCPU with an APIC ID.
+    /// Returns a descriptor by its index.
     #[inline]
-    pub(crate) fn descriptor(&self, apic_id: u32) -> Option<&Descriptor> {
-        self.descriptors.get(apic_id)
+    pub(crate) fn descriptor(&self, index: u32) -> Option<&Descriptor> {
+        self.descriptors.get(index)
     }
 
     /// Returns the address and the number of the descriptors.
@@ -347,7 +350,9 @@ impl Registration {
         let mut resent = 0;
 
         for cpu in possible_cpus() {
-            let Some(descriptor) = apic_id(cpu).and_then(|id| self.descriptors.get(id)) else {
+            let Some(descriptor) =
+                Addresses::index_of(cpu).and_then(|index| self.descriptors.get(index))
+            else {
                 continue;
             };
             let pending = descriptor.close();

@@ -84,7 +84,10 @@ impl Guest {
         let Ok(vector) = Vector::new(ipi.vector()) else {
             return Outcome::Unposted;
         };
-        let descriptor = self.cpus.apic_id(target).and_then(|id| self.descriptor(id));
+        let descriptor = self
+            .cpus
+            .index(target)
+            .and_then(|index| self.descriptor(index));
         let Some(descriptor) = descriptor else {
             return Outcome::Unposted;
         };

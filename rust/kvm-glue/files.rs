@@ -75,6 +75,10 @@ impl VcpuFile {
         self.0.file()
     }
 
+    pub(crate) fn as_ptr(&self) -> *mut kernel::bindings::file {
+        self.0.file().as_ptr()
+    }
+
     /// Forwards an ioctl to the file, as [`FileExt::ioctl`](kernel_ext::fs::file::FileExt::ioctl) does, by a handler
     /// that was looked up before.
     #[inline]
@@ -84,12 +88,12 @@ impl VcpuFile {
 
     /// Returns whether KVM has an event pending for the vCPU: an interrupt, an expired timer, an NMI, an SMI, or INIT.
     ///
-    /// Any context. It also counts interrupts that are posted to the vCPU (APICv) and not yet in its local APIC, and a
-    /// timer whose expiry only VMX's preemption timer would report.
+    /// Any context. It also counts interrupts that hardware has posted and KVM has not moved yet, and a timer whose expiry
+    /// only an exit of the vCPU would report.
     #[inline]
     pub fn has_pending_event(&self) -> bool {
         // SAFETY: By the type invariants this is a vCPU's file, and `self` holds a reference to it.
-        unsafe { crate::bindings::kvm_vcpu_has_pending_event(self.0.file().as_ptr()) }
+        unsafe { crate::bindings::kvm_vcpu_has_pending_event(self.as_ptr()) }
     }
 
     /// Returns whether KVM lets the current task use the vCPU: its process has made the VM, and the VM is not dead.
@@ -97,7 +101,7 @@ impl VcpuFile {
     #[inline]
     pub fn is_callers(&self) -> bool {
         // SAFETY: By the type invariants this is a vCPU's file, and `self` holds a reference to it.
-        unsafe { crate::bindings::kvm_vcpu_is_callers(self.0.file().as_ptr()) }
+        unsafe { crate::bindings::kvm_vcpu_is_callers(self.as_ptr()) }
     }
 
     /// Returns whether the next `KVM_RUN` completes the exit that the vCPU has made. Until then its state cannot be
@@ -107,15 +111,7 @@ impl VcpuFile {
     #[inline]
     pub fn completes_on_entry(&self) -> bool {
         // SAFETY: By the type invariants this is a vCPU's file, and `self` holds a reference to it.
-        unsafe { crate::bindings::kvm_vcpu_completes_on_entry(self.0.file().as_ptr()) }
-    }
-
-    /// Returns whether the vCPU is in protected mode, x86's long mode included.
-    ///
-    /// Any context. If the vCPU runs, the answer may be stale.
-    pub fn is_in_protected_mode(&self) -> bool {
-        // SAFETY: By the type invariants this is a vCPU's file, and `self` holds a reference to it.
-        unsafe { crate::bindings::kvm_vcpu_is_in_protected_mode(self.0.file().as_ptr()) }
+        unsafe { crate::bindings::kvm_vcpu_completes_on_entry(self.as_ptr()) }
     }
 
     /// Returns whether spinning vCPUs yield to this one only if KVM sees an interrupt pending for it.
@@ -125,6 +121,6 @@ impl VcpuFile {
     #[inline]
     pub fn yield_needs_interrupt(&self) -> bool {
         // SAFETY: By the type invariants this is a vCPU's file, and `self` holds a reference to it.
-        unsafe { crate::bindings::kvm_vcpu_yield_needs_interrupt(self.0.file().as_ptr()) }
+        unsafe { crate::bindings::kvm_vcpu_yield_needs_interrupt(self.as_ptr()) }
     }
 }

@@ -2,11 +2,12 @@
 
 //! Access to KVM's own structures.
 //!
-//! KVM exports no functions for this to other modules. Only this crate's C file, one per architecture, includes KVM's
-//! private headers.
+//! KVM exports no functions for this to other modules. Only this crate's C file, one per architecture in `arch/`,
+//! includes KVM's private headers.
 
 #![deny(missing_docs)]
 
+mod arch;
 mod files;
 mod kicker;
 
@@ -19,7 +20,7 @@ pub use kicker::{
     Running, //
 };
 
-/// The functions of `x86.c`.
+/// The functions of the architecture's C file.
 mod bindings {
     use kernel::{
         bindings::{
