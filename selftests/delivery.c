@@ -154,7 +154,7 @@ TEST_F(delivery, a_vcpu_that_halts_is_blocked)
 }
 
 /*
- * Posts to a vCPU that is off its CPU, again and again. Nobody kicks it: it
+ * Posts to a vCPU that is off its CPU, again and again. No sender kicks it: it
  * must come by itself, and its VMM must notice nothing but the interrupts.
  */
 TEST_F(delivery, posted_while_preempted)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* The device: who may open it, how, and what becomes of the module meanwhile. */
+/* The device: which users may open it and how, and that an open file holds the module. */
 #include <fcntl.h>
 #include <grp.h>
 #include <sched.h>
@@ -17,7 +17,7 @@
 #define USER	1000
 #define GROUP	2000
 
-/* The errno of opening a device as somebody. */
+/* The errno of opening a device as a user. */
 static int open_as(const char *device, uid_t uid, gid_t gid, gid_t group, int flags)
 {
 	int status;
@@ -50,14 +50,14 @@ FIXTURE_TEARDOWN(access)
 	EXPECT_EQ(0, chmod(KVM_DEVICE, self->kvm.st_mode & 07777));
 }
 
-/* Whoever may not open KVM's device gets the same error from ours. */
+/* A user that may not open KVM's device gets the same error from ours. */
 TEST_F(access, parity)
 {
 	static const mode_t modes[] = { 0000, 0400, 0200, 0600, 0040, 0060, 0660, 0004, 0006, 0666, 0444, 0222 };
 	static const struct {
 		uid_t uid;
 		gid_t gid, group;
-	} who[] = {
+	} users[] = {
 		{ 0, 0, 0 }, { USER, 1, 1 }, { USER + 1, 1, 1 }, { USER + 1, GROUP, 1 }, { USER + 1, 1, GROUP },
 	};
 	static const int flags[] = { O_RDONLY, O_WRONLY, O_RDWR };
@@ -65,14 +65,14 @@ TEST_F(access, parity)
 
 	for (unsigned int m = 0; m < ARRAY_SIZE(modes); m++) {
 		ASSERT_EQ(0, chmod(KVM_DEVICE, modes[m]));
-		for (unsigned int w = 0; w < ARRAY_SIZE(who); w++)
+		for (unsigned int w = 0; w < ARRAY_SIZE(users); w++)
 			for (unsigned int f = 0; f < ARRAY_SIZE(flags); f++) {
-				int expected = open_as(KVM_DEVICE, who[w].uid, who[w].gid, who[w].group, flags[f]);
+				int expected = open_as(KVM_DEVICE, users[w].uid, users[w].gid, users[w].group, flags[f]);
 
-				EXPECT_EQ(expected, open_as(PVIRQ_DEVICE, who[w].uid, who[w].gid, who[w].group,
+				EXPECT_EQ(expected, open_as(PVIRQ_DEVICE, users[w].uid, users[w].gid, users[w].group,
 							    flags[f]))
 					TH_LOG("mode %04o, user %u, group %u and %u, flags %o", modes[m],
-					       who[w].uid, who[w].gid, who[w].group, flags[f]);
+					       users[w].uid, users[w].gid, users[w].group, flags[f]);
 				if (expected == EACCES)
 					refused++;
 				else if (!expected)

@@ -210,7 +210,7 @@ TEST_F(fds, pass_to_another_process)
 	self->vcpu.fd = self->vm.fd = self->vm.device = -1;
 }
 
-/* A vCPU in a message that nobody ever receives, in a socket that is in a message itself. */
+/* A vCPU in a message that no process receives, in a socket that is in a message itself. */
 TEST_F(fds, lost_in_a_socket)
 {
 	int sockets[2];

@@ -53,7 +53,7 @@ FIXTURE(halt_poll)
 	off_t polls_offset;
 };
 
-/* Who says for how long KVM polls. */
+/* How long KVM polls: the VMM, the module or the parameter says. */
 FIXTURE_VARIANT(halt_poll)
 {
 	bool vmm;

@@ -57,7 +57,7 @@ TEST_F(idle, expires)
 	} while (0)
 
 /*
- * Has somebody do something to a vCPU that polls, again and again. It may have
+ * Has another thread do something to a vCPU that polls, again and again. It may have
  * polled for long enough just then, if this machine is busy, but not always.
  */
 #define WHILE_POLLING(disturb, end, hits)					\

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* How long idle vCPUs poll, in the host and in the guest: who else wants the CPU, what it may cost, what pays. */
+/* How long idle vCPUs poll, in the host and in the guest: contention, budget, and what pays. */
 #include <errno.h>
 #include <inttypes.h>
 #include <pthread.h>
@@ -264,7 +264,7 @@ TEST_F(idle, windows_follow_the_idle_periods)
 	EXPECT_LT(0, STATISTIC("idle-events"));
 	EXPECT_LE(grown, longest);
 	EXPECT_GE(LONG, longest);
-	/* And such as nobody would poll for. */
+	/* And some that are too long to poll for. */
 	for (int i = 0; i < 20 && self->descriptor->host_poll_ns; i++)
 		IDLE_FOR(3 * LONG / 1000);
 	EXPECT_EQ(0, self->descriptor->host_poll_ns);
@@ -297,7 +297,7 @@ TEST_F(idle, hits_pay_for_the_window)
 	/* Each hit is worth some periods that are too long. */
 	EXPECT_WINDOW(LONG, 20, self->descriptor->idle_hits++);
 	EXPECT_WINDOW(0, 20, );
-	/* And now and then it is tried all the same, if nobody wants the CPU just then. */
+	/* And now and then it is tried all the same, if no other task wants the CPU just then. */
 	EXPECT_WINDOW(LONG, 60, );
 	EXPECT_WINDOW(0, 20, );
 }

@@ -184,7 +184,7 @@ TEST_F(inject, higher_vectors_first)
 	close(higher);
 }
 
-/* A signal by which a bottom half is to do something: nobody runs the vCPU, and the sink is nobody's. */
+/* A signal by which a bottom half has work to do: no thread runs the vCPU, and no irqfd has the sink. */
 TEST_F(inject, sinks)
 {
 	struct pvirq_bind bind;

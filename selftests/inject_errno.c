@@ -34,7 +34,7 @@ FIXTURE_TEARDOWN(inject)
 
 #define GOOD	TO_VCPU(self->source, 0, VECTOR)
 
-/* Expects that nobody waits for the source: KVM's irqfd can have it to itself. */
+/* Expects that no callback is left on the source: KVM's irqfd can have it to itself. */
 #define EXPECT_FREE(fd)								\
 	do {									\
 		EXPECT_EQ(0, try_irqfd(&self->vm, fd, 5, 0));			\

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0
-/* Descriptors that the VMM has mapped: that it reaches its guest by them, and when they are gone, disturbs nobody. */
+/* Descriptors that the VMM has mapped: that it reaches its guest by them, and does no harm when they are gone. */
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -95,7 +95,7 @@ static volatile struct pvirq_descriptor *array(struct vm *vm)
 	return (volatile struct pvirq_descriptor *)(vm->memory + ARRAY);
 }
 
-/* Expects that the mapping is of nobody's descriptors: a post says so, and is not seen in the guest's memory. */
+/* Expects that the mapping has blank descriptors: a post says so, and is not seen in the guest's memory. */
 #define EXPECT_BLANK()								\
 	do {									\
 		unsigned char _before[COUNT * sizeof(struct pvirq_descriptor)];	\
@@ -285,7 +285,7 @@ TEST_F(map, in_a_child)
 	EXPECT_EQ(0, status);
 }
 
-/* Nobody keeps the pages by way of the mapping: they cannot be registered there. */
+/* The mapping keeps no pages: they cannot be registered there. */
 TEST_F(map, cannot_be_pinned)
 {
 	vm_map_memory(&self->vm, 1, 1 << 20, self->mapping.memory, PAGE_SIZE, 0);

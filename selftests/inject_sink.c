@@ -23,7 +23,7 @@
 #define LEVEL_HANDLER	0x3000
 #define LAPIC_EOI	0xfee000b0
 
-/* Handlers that count. Nobody but the local APIC waits for an EOI. */
+/* Handlers that count. Only the local APIC waits for an EOI. */
 GUEST(handler_pic,
 	"	incl	" STR(GUEST_DATA) " + 0x100 + 4 * 0x25\n"
 	"	iret\n");
@@ -297,7 +297,7 @@ TEST_F(sink, signals_during_service)
 	EXPECT_EQ(-EINTR, runner_stop(&self->runner));
 }
 
-/* Whoever is masked stays pending, and is not lost. */
+/* A masked vector stays pending, and is not lost. */
 TEST_F(sink, masked_vectors_stay_pending)
 {
 	struct kvm_regs regs = { .rip = GUEST_CODE + 1, .rsp = GUEST_STACK, .rflags = 2 };

@@ -148,7 +148,7 @@ TEST_F(posted, ends_are_counted_by_reason)
 	EXPECT_EQ(6, registration_of(&self->vm).registrations);
 }
 
-/* Whatever was in the descriptors: nobody looks, an idle guest halts, and what is pending is injected. */
+/* Whatever was in the descriptors: no vCPU will poll, an idle guest halts, and what is pending is injected. */
 TEST_F(posted, an_end_leaves_nothing_behind)
 {
 	ASSERT_EQ(PVIRQ_STATUS_OK, REGISTER());

@@ -130,7 +130,7 @@ int runner_wait(struct runner *runner);
 /* Ends KVM_RUN by a signal, SIGUSR1, if it does not end by itself. */
 int runner_stop(struct runner *runner);
 
-/* A thread that takes CPU 0's time from whoever else is there. */
+/* A thread that takes CPU 0's time from the other threads there. */
 struct contender {
 	volatile bool at_work;
 	pthread_t thread;

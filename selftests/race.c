@@ -100,7 +100,7 @@ static void join(pthread_t *threads, int count)
 			die("pthread_join");
 }
 
-/* Creates, and looks at what it gets. Nobody meddles. */
+/* Creates, and looks at what it gets. No other thread meddles. */
 static void *create_and_check(void *argument)
 {
 	FIXTURE_DATA(race) *self = argument;

@@ -52,7 +52,7 @@ FIXTURE_TEARDOWN(registration)
 	} while (0)
 #define EXPECT_REGISTERED()	EXPECT_REGISTERED_AT(DESCRIPTORS)
 
-/* The host has said that nobody looks any more, and knows of nothing that could be un-registered. */
+/* The host has said that no vCPU will poll, and has nothing to unregister. */
 #define EXPECT_FORGOTTEN()							\
 	do {									\
 		EXPECT_EQ(PVIRQ_HOST_RUNNING, host_state(descriptor(&self->vm, 0)));	\

@@ -50,7 +50,7 @@ static bool is_requested(const struct kvm_lapic_state *lapic, unsigned int vecto
 		ASSERT_FALSE(post(self->descriptor, VECTOR));			\
 	} while (0)
 
-/* Nobody looks, and nothing is left to be found. */
+/* No vCPU will poll, and no bit is left. */
 #define EXPECT_SETTLED()							\
 	do {									\
 		EXPECT_EQ(PVIRQ_HOST_RUNNING, host_state(self->descriptor));	\
@@ -175,7 +175,7 @@ TEST_F(saved, in_the_mp_state)
 	EXPECT_HANDLED(0x77);
 }
 
-/* As with KVM's irqfd: what came while nobody ran the vCPU is in its local APIC, wherever the vCPU was. */
+/* As with KVM's irqfd: what came while no thread ran the vCPU is in its local APIC, wherever the vCPU was. */
 TEST_F(saved, from_eventfds)
 {
 	struct kvm_lapic_state lapic;
@@ -254,7 +254,7 @@ static void *save(void *data)
 	return NULL;
 }
 
-/* As in KVM, who wants a vCPU's state waits for the end of KVM_RUN. */
+/* As in KVM, a call for a vCPU's state waits for the end of KVM_RUN. */
 TEST_F(saved, when_it_does_not_run)
 {
 	struct saver saver = { .vcpu = &self->vcpu };

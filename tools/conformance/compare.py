@@ -36,7 +36,7 @@ SILENCE = {"qemu": 3 * LIMIT + 60, "bochs": 20 * (3 * LIMIT + 60)}
 # Machines in a row that may end before they have run anything.
 FALSE_STARTS = 3
 
-# How many programs must be compared, lest a run with little in it pass for a good one.
+# How many programs must be compared, so that a run with little in it does not pass.
 ENOUGH = 80
 ENOUGH_OF_SUBSET = {"qemu": 40, "bochs": 30}
 
@@ -182,7 +182,7 @@ class Comparison:
 
 
 def progress(text):
-    """Says what is going on, where somebody watches."""
+    """Shows the progress, on a terminal."""
     if sys.stderr.isatty():
         sys.stderr.write(f"\r\033[K{text}\r")
         sys.stderr.flush()
@@ -216,7 +216,7 @@ def seconds(results):
 
 
 def write_results(rows, excluded):
-    """Writes the rows for other programs to read; nobody ever sees half of them."""
+    """Writes the rows for other programs to read; no reader sees half of them."""
     partial = RESULTS / "conformance.json.partial"
     document = {
         "rows": rows,

@@ -122,7 +122,7 @@ def main():
     for name, what in (("RES", "reschedule"), ("CAL", "call function"), ("TLB", "TLB shootdown")):
         if name in ipis:
             print(f"IPIs:       {what:<14}" + "".join(f"  CPU{cpu} {count:>6}" for cpu, count in enumerate(ipis[name])))
-    print("KVM_RUN:    " + ", ".join(f"{count} counted by {who}" for who, count in runs.items()))
+    print("KVM_RUN:    " + ", ".join(f"{count} counted by {counter}" for counter, count in runs.items()))
     if not complete:
         sys.exit("QEMU reached KVM by another way than pvirq: the two counts differ")
     if through_pvirq:

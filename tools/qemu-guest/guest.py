@@ -20,7 +20,7 @@ from ground import ground
 
 TRACEFS = Path("/sys/kernel/tracing")
 
-# What a kernel says when an interrupt has been lost, or worse. All of it fails whoever asks.
+# What a kernel says when an interrupt has been lost, or worse. Each of these fails a test.
 REPORT = re.compile(
     r"soft lockup|hard LOCKUP|rcu: INFO|rcu_[a-z_]+ (self-)?detected|detected stalls|csd: |csd_lock|"
     r"BUG:|WARNING:|Oops|general protection|hung_task|blocked for more than|Kernel panic|Unexpected reschedule")

@@ -19,7 +19,7 @@ import time
 from environment import add_options
 from guest import Guest, GuestError, pinned
 
-# All but those that need perf or nobody beside them, and how often each does its operation.
+# All but those that need perf or an idle guest, and how often each does its operation.
 LOADS = {"futex": 100, "pipe": 100, "messaging": 2, "membarrier": 100, "munmap": 50, "mprotect": 50, "perf-pipe": 50,
          "perf-messaging": 1, "ipi-self": 500, "ipi-single": 100, "ipi-broadcast": 100, "busy-ipi-single": 50,
          "busy-ipi-broadcast": 50, "cpu": 1000}
@@ -54,7 +54,7 @@ class Soak:
         for worker in range(AT_ONCE):
             first = worker * len(names) // AT_ONCE
             runs = "; ".join(f"run {name} {LOADS[name]}" for name in names[first:] + names[:first])
-            # Whoever fails says which it was, and ends all.
+            # A load that fails says which it was, and ends all.
             self.check("(run() { [ -e /stop ] || { echo | /loads $1 $2 >/dev/null 2>>/failed && echo $1 >>/done; }"
                        f" || {{ echo $1 >>/failed; echo >/stop; }}; }};"
                        f" while [ ! -e /stop ]; do {runs}; done; echo >>/ended) &")
@@ -103,7 +103,7 @@ class Soak:
             raise GuestError(f"{action.__name__}: {error}") from None
 
     def memory(self):
-        """What the guest's kernel and its processes need, in KiB. Nobody is at work."""
+        """What the guest's kernel and its processes need, in KiB. No load runs."""
         if self.loaded:
             self.load_or_unload()
         lines = self.check("echo 3 >/proc/sys/vm/drop_caches; cat /proc/meminfo")

@@ -216,7 +216,7 @@ def other_driver(guest):
 
 
 def multicasts(guest):
-    """One interrupt for several CPUs: posted to each, and nobody has more than one native one."""
+    """One interrupt for several CPUs: posted to each, and at most one native one for each."""
     guest.check(f"insmod {MODULE}")
     guest.check("lsmod | grep -q ipi_bench || insmod /ipi_bench.ko")
     before = counters(guest)
@@ -265,7 +265,7 @@ def tracked(guest):
 
 
 def posts_again(guest, before):
-    """After the host has forgotten the descriptors, `before` which nobody had posted: it has new ones."""
+    """The host, which had forgotten the descriptors, has them again; `before` is how much was pinned without them."""
     sent = sum(counters(guest).values())
     guest.check(SEND)
     expect(sum(counters(guest).values()) - sent >= 200, "interrupts are not counted")

@@ -15,7 +15,7 @@
 #include <linux/smp.h>
 #include <linux/uaccess.h>
 
-/* Who writes to a file, of which there may be several at a time. */
+/* Writers of a file, of which there may be several at a time. */
 struct sender {
 	atomic64_t handled;
 	struct irq_work work;

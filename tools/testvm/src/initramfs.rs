@@ -97,7 +97,7 @@ fn unxz(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Packs a tree with cpio, owned by root whoever builds it.
+/// Packs a tree with cpio, owned by root, whichever user builds it.
 fn pack(tree: &Path, image: &Path) -> Result<()> {
     let mut cpio = Command::new("cpio")
         .args(["--quiet", "-o", "-H", "newc", "-R", "0:0"])

@@ -142,7 +142,7 @@ fn relay(output: Box<dyn Read + Send>) -> Vec<String> {
     let mut line = Vec::new();
 
     while matches!(reader.read_until(b'\n', &mut line), Ok(1..)) {
-        // Nobody may be reading any more; the run goes on, because its files still matter.
+        // The reader may be gone; the run goes on, because its files still matter.
         let _ = io::stdout().write_all(&line);
         let _ = io::stdout().flush();
         lines.push(String::from_utf8_lossy(&line).trim_end().to_owned());
