@@ -192,7 +192,7 @@ TEST_F(storm, never_late)
 	TH_LOG("%u signals, bound %u times, %u deliveries", *self->sent, rounds, deliveries);
 }
 
-/* Signals in the time of a kick that make a burst: DENSE of rust/protocol/moderation.rs. */
+/* Signals in the time of a kick that make a burst: DENSE of rust/policy/moderation.rs. */
 #define DENSE	4
 #define BURST	64
 
