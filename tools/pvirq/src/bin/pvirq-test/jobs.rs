@@ -276,7 +276,10 @@ fn unknown_job(context: &Context) -> Result<Outcome> {
     machine.shared()?.clear_job();
     match machine.run_job(None, LIMIT) {
         Err(Error::Ended { status: 1, console }) => {
-            ensure!(console.contains("there is no job"), "the console says: {console}");
+            ensure!(
+                console.contains("there is no job"),
+                "the console says: {console}"
+            );
             Ok(Outcome::Pass)
         }
         other => bail!("{other:?}"),
