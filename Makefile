@@ -183,6 +183,12 @@ docs: tools/Cargo.lock ## Build the documentation into build/docs and build/targ
 	$(cargo) doc $(cargo_flags) --workspace --no-deps --lib
 	@echo "build/docs/html/index.html build/target/x86_64-unknown-linux-gnu/doc/pvirq/index.html"
 
+.PHONY: rust-analyzer
+rust-analyzer: module ## Write rust-project.json, by which rust-analyzer understands the modules; the tools have tools/Cargo.toml
+	mkdir -p build/rust-analyzer && touch build/rust-analyzer/Kbuild
+	$(call kbuild,$(kernel),build/rust-analyzer,rust-analyzer) rust-analyzer
+	tools/house/rust-analyzer build/rust-analyzer/rust-project.json $$(tools/env/rootfs) >rust-project.json
+
 .PHONY: shell
 shell: module tools ## A shell in the test VM; the source tree is /pvirq there
 	$(testvm) --name shell --timeout 86400
