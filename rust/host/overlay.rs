@@ -2,6 +2,7 @@
 
 //! The files that a VMM opens and calls: `/dev/pvirq`, and those that wrap KVM's.
 
+mod argument;
 pub(crate) mod device;
 mod vcpu_file;
 pub(crate) mod vm_file;

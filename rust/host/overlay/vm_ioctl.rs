@@ -15,10 +15,6 @@ use kernel::{
         aref::ARef,
         Arc, //
     },
-    transmute::{
-        AsBytes,
-        FromBytes, //
-    }, //
 };
 use kernel_ext::{
     fs::eventfd::EventFd,
@@ -30,6 +26,11 @@ use pvirq_protocol::{
     Vector, //
 };
 
+use super::argument::{
+    check,
+    read,
+    write, //
+};
 use crate::{
     injection::{
         bindings::{
@@ -47,60 +48,6 @@ use crate::{
 };
 
 mod posting;
-
-/// An argument in user space's layout.
-#[repr(transparent)]
-struct Wire<T>(T);
-
-// SAFETY: Its fields are `u32`, without padding between them.
-unsafe impl FromBytes for Wire<ioctl::Poll> {}
-// SAFETY: As above.
-unsafe impl AsBytes for Wire<ioctl::Poll> {}
-// SAFETY: Its fields are `u32` and `i32`, without padding between them.
-unsafe impl FromBytes for Wire<ioctl::Bind> {}
-// SAFETY: As above.
-unsafe impl FromBytes for Wire<ioctl::Unbind> {}
-// SAFETY: Its fields are `u32`, without padding between them.
-unsafe impl FromBytes for Wire<ioctl::Map> {}
-// SAFETY: As above.
-unsafe impl AsBytes for Wire<ioctl::Map> {}
-// SAFETY: Its fields are four `u32` or `i32` and then `u64`, without padding between them.
-unsafe impl FromBytes for Wire<ioctl::Source> {}
-// SAFETY: As above.
-unsafe impl AsBytes for Wire<ioctl::Source> {}
-// SAFETY: As above.
-unsafe impl FromBytes for Wire<ioctl::BottomHalf> {}
-// SAFETY: As above.
-unsafe impl AsBytes for Wire<ioctl::BottomHalf> {}
-
-/// Reads an argument.
-///
-/// # Errors
-///
-/// `EINVAL` if its first member, the size, is not `T`'s, and `EFAULT`.
-fn read<T>(request: Ioctl<'_>) -> Result<T>
-where
-    Wire<T>: FromBytes,
-{
-    // A caller with another size gets `EINVAL` even if it has less memory than `T` takes.
-    if request.read_at::<u32>(0)? as usize != size_of::<T>() {
-        return Err(EINVAL);
-    }
-    Ok(request.read_at::<Wire<T>>(0)?.0)
-}
-
-fn write<T>(request: Ioctl<'_>, value: T) -> Result<isize>
-where
-    Wire<T>: AsBytes,
-{
-    request.write(&Wire(value))?;
-    Ok(0)
-}
-
-/// Returns `EINVAL` unless `valid`.
-fn check(valid: bool) -> Result {
-    valid.then_some(()).ok_or(EINVAL)
-}
 
 /// Refuses all processes but the one that has made the VM: KVM does, and this call has no other effect.
 fn check_process(real: &File) -> Result {

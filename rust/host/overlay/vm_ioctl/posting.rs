@@ -6,11 +6,7 @@
 use kernel::{
     fs::File,
     prelude::*,
-    sync::rcu,
-    transmute::{
-        AsBytes,
-        FromBytes, //
-    }, //
+    sync::rcu, //
 };
 use kernel_ext::fs::ioctl::Ioctl;
 use pvirq_protocol::{
@@ -21,28 +17,16 @@ use pvirq_protocol::{
     Vectors, //
 };
 
-use super::{
-    check,
-    check_process,
-    read,
-    write,
-    Wire, //
-};
+use super::check_process;
 use crate::{
     arch::VmEvents,
+    overlay::argument::{
+        check,
+        read,
+        write, //
+    },
     vm::Vm, //
 };
-
-// SAFETY: Its fields are `u32`, without padding between them.
-unsafe impl FromBytes for Wire<ioctl::Posting> {}
-// SAFETY: Its fields are six `u32` and then `u64`, without padding between them.
-unsafe impl FromBytes for Wire<ioctl::Registration> {}
-// SAFETY: As above.
-unsafe impl AsBytes for Wire<ioctl::Registration> {}
-// SAFETY: Its fields are four `u32` and then `u64`, without padding between them.
-unsafe impl FromBytes for Wire<ioctl::Posted> {}
-// SAFETY: As above.
-unsafe impl AsBytes for Wire<ioctl::Posted> {}
 
 /// Serves the ioctl `request` on the file of `vm`, whose file in KVM is `real`. Returns `None` if it is not one of
 /// these.
