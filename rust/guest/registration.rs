@@ -164,12 +164,15 @@ impl Registration {
             due: Periodic::new(interval()),
             generation: Atomic::new(0),
             state: KBox::pin_init(
-                new_spinlock_irq!(State {
-                    registered: Registered::No,
-                    stopped: true,
-                    log: RateLimit::new(minute, LINES_PER_MINUTE),
-                    counts,
-                }),
+                new_spinlock_irq!(
+                    State {
+                        registered: Registered::No,
+                        stopped: true,
+                        log: RateLimit::new(minute, LINES_PER_MINUTE),
+                        counts,
+                    },
+                    "pvirq_guest_registration"
+                ),
                 GFP_KERNEL,
             )?,
         };

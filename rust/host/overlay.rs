@@ -42,7 +42,7 @@ impl Overlay {
         pin_init!(Self {
             host,
             bindings <- Bindings::new(),
-            lending <- new_mutex!(()),
+            lending <- new_mutex!((), "pvirq_lending"),
         })
     }
 }

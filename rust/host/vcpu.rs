@@ -142,7 +142,7 @@ impl Vcpu {
             poller: Poller::new(vm.polling.first()),
             ports: vm.host.ports,
             area: area.ok(),
-            registers <- new_mutex!(Registers::new()),
+            registers <- new_mutex!(Registers::new(), "pvirq_vcpu_registers"),
             counters: Counters::new(),
             vm,
         })

@@ -100,12 +100,12 @@ impl Vm {
             irqchip: Irqchip::new(vm_type),
             polling <- polling,
             halt_poll <- HaltPoll::new(),
-            memory <- new_mutex!(MemSlots::new()),
+            memory <- new_mutex!(MemSlots::new(), "pvirq_vm_memory"),
             allowed: Atomic::new(true),
             history <- History::new(),
-            file <- new_mutex!(Some(file)),
-            targets <- new_mutex!(List::new()),
-            kicks <- new_mutex!(None),
+            file <- new_mutex!(Some(file), "pvirq_vm_file"),
+            targets <- new_mutex!(List::new(), "pvirq_vm_targets"),
+            kicks <- new_mutex!(None, "pvirq_vm_kicks"),
         })
     }
 

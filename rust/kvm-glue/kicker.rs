@@ -91,7 +91,7 @@ impl Kicker {
         pin_init!(Self {
             task: Atomic::new(null_mut()),
             reasons: Atomic::new(0),
-            file <- new_spinlock_irq!(None),
+            file <- new_spinlock_irq!(None, "pvirq_kicker"),
             timer_pending: Atomic::new(false),
             // SAFETY: The slot is valid.
             timer <- Opaque::ffi_init(|slot| unsafe {

@@ -164,7 +164,7 @@ pub(crate) struct Bind {
 impl Bindings {
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
-            bindings <- new_mutex!(KVec::new()),
+            bindings <- new_mutex!(KVec::new(), "pvirq_bindings"),
         })
     }
 

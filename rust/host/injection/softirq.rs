@@ -110,7 +110,7 @@ struct Waiting {
 impl Queue {
     fn new() -> impl PinInit<Self> {
         pin_init!(Self {
-            waiting <- new_spinlock_irq!(Waiting::default()),
+            waiting <- new_spinlock_irq!(Waiting::default(), "pvirq_queue"),
             counters: Counters::new(),
             batches: SharedCounter::new(),
             largest_batch: Atomic::new(0),

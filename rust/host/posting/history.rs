@@ -45,7 +45,7 @@ impl History {
                 registrations: 0,
                 last: EndReason::None,
                 ended: [0; REASONS.len()],
-            }),
+            }, "pvirq_vm_history"),
         })
     }
 

@@ -58,7 +58,7 @@ impl Population {
 impl Totals {
     pub(crate) fn new() -> impl PinInit<Self> {
         pin_init!(Self {
-            inner <- new_mutex!(Inner::default()),
+            inner <- new_mutex!(Inner::default(), "pvirq_totals"),
         })
     }
 

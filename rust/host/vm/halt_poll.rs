@@ -54,7 +54,7 @@ impl HaltPoll {
                 idle_epoch: 0,
                 vmm_epoch: 0,
                 is_off: false,
-            }),
+            }, "pvirq_vm_halt_poll"),
         })
     }
 

@@ -75,7 +75,7 @@ impl Polling {
             guest_ns: Atomic::new(guest_poll_ns),
             host_ns: Atomic::new(host_poll_ns),
             policy: Atomic::new(policy),
-            budget <- new_spinlock!(Budget::new(budget)),
+            budget <- new_spinlock!(Budget::new(budget), "pvirq_vm_budget"),
         })
     }
 

@@ -120,7 +120,7 @@ impl RevocablePages {
                 inner <- new_mutex!(Inner {
                     view: View::Pages(address),
                     inodes: KVec::new(),
-                }),
+                }, "revocable_pages"),
             }),
             GFP_KERNEL_ACCOUNT,
         )
