@@ -28,7 +28,7 @@ pub use crate::{
     arrivals::{Arrival, Arrivals, Source, STEPS},
     frozen::{Frozen, StopAt},
     host::{Answer, Request},
-    job::{Job, Mechanism, Pattern, Rest, Work},
+    job::{IdleMode, Job, JobKind, Mechanism, Pattern},
     layout::{
         port, ARRIVAL_VECTORS, DEVICE_VECTORS, IPI_VECTOR, MAX_VCPUS, STATUS_MASKED, STORM_VECTOR,
         STORM_VECTORS,

@@ -16,7 +16,7 @@ use crate::{
     arrivals::Arrivals,
     frozen::Frozen,
     host::{Answer, Request},
-    job::{Job, Mechanism, Pattern, Rest, Work},
+    job::{IdleMode, Job, JobKind, Mechanism, Pattern},
     layout::MAX_VCPUS,
     ledger::Survival,
     storm::Storm,
@@ -154,10 +154,10 @@ pub struct Shared {
     pub online: AtomicU32,
     /// Set by the sender when it gives up, for targets that still wait.
     pub stop: AtomicU32,
-    work: AtomicU32,
+    kind: AtomicU32,
     mechanism: AtomicU32,
     pattern: AtomicU32,
-    rest: AtomicU32,
+    idle_mode: AtomicU32,
     sends: AtomicU32,
     window: AtomicU32,
     gap: AtomicU64,
@@ -194,7 +194,7 @@ pub struct Shared {
     /// Cycles from a send to its acknowledgement, or where vCPUs are woken to its arrival, of the first [`CYCLES_LEN`]
     /// events.
     pub cycles: [AtomicU64; CYCLES_LEN],
-    /// Written by the VMM: the cycles from each send to the next in [`Work::Wake`], again from the beginning after the
+    /// Written by the VMM: the cycles from each send to the next in [`JobKind::Wake`], again from the beginning after the
     /// last.
     pub intervals: [AtomicU64; CYCLES_LEN],
     /// The cycles from the first to the last send, there.
@@ -214,10 +214,10 @@ impl Shared {
 
     /// Leaves a job, and clears what the last one left. No vCPU may be at work.
     pub fn set_job(&self, job: &Job) {
-        self.work.store(job.work as u32, Relaxed);
+        self.kind.store(job.kind as u32, Relaxed);
         self.mechanism.store(job.mechanism as u32, Relaxed);
         self.pattern.store(job.pattern as u32, Relaxed);
-        self.rest.store(job.rest as u32, Relaxed);
+        self.idle_mode.store(job.idle_mode as u32, Relaxed);
         self.sends.store(job.sends, Relaxed);
         self.gap.store(job.gap, Relaxed);
         self.seed.store(job.seed, Relaxed);
@@ -247,7 +247,7 @@ impl Shared {
 
     /// Leaves something that is no job, to test that it is refused.
     pub fn clear_job(&self) {
-        self.work.store(u32::MAX, SeqCst);
+        self.kind.store(u32::MAX, SeqCst);
     }
 
     /// Leaves a command for the guest to give to its host.
@@ -282,10 +282,10 @@ impl Shared {
     /// The job, unless what is there is none.
     pub fn job(&self) -> Option<Job> {
         Some(Job {
-            work: Work::from_wire(self.work.load(SeqCst))?,
+            kind: JobKind::from_wire(self.kind.load(SeqCst))?,
             mechanism: Mechanism::from_wire(self.mechanism.load(Relaxed))?,
             pattern: Pattern::from_wire(self.pattern.load(Relaxed))?,
-            rest: Rest::from_wire(self.rest.load(Relaxed))?,
+            idle_mode: IdleMode::from_wire(self.idle_mode.load(Relaxed))?,
             sends: self.sends.load(Relaxed),
             gap: self.gap.load(Relaxed),
             seed: self.seed.load(Relaxed),
@@ -338,10 +338,10 @@ mod tests {
         shared.span.store(8, SeqCst);
 
         let job = Job {
-            work: Work::Exit,
+            kind: JobKind::Exit,
             mechanism: Mechanism::PvIpi,
             pattern: Pattern::Broadcast,
-            rest: Rest::Halted,
+            idle_mode: IdleMode::Halted,
             sends: 5,
             gap: 6,
             seed: 8,
@@ -357,7 +357,7 @@ mod tests {
         assert_eq!(shared.slots[MAX_VCPUS - 1].acknowledged.load(SeqCst), 0);
         assert_eq!(shared.slots[1].idle.in_halt.load(SeqCst), 0);
         assert_eq!(shared.span.load(SeqCst), 0);
-        shared.rest.store(77, SeqCst);
+        shared.idle_mode.store(77, SeqCst);
         assert_eq!(shared.job(), None);
     }
 

@@ -22,7 +22,7 @@ use kvm_bindings::{
     KvmIrqRouting, KVM_CAP_HALT_POLL, KVM_IRQ_ROUTING_MSI,
 };
 use kvm_ioctls::{VcpuFd, VmFd};
-use mini_guest::{Answer, Job, Mode, Request, Shared, MAX_VCPUS};
+use mini_guest::{Answer, Job, JobKind, Mode, Request, Shared, MAX_VCPUS};
 use pvirq_protocol::{
     ioctl::Poll,
     registers::{Command, Status, VERSION},
@@ -349,7 +349,7 @@ impl Machine {
     /// Lets the mini guest give a command to its pvirq host, and returns what became of it.
     pub fn ask(&mut self, request: &Request, limit: Duration) -> Result<Answer, Error> {
         self.shared()?.set_request(request);
-        self.run_job(Some(&Job::host()), limit)?;
+        self.run_job(Some(&Job::new(JobKind::Host)), limit)?;
         Ok(self.shared()?.answer())
     }
 

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use mini_guest::{Mechanism, Pattern, Rest, Work};
+use mini_guest::{IdleMode, JobKind, Mechanism, Pattern};
 
 use crate::cpus::CpuList;
 
@@ -82,7 +82,7 @@ impl Place {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Case {
     /// What the guest does.
-    pub work: Work,
+    pub kind: JobKind,
     /// Whom it interrupts.
     pub pattern: Pattern,
     /// How it interrupts.
@@ -98,70 +98,70 @@ pub struct Case {
 impl Case {
     /// The benchmark's name in results.
     pub fn bench(&self) -> &'static str {
-        match self.work {
-            Work::Ipi | Work::Storm => "ipi",
+        match self.kind {
+            JobKind::Ipi | JobKind::Storm => "ipi",
             _ => "exit",
         }
     }
 
     /// The case's name in results.
     pub fn name(&self) -> &'static str {
-        match (self.work, self.pattern) {
-            (Work::Ipi, Pattern::Unicast) => "unicast",
-            (Work::Ipi, Pattern::Broadcast) => "broadcast",
-            (Work::Storm, _) => "storm",
-            (Work::Hypercall, _) => "in-kernel",
+        match (self.kind, self.pattern) {
+            (JobKind::Ipi, Pattern::Unicast) => "unicast",
+            (JobKind::Ipi, Pattern::Broadcast) => "broadcast",
+            (JobKind::Storm, _) => "storm",
+            (JobKind::Hypercall, _) => "in-kernel",
             _ => "user-space",
         }
     }
 
     /// The mechanism's name in results.
     pub fn mechanism(&self) -> &'static str {
-        match (self.work, self.mechanism) {
-            (Work::Hypercall, _) => "hypercall",
-            (Work::Ipi | Work::Storm, Mechanism::X2Apic) => "x2apic",
-            (Work::Ipi | Work::Storm, Mechanism::PvIpi) => "pv-ipi",
-            (Work::Ipi | Work::Storm, Mechanism::Pvirq) => "pvirq",
+        match (self.kind, self.mechanism) {
+            (JobKind::Hypercall, _) => "hypercall",
+            (JobKind::Ipi | JobKind::Storm, Mechanism::X2Apic) => "x2apic",
+            (JobKind::Ipi | JobKind::Storm, Mechanism::PvIpi) => "pv-ipi",
+            (JobKind::Ipi | JobKind::Storm, Mechanism::Pvirq) => "pvirq",
             _ => "port",
         }
     }
 
     /// What the guest's targets are told to do.
-    pub fn rest(&self) -> Rest {
+    pub fn idle_mode(self) -> IdleMode {
         match (self.target, self.mechanism) {
-            (Target::None | Target::Busy | Target::Preempted, _) => Rest::Busy,
-            (Target::Halted, _) => Rest::Halted,
-            (Target::PollingGuest, _) => Rest::Polling,
-            (Target::PollingHost, Mechanism::Pvirq) => Rest::PollingHost,
-            (Target::PollingHost, _) => Rest::Halted,
-            (Target::Mixed, _) => Rest::Mixed,
+            (Target::None | Target::Busy | Target::Preempted, _) => IdleMode::Busy,
+            (Target::Halted, _) => IdleMode::Halted,
+            (Target::PollingGuest, _) => IdleMode::Polling,
+            (Target::PollingHost, Mechanism::Pvirq) => IdleMode::PollingHost,
+            (Target::PollingHost, _) => IdleMode::Halted,
+            (Target::Mixed, _) => IdleMode::Mixed,
         }
     }
 
     /// Whether the guest has to register with a pvirq host for it.
     pub fn posts(&self) -> bool {
-        matches!(self.work, Work::Ipi | Work::Storm) && self.mechanism == Mechanism::Pvirq
+        matches!(self.kind, JobKind::Ipi | JobKind::Storm) && self.mechanism == Mechanism::Pvirq
     }
 
     /// Where its vCPUs are.
     pub fn place(&self) -> Place {
-        match (self.work, self.target) {
-            (Work::Storm, _) => Place::InTurn,
+        match (self.kind, self.target) {
+            (JobKind::Storm, _) => Place::InTurn,
             (_, Target::Preempted) => Place::TargetsTogether,
             _ => Place::SenderAlone,
         }
     }
 
     /// All but the mechanism. What has that in common is measured in turn.
-    pub fn scene(&self) -> Scene {
-        Scene(*self)
+    pub fn group(&self) -> CaseGroup {
+        CaseGroup(*self)
     }
 }
 
 /// A case whose mechanism does not count.
-pub struct Scene(Case);
+pub struct CaseGroup(Case);
 
-impl PartialEq for Scene {
+impl PartialEq for CaseGroup {
     fn eq(&self, other: &Self) -> bool {
         let mechanism = self.0.mechanism;
         self.0
@@ -172,7 +172,7 @@ impl PartialEq for Scene {
     }
 }
 
-impl fmt::Display for Scene {
+impl fmt::Display for CaseGroup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let case = self.0;
         write!(f, "{} {} {}", case.bench(), case.name(), case.target.name())?;
@@ -185,7 +185,7 @@ impl fmt::Display for Scene {
 
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} by {}", self.scene(), self.mechanism())
+        write!(f, "{} by {}", self.group(), self.mechanism())
     }
 }
 
@@ -206,7 +206,7 @@ pub struct Extent {
 
 /// The cases of `pvirq bench ipi`.
 ///
-/// Those of the same [scene](Case::scene) follow each other, and so do those that can use the same machines. Cases that
+/// Those of the same [group](Case::group) follow each other, and so do those that can use the same machines. Cases that
 /// leave halt_poll_ns alone come first on a machine, because that cannot be undone.
 pub fn ipi_plan(extent: &Extent) -> Vec<Case> {
     use Mechanism::{PvIpi, Pvirq, X2Apic};
@@ -226,16 +226,31 @@ pub fn ipi_plan(extent: &Extent) -> Vec<Case> {
     let preempted = [(Target::Preempted, HaltPoll::Default, some)];
 
     let mut cases = Vec::new();
-    for (sizes, work, pattern, targets) in [
-        (&extent.unicast, Work::Ipi, Pattern::Unicast, &unicast[..]),
-        (&extent.broadcast, Work::Ipi, Pattern::Broadcast, &broadcast),
-        (&extent.preempted, Work::Ipi, Pattern::Unicast, &preempted),
-        (&extent.storm, Work::Storm, Pattern::Unicast, &mixed),
+    for (sizes, kind, pattern, targets) in [
+        (
+            &extent.unicast,
+            JobKind::Ipi,
+            Pattern::Unicast,
+            &unicast[..],
+        ),
+        (
+            &extent.broadcast,
+            JobKind::Ipi,
+            Pattern::Broadcast,
+            &broadcast,
+        ),
+        (
+            &extent.preempted,
+            JobKind::Ipi,
+            Pattern::Unicast,
+            &preempted,
+        ),
+        (&extent.storm, JobKind::Storm, Pattern::Unicast, &mixed),
     ] {
         for &vcpus in sizes {
             for &(target, halt_poll, mechanisms) in targets {
                 cases.extend(mechanisms.iter().map(|&mechanism| Case {
-                    work,
+                    kind,
                     pattern,
                     mechanism,
                     target,
@@ -251,15 +266,15 @@ pub fn ipi_plan(extent: &Extent) -> Vec<Case> {
 
 /// The cases of `pvirq bench exit`: exits that end in user space, and exits that KVM handles.
 pub fn exit_plan() -> Vec<Case> {
-    let case = |work| Case {
-        work,
+    let case = |kind| Case {
+        kind,
         pattern: Pattern::Unicast,
         mechanism: Mechanism::X2Apic,
         target: Target::None,
         halt_poll: HaltPoll::Default,
         vcpus: 1,
     };
-    vec![case(Work::Exit), case(Work::Hypercall)]
+    vec![case(JobKind::Exit), case(JobKind::Hypercall)]
 }
 
 #[cfg(test)]
@@ -291,14 +306,14 @@ mod tests {
     #[test]
     fn mechanisms_of_a_scene_follow_each_other() {
         let plan = ipi_plan(&extent(false));
-        let scenes: Vec<_> = plan.chunk_by(|a, b| a.scene() == b.scene()).collect();
-        assert_eq!(scenes.len(), 2 * 5 + 2 * 6 + 2 + 1);
-        for (index, scene) in scenes.iter().enumerate() {
-            assert!(scenes[index + 1..]
+        let groups: Vec<_> = plan.chunk_by(|a, b| a.group() == b.group()).collect();
+        assert_eq!(groups.len(), 2 * 5 + 2 * 6 + 2 + 1);
+        for (index, group) in groups.iter().enumerate() {
+            assert!(groups[index + 1..]
                 .iter()
-                .all(|other| other[0].scene() != scene[0].scene()));
+                .all(|other| other[0].group() != group[0].group()));
             for mechanism in [Mechanism::X2Apic, Mechanism::Pvirq] {
-                assert!(scene.iter().any(|case| case.mechanism == mechanism));
+                assert!(group.iter().any(|case| case.mechanism == mechanism));
             }
         }
     }

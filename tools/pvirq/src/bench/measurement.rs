@@ -4,7 +4,7 @@
 
 use std::sync::atomic::Ordering::SeqCst;
 
-use mini_guest::{Shared, Work, CYCLES_LEN};
+use mini_guest::{JobKind, Shared, CYCLES_LEN};
 use pvirq_protocol::Tally;
 
 use super::summary::Summary;
@@ -51,9 +51,9 @@ pub struct Piece {
 
 impl Measurement {
     /// Takes what a job left.
-    pub fn collect(machine: &Machine, work: Work, counts: &[Counts]) -> Result<Self, Error> {
+    pub fn collect(machine: &Machine, kind: JobKind, counts: &[Counts]) -> Result<Self, Error> {
         let shared = machine.shared()?;
-        let storm = work == Work::Storm;
+        let storm = kind == JobKind::Storm;
         let delivered = shared.events.load(SeqCst);
         let slots = &shared.slots[..machine.vcpus()];
         let mut measurement = Measurement {

@@ -24,7 +24,7 @@ mod survive;
 mod table;
 
 pub use self::{
-    case::{exit_plan, ipi_plan, Case, Extent, HaltPoll, Place, Scene, Target},
+    case::{exit_plan, ipi_plan, Case, CaseGroup, Extent, HaltPoll, Place, Target},
     environment::{kernel_release, Environment},
     frozen::{Culprit, Frozen, FrozenCase, FrozenReport, FrozenRow},
     idle::{

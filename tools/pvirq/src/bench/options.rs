@@ -4,7 +4,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use mini_guest::{Pattern, Work};
+use mini_guest::{JobKind, Pattern};
 
 use super::case::{Case, Target};
 use crate::cpus::CpuList;
@@ -44,9 +44,9 @@ impl Options {
 
     /// The number of sends, by each vCPU in a storm, that give about `events` events.
     pub fn sends(&self, case: &Case, events: u32) -> u32 {
-        let targets = match (case.work, case.pattern) {
-            (Work::Ipi, Pattern::Broadcast) => case.vcpus as u32 - 1,
-            (Work::Storm, _) => return events.div_ceil(case.vcpus as u32),
+        let targets = match (case.kind, case.pattern) {
+            (JobKind::Ipi, Pattern::Broadcast) => case.vcpus as u32 - 1,
+            (JobKind::Storm, _) => return events.div_ceil(case.vcpus as u32),
             _ => 1,
         };
         events.div_ceil(targets * self.turns(case))
@@ -54,8 +54,8 @@ impl Options {
 
     /// The number of pieces on each device.
     pub fn rounds(&self, case: &Case, sends: u32) -> u32 {
-        let piece = match (case.work, self.turns(case)) {
-            (Work::Storm, _) => PIECE_STORM,
+        let piece = match (case.kind, self.turns(case)) {
+            (JobKind::Storm, _) => PIECE_STORM,
             (_, 1) => PIECE,
             // It takes as long as there are turns, and all of the sender's exits must fit into the trace, too.
             _ => PIECE.div_ceil(self.overcommit(case) as u32),

@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, fmt, path::PathBuf};
 
-use mini_guest::{Mechanism, Work};
+use mini_guest::{JobKind, Mechanism};
 use pvirq_protocol::Tally;
 use serde::Serialize;
 
@@ -149,7 +149,7 @@ impl Row {
     /// they depend on which of several targets happens to run on their CPU when it is interrupted.
     pub fn is_comparable(&self) -> bool {
         let (case, _) = &self.measured;
-        case.work != Work::Storm
+        case.kind != JobKind::Storm
             && !case.posts()
             && (self.overcommit == 1 || case.target == Target::Halted)
     }
@@ -188,7 +188,7 @@ impl Report {
         })
     }
 
-    /// Adds what was measured for the cases of a scene, case by case.
+    /// Adds what was measured for the cases of a group, case by case.
     ///
     /// What a device is compared with is the first device with the same mechanism. No guest of the plain device can use
     /// pvirq, so that is compared with the x2APIC there.

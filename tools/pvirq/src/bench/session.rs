@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mini_guest::{Answer, Job, Mode, Rest, Work};
+use mini_guest::{Answer, IdleMode, Job, JobKind, Mode};
 use pvirq_protocol::{ioctl::Poll, registers::Status};
 
 use super::{
@@ -53,7 +53,7 @@ const RETRIES: u32 = 3;
 /// Who wants to know how far it is.
 pub trait Progress {
     /// Cases begin that are measured in turn.
-    fn scene(&mut self, scene: &dyn fmt::Display);
+    fn group(&mut self, group: &dyn fmt::Display);
     /// A piece is done.
     fn piece(&mut self);
     /// There is something to say.
@@ -169,11 +169,11 @@ impl Session {
     /// Which of the cases can be measured on which devices, by their numbers.
     fn pairs(
         &mut self,
-        scene: &[Case],
+        group: &[Case],
         progress: &mut dyn Progress,
     ) -> Result<Vec<(Case, usize)>, Error> {
         let mut pairs = Vec::new();
-        for case in scene {
+        for case in group {
             for device in 0..self.subjects.len() {
                 if !case.posts() || self.posting(progress)?[device] {
                     pairs.push((*case, device));
@@ -183,32 +183,32 @@ impl Session {
         Ok(pairs)
     }
 
-    /// The number of pieces that [measuring](Self::measure) the cases of a scene takes.
+    /// The number of pieces that [measuring](Self::measure) the cases of a group takes.
     pub fn pieces(
         &mut self,
-        scene: &[Case],
+        group: &[Case],
         events: u32,
         progress: &mut dyn Progress,
     ) -> Result<u32, Error> {
-        let pairs = self.pairs(scene, progress)?;
+        let pairs = self.pairs(group, progress)?;
         Ok(pairs
             .iter()
             .map(|(case, _)| self.options.rounds(case, self.options.sends(case, events)))
             .sum())
     }
 
-    /// Measures the cases of a scene on all devices, with about `events` events on each, where they can be measured.
+    /// Measures the cases of a group on all devices, with about `events` events on each, where they can be measured.
     pub fn measure(
         &mut self,
-        scene: &[Case],
+        group: &[Case],
         events: u32,
         progress: &mut dyn Progress,
     ) -> Result<Vec<Measured>, Error> {
-        let Some(first) = scene.first() else {
+        let Some(first) = group.first() else {
             return Ok(Vec::new());
         };
-        progress.scene(&first.scene());
-        let pairs = self.pairs(scene, progress)?;
+        progress.group(&first.group());
+        let pairs = self.pairs(group, progress)?;
         let mut measurements = vec![Measurement::default(); pairs.len()];
         // Mechanisms make no difference to this.
         let sends = self.options.sends(first, events);
@@ -369,7 +369,7 @@ impl Session {
             machine.run_job(Some(&Job { sends: 2, ..job }), JOB_LIMIT)?;
         }
         let counts = machine.run_job(Some(&job), JOB_LIMIT)?;
-        Measurement::collect(machine, case.work, &counts)
+        Measurement::collect(machine, case.kind, &counts)
     }
 }
 
@@ -377,14 +377,14 @@ impl Session {
 fn job(case: &Case, sends: u32, round: u32, tsc_khz: u32) -> Job {
     let cycles = |time: Duration| time.as_micros() as u64 * u64::from(tsc_khz) / 1000;
     Job {
-        work: case.work,
+        kind: case.kind,
         mechanism: case.mechanism,
         pattern: case.pattern,
-        rest: case.rest(),
+        idle_mode: case.idle_mode(),
         sends,
-        gap: match case.work {
-            Work::Storm => cycles(STORM_REST),
-            _ if case.rest() == Rest::PollingHost => cycles(POLL),
+        gap: match case.kind {
+            JobKind::Storm => cycles(STORM_REST),
+            _ if case.idle_mode() == IdleMode::PollingHost => cycles(POLL),
             _ if case.target.halts() => cycles(GAP),
             _ => 0,
         },

@@ -13,7 +13,7 @@ mod vcpu;
 use std::{path::Path, sync::atomic::Ordering::SeqCst, thread, time::Duration};
 
 use mini_guest::{
-    Job, Mechanism, Mode, Pattern, Rest, Shared, StopAt, Work, CYCLES_LEN, IPI_VECTOR,
+    IdleMode, Job, JobKind, Mechanism, Mode, Pattern, Shared, StopAt, CYCLES_LEN, IPI_VECTOR,
 };
 use pvirq_protocol::{ioctl::Poll, Vector};
 
@@ -210,10 +210,10 @@ impl Frozen {
     ) -> Result<(), Error> {
         let khz = machine.tsc_khz();
         let job = Job {
-            work: Work::Frozen,
+            kind: JobKind::Frozen,
             mechanism,
             pattern: Pattern::Unicast,
-            rest: Rest::Mixed,
+            idle_mode: IdleMode::Mixed,
             sends: 0,
             gap: cycles(GAP, khz),
             seed: seed.into(),

@@ -10,11 +10,11 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use mini_guest::{Source, Work, STEPS};
+use mini_guest::{JobKind, Source, STEPS};
 use pvirq_protocol::ioctl::Poll;
 use serde::Serialize;
 
-use super::{cycles, job, Idle, IdleRow, Way, JOB_LIMIT, TARGET};
+use super::{cycles, job, Idle, IdleMethod, IdleRow, JOB_LIMIT, TARGET};
 use crate::{
     cpus,
     error::Error,
@@ -34,7 +34,7 @@ const SHORT: Poll = Poll {
 };
 const LONG: Poll = Poll::fixed(Poll::MAX_NS);
 /// The guest uses what pvirq offers, with windows that change.
-const WAY: Way = Way::Idle(None);
+const WAY: IdleMethod = IdleMethod::Idle(None);
 /// How many pieces pass between two notes.
 const NOTED: u32 = 10;
 const SOURCES: [&str; Source::COUNT] = ["ipi", "timer", "eventfd"];
@@ -185,7 +185,7 @@ fn idle_on(machine: &mut Machine, poll: &Poll, periods: u32, seed: u64) -> Resul
 
     machine.set_poll(poll)?;
     machine.run_job(
-        Some(&job(WAY, Work::Arrivals, periods, longest, seed, khz)),
+        Some(&job(WAY, JobKind::Arrivals, periods, longest, seed, khz)),
         JOB_LIMIT,
     )?;
     Ok(())

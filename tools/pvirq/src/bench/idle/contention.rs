@@ -10,12 +10,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mini_guest::{Shared, Work};
+use mini_guest::{JobKind, Shared};
 use pvirq_protocol::{ioctl::Poll, Descriptor};
 use serde::Serialize;
 use vm_memory::GuestMemoryMmap;
 
-use super::{cycles, job, neighbour::Task, Idle, IdleRow, Way, JOB_LIMIT, TARGET};
+use super::{cycles, job, neighbour::Task, Idle, IdleMethod, IdleRow, JOB_LIMIT, TARGET};
 use crate::{
     boot,
     cpus,
@@ -89,24 +89,24 @@ impl Idle {
             guest_poll_ns: Poll::MAX_NS,
             ..Poll::fixed(Poll::MAX_NS)
         };
-        let scenes = [
+        let groups = [
             ("guest", None, Duration::from_micros(20)),
             ("host", None, Duration::from_micros(150)),
             ("longest", Some(longest), Duration::from_micros(500)),
         ];
         let mut rows = Vec::new();
-        for (window, poll, interval) in scenes {
-            let way = Way::Idle(poll);
-            let mut machine = self.boot(way, false)?;
+        for (window, poll, interval) in groups {
+            let method = IdleMethod::Idle(poll);
+            let mut machine = self.boot(method, false)?;
             let mut all = Vec::new();
             let (mut idle, mut failures) = (0, 0);
             while all.len() < rounds as usize {
-                let round = match self.round(&mut machine, way, interval) {
+                let round = match self.round(&mut machine, method, interval) {
                     Ok(round) => round,
                     Err(error) => {
                         failures += 1;
-                        self.forgive(way, failures, error, note)?;
-                        machine = self.boot(way, false)?;
+                        self.forgive(method, failures, error, note)?;
+                        machine = self.boot(method, false)?;
                         continue;
                     }
                 };
@@ -128,8 +128,8 @@ impl Idle {
             rows.push(IdleRow::Contention(Contention {
                 bench: "idle",
                 case: "contention",
-                mechanism: way.name(),
-                device: self.path(way),
+                mechanism: method.name(),
+                device: self.path(method),
                 window,
                 interval_ns: interval.as_nanos() as u64,
                 rounds: all.len(),
@@ -147,12 +147,19 @@ impl Idle {
     fn round(
         &self,
         machine: &mut Machine,
-        way: Way,
+        method: IdleMethod,
         interval: Duration,
     ) -> Result<Option<Round>, Error> {
         let khz = machine.tsc_khz();
         let sends = (BEFORE + AFTER).as_nanos() / interval.as_nanos();
-        let job = job(way, Work::Tick, sends as u32, cycles(interval, khz), 0, khz);
+        let job = job(
+            method,
+            JobKind::Tick,
+            sends as u32,
+            cycles(interval, khz),
+            0,
+            khz,
+        );
         let (memory, fdinfo, cpus) = (machine.memory(), machine.fdinfo(TARGET), self.cpus());
         // The job clears what the last one left.
         machine.shared()?.set_job(&job);

@@ -11,11 +11,11 @@ use std::{
     time::Duration,
 };
 
-use mini_guest::{Source, Work, CYCLES_LEN};
+use mini_guest::{JobKind, Source, CYCLES_LEN};
 use pvirq_protocol::ioctl::Poll;
 use serde::Serialize;
 
-use super::{cycles, job, to_ns, Idle, IdleRow, Way, JOB_LIMIT, PATIENCE, TARGET};
+use super::{cycles, job, to_ns, Idle, IdleMethod, IdleRow, JOB_LIMIT, PATIENCE, TARGET};
 use crate::{
     bench::summary::{median, Summary},
     boot,
@@ -98,7 +98,7 @@ impl Ratios {
 
 /// A way to be idle, and what was measured of it.
 struct Subject {
-    way: Way,
+    method: IdleMethod,
     machine: Machine,
     /// Whether KVM has found its window.
     is_warm: bool,
@@ -121,15 +121,15 @@ impl Idle {
             ..Poll::fixed(0)
         };
         let ways = [
-            Way::Hlt(WINDOW),
-            Way::Idle(Some(in_guest)),
-            Way::Idle(Some(Poll::fixed(WINDOW))),
+            IdleMethod::Hlt(WINDOW),
+            IdleMethod::Idle(Some(in_guest)),
+            IdleMethod::Idle(Some(Poll::fixed(WINDOW))),
         ];
         let mut subjects = Vec::new();
-        for way in ways {
+        for method in ways {
             subjects.push(Subject {
-                way,
-                machine: self.boot(way, true)?,
+                method,
+                machine: self.boot(method, true)?,
                 is_warm: false,
                 events: 0,
                 polled: 0,
@@ -146,8 +146,8 @@ impl Idle {
                 let mut failures = 0;
                 while let Err(error) = subject.measure(of, piece) {
                     failures += 1;
-                    self.forgive(subject.way, failures, error, note)?;
-                    subject.machine = self.boot(subject.way, true)?;
+                    self.forgive(subject.method, failures, error, note)?;
+                    subject.machine = self.boot(subject.method, true)?;
                     subject.is_warm = false;
                 }
             }
@@ -175,8 +175,8 @@ impl Idle {
                 LatencyOf::Timer => "timer",
                 LatencyOf::Irqfd => "irqfd",
             },
-            mechanism: subject.way.name(),
-            device: self.path(subject.way),
+            mechanism: subject.method.name(),
+            device: self.path(subject.method),
             poller: subject.poller(),
             window_ns: WINDOW,
             events: subject.events,
@@ -190,10 +190,10 @@ impl Idle {
 impl Subject {
     /// Who polls.
     fn poller(&self) -> &'static str {
-        match self.way {
-            Way::Hlt(_) => "kvm",
-            Way::Idle(Some(poll)) if poll.host_poll_ns == 0 => "guest",
-            Way::Idle(_) => "idle-call",
+        match self.method {
+            IdleMethod::Hlt(_) => "kvm",
+            IdleMethod::Idle(Some(poll)) if poll.host_poll_ns == 0 => "guest",
+            IdleMethod::Idle(_) => "idle-call",
         }
     }
 
@@ -240,8 +240,8 @@ impl Subject {
     fn piece(&mut self, events: u32, seed: u32) -> Result<u64, Error> {
         let khz = self.machine.tsc_khz();
         let job = job(
-            self.way,
-            Work::Arrivals,
+            self.method,
+            JobKind::Arrivals,
             events,
             cycles(SPREAD, khz),
             seed.into(),
@@ -283,9 +283,9 @@ impl Subject {
             });
 
         self.events += events;
-        self.polled += match self.way {
-            Way::Hlt(_) => halt_polls,
-            Way::Idle(_) => in_guest + in_host,
+        self.polled += match self.method {
+            IdleMethod::Hlt(_) => halt_polls,
+            IdleMethod::Idle(_) => in_guest + in_host,
         };
         self.medians.extend(Summary::of(&mut ns).map(|ns| ns.p50));
         self.ns.extend(ns);

@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use mini_guest::{Job, Mechanism, Mode, Pattern, Rest, Work};
+use mini_guest::{IdleMode, Job, JobKind, Mechanism, Mode, Pattern};
 use pvirq_protocol::ioctl::Poll;
 use serde::Serialize;
 
@@ -141,26 +141,26 @@ pub struct Idle {
 
 /// How a guest is idle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
+enum IdleMethod {
     /// By HLT, on KVM's own device, which polls for so many ns at most.
     Hlt(u32),
     /// As its host wants it to, which polls as it is told to here, or by its defaults.
     Idle(Option<Poll>),
 }
 
-impl Way {
+impl IdleMethod {
     /// The name in results.
     fn name(self) -> &'static str {
         match self {
-            Way::Hlt(_) => "hlt",
-            Way::Idle(_) => "pvirq",
+            IdleMethod::Hlt(_) => "hlt",
+            IdleMethod::Idle(_) => "pvirq",
         }
     }
 
     fn device(self) -> usize {
         match self {
-            Way::Hlt(_) => 0,
-            Way::Idle(_) => 1,
+            IdleMethod::Hlt(_) => 0,
+            IdleMethod::Idle(_) => 1,
         }
     }
 }
@@ -205,12 +205,12 @@ impl Idle {
     /// baseline, or if a CPU has done what no CPU should. Otherwise the error is one.
     fn forgive(
         &self,
-        way: Way,
+        method: IdleMethod,
         failures: u32,
         error: Error,
         note: &mut dyn FnMut(&str),
     ) -> Result<(), Error> {
-        let device = self.path(way);
+        let device = self.path(method);
         let baseline = device == Path::new(KVM);
         let forgiven = error.is_cpu_fault() || baseline && error.is_guest_failure();
 
@@ -225,8 +225,8 @@ impl Idle {
         Ok(())
     }
 
-    fn path(&self, way: Way) -> PathBuf {
-        self.options.devices[way.device()].clone()
+    fn path(&self, method: IdleMethod) -> PathBuf {
+        self.options.devices[method.device()].clone()
     }
 
     /// Where the vCPUs are: the one that idles has the second CPU for itself.
@@ -235,7 +235,7 @@ impl Idle {
     }
 
     /// Makes a machine that waits for jobs.
-    fn boot(&self, way: Way, count: bool) -> Result<Machine, Error> {
+    fn boot(&self, method: IdleMethod, count: bool) -> Result<Machine, Error> {
         let config = Config {
             image: &self.image,
             memory: MEMORY,
@@ -244,11 +244,11 @@ impl Idle {
             pv_eoi: self.options.pv_eoi,
             count,
         };
-        let mut machine = Machine::new(&self.devices[way.device()], &config)?;
+        let mut machine = Machine::new(&self.devices[method.device()], &config)?;
         machine.run_job(None, JOB_LIMIT)?;
-        match way {
-            Way::Hlt(ns) => machine.set_halt_poll(ns)?,
-            Way::Idle(poll) => {
+        match method {
+            IdleMethod::Hlt(ns) => machine.set_halt_poll(ns)?,
+            IdleMethod::Idle(poll) => {
                 poll.map_or(Ok(()), |poll| machine.set_poll(&poll))?;
                 machine.register_or_fail(JOB_LIMIT)?;
             }
@@ -258,16 +258,16 @@ impl Idle {
 }
 
 /// A job for a guest that is idle in some way.
-fn job(way: Way, work: Work, sends: u32, gap: u64, seed: u64, khz: u32) -> Job {
-    let (mechanism, rest) = match way {
-        Way::Hlt(_) => (Mechanism::X2Apic, Rest::Spin),
-        Way::Idle(_) => (Mechanism::Pvirq, Rest::Idle),
+fn job(method: IdleMethod, kind: JobKind, sends: u32, gap: u64, seed: u64, khz: u32) -> Job {
+    let (mechanism, idle_mode) = match method {
+        IdleMethod::Hlt(_) => (Mechanism::X2Apic, IdleMode::Spin),
+        IdleMethod::Idle(_) => (Mechanism::Pvirq, IdleMode::Idle),
     };
     Job {
-        work,
+        kind,
         mechanism,
         pattern: Pattern::Unicast,
-        rest,
+        idle_mode,
         sends,
         gap,
         seed,

@@ -17,10 +17,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mini_guest::Work;
+use mini_guest::JobKind;
 use serde::Serialize;
 
-use super::{cycles, job, Idle, IdleRow, Way, JOB_LIMIT, TARGET};
+use super::{cycles, job, Idle, IdleMethod, IdleRow, JOB_LIMIT, TARGET};
 use crate::{
     bench::summary::median,
     cpus,
@@ -147,7 +147,7 @@ fn gone() -> Error {
 }
 
 struct Subject {
-    way: Way,
+    method: IdleMethod,
     machine: Machine,
     wakes: u64,
     exits: u64,
@@ -165,10 +165,10 @@ impl Idle {
         note: &mut dyn FnMut(&str),
     ) -> Result<Vec<IdleRow>, Error> {
         let mut subjects = Vec::new();
-        for way in [Way::Hlt(0), Way::Idle(None)] {
+        for method in [IdleMethod::Hlt(0), IdleMethod::Idle(None)] {
             subjects.push(Subject {
-                way,
-                machine: self.boot(way, true)?,
+                method,
+                machine: self.boot(method, true)?,
                 wakes: 0,
                 exits: 0,
                 cpu: Duration::ZERO,
@@ -188,8 +188,8 @@ impl Idle {
                 let mut failures = 0;
                 while let Err(error) = subject.measure(&neighbour) {
                     failures += 1;
-                    self.forgive(subject.way, failures, error, note)?;
-                    subject.machine = self.boot(subject.way, true)?;
+                    self.forgive(subject.method, failures, error, note)?;
+                    subject.machine = self.boot(subject.method, true)?;
                 }
             }
             if pair % 2 != 0 {
@@ -206,8 +206,8 @@ impl Idle {
             IdleRow::Neighbour(Neighbour {
                 bench: "idle",
                 case: "neighbour",
-                mechanism: subject.way.name(),
-                device: self.path(subject.way),
+                mechanism: subject.method.name(),
+                device: self.path(subject.method),
                 interval_ns: INTERVAL.as_nanos() as u64,
                 pieces,
                 wakes_per_s: subject.wakes as f64 / subject.seconds,
@@ -226,7 +226,14 @@ impl Subject {
     fn measure(&mut self, neighbour: &Task) -> Result<(), Error> {
         let khz = self.machine.tsc_khz();
         let sends = (PIECE.as_nanos() / INTERVAL.as_nanos()) as u32;
-        let job = job(self.way, Work::Tick, sends, cycles(INTERVAL, khz), 0, khz);
+        let job = job(
+            self.method,
+            JobKind::Tick,
+            sends,
+            cycles(INTERVAL, khz),
+            0,
+            khz,
+        );
 
         let (start, before) = (Instant::now(), neighbour.loops());
         let counts = self.machine.run_job(Some(&job), JOB_LIMIT)?;

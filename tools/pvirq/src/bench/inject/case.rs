@@ -2,7 +2,7 @@
 
 //! What is measured of interrupts from devices: by which mechanism, and of which signals.
 
-use mini_guest::{Rest, DEVICE_VECTORS, IPI_VECTOR};
+use mini_guest::{IdleMode, DEVICE_VECTORS, IPI_VECTOR};
 use pvirq_protocol::ioctl::BottomHalfKind;
 
 use crate::{
@@ -127,12 +127,12 @@ impl InjectCase {
         }
     }
 
-    pub(super) fn rest(&self) -> Rest {
+    pub(super) fn idle_mode(self) -> IdleMode {
         match self.target {
-            Target::Halted => Rest::Halted,
-            Target::PollingGuest => Rest::Polling,
-            Target::PollingHost => Rest::PollingHost,
-            _ => Rest::Busy,
+            Target::Halted => IdleMode::Halted,
+            Target::PollingGuest => IdleMode::Polling,
+            Target::PollingHost => IdleMode::PollingHost,
+            _ => IdleMode::Busy,
         }
     }
 }

@@ -14,7 +14,7 @@ mod submission;
 
 use std::{cell::Cell, sync::atomic::Ordering::SeqCst};
 
-use mini_guest::{Job, Mechanism as Sender, Pattern, Work};
+use mini_guest::{Job, JobKind, Mechanism as Sender, Pattern};
 use nix::sys::resource::{setrlimit, Resource};
 
 pub use self::{
@@ -94,10 +94,10 @@ impl InjectSession {
     /// Lets the target take `bursts` bursts.
     fn piece(&self, case: &InjectCase, ready: &mut Ready, bursts: u32) -> Result<Piece, Error> {
         let job = Job {
-            work: Work::Inject,
+            kind: JobKind::Inject,
             mechanism: Sender::X2Apic,
             pattern: Pattern::Unicast,
-            rest: case.rest(),
+            idle_mode: case.idle_mode(),
             // What each target has to wait for.
             sends: bursts / case.targets() * case.burst,
             gap: 0,

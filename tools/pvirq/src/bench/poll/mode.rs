@@ -2,7 +2,7 @@
 
 //! The ways to be idle that are compared.
 
-use mini_guest::{Mechanism, Rest};
+use mini_guest::{IdleMode, Mechanism};
 use pvirq_protocol::ioctl::PolicyName;
 
 use crate::device;
@@ -82,12 +82,12 @@ impl Mode {
     }
 
     /// What the guest's idle vCPU does.
-    pub fn rest(self) -> Rest {
+    pub fn idle_mode(self) -> IdleMode {
         match self {
-            Self::Halt | Self::KvmHaltPoll => Rest::Halted,
-            Self::GuestSpin => Rest::Spin,
-            Self::GuestGovernor => Rest::Governor,
-            Self::Pvirq(_) => Rest::Idle,
+            Self::Halt | Self::KvmHaltPoll => IdleMode::Halted,
+            Self::GuestSpin => IdleMode::Spin,
+            Self::GuestGovernor => IdleMode::Governor,
+            Self::Pvirq(_) => IdleMode::Idle,
         }
     }
 

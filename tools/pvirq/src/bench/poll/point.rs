@@ -4,7 +4,7 @@
 
 use std::{fmt, sync::atomic::Ordering::SeqCst, time::Duration};
 
-use mini_guest::Work;
+use mini_guest::JobKind;
 
 use super::{Arrivals, Mode};
 use crate::{bench::Measurement, error::Error, machine::Machine, usage::Usage, vcpu::Counts};
@@ -58,7 +58,7 @@ pub struct Wakeups {
 impl Wakeups {
     /// Takes what a job left.
     pub fn collect(machine: &Machine, counts: &[Counts]) -> Result<Self, Error> {
-        let measurement = Measurement::collect(machine, Work::Wake, counts)?;
+        let measurement = Measurement::collect(machine, JobKind::Wake, counts)?;
         let shared = machine.shared()?;
         let idle = &shared.slots[TARGET].idle;
         let time = |cycles: u64| {

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mini_guest::{Job, Mode as GuestMode, Pattern, Work, CYCLES_LEN};
+use mini_guest::{Job, JobKind, Mode as GuestMode, Pattern, CYCLES_LEN};
 use pvirq_protocol::ioctl::Poll;
 
 use super::{Arrivals, Measured, Mode, Point, Wakeups};
@@ -123,7 +123,7 @@ impl Session {
         point: Point,
         progress: &mut dyn Progress,
     ) -> Result<Vec<Measured>, Error> {
-        progress.scene(&point);
+        progress.group(&point);
         let mut all = vec![Wakeups::default(); self.subjects.len()];
         for round in 0..ROUNDS {
             let order: Vec<usize> = match round % 2 {
@@ -268,10 +268,10 @@ fn wake(machine: &mut Machine, mode: Mode, point: Point, seed: u64) -> Result<Wa
         place.store(cycles(interval), SeqCst);
     }
     let job = Job {
-        work: Work::Wake,
+        kind: JobKind::Wake,
         mechanism: mode.mechanism(),
         pattern: Pattern::Unicast,
-        rest: mode.rest(),
+        idle_mode: mode.idle_mode(),
         sends,
         gap: 0,
         seed: 0,

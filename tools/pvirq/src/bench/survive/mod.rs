@@ -17,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mini_guest::{Job, Mechanism, Mode, Pattern, Rest, Work};
+use mini_guest::{IdleMode, Job, JobKind, Mechanism, Mode, Pattern};
 
 pub(super) use self::round::Random;
 pub use self::{
@@ -116,10 +116,10 @@ impl Survive {
         let mut machine = Machine::new(&devices[0], &config)?;
         machine.run_job(None, JOB_LIMIT)?;
         machine.shared()?.set_job(&Job {
-            work: Work::Survive,
+            kind: JobKind::Survive,
             mechanism: case.mechanism,
             pattern: Pattern::Unicast,
-            rest: Rest::Mixed,
+            idle_mode: IdleMode::Mixed,
             sends: 0,
             gap: cycles(REST, machine.tsc_khz()),
             seed,

@@ -5,7 +5,7 @@
 use std::{fs, process::Command, sync::atomic::Ordering::SeqCst};
 
 use anyhow::{bail, ensure, Context as _, Result};
-use mini_guest::{Job, Mechanism, Rest, Source, Work};
+use mini_guest::{IdleMode, Job, JobKind, Mechanism, Source};
 use pvirq::cpus::CpuList;
 use serde_json::Value;
 
@@ -100,9 +100,9 @@ fn missed(context: &Context) -> Result<Outcome> {
     let patience = u64::from(machine.tsc_khz()) * 2000;
     let job = Job {
         mechanism: Mechanism::Pvirq,
-        rest: Rest::Idle,
+        idle_mode: IdleMode::Idle,
         patience,
-        ..job(Work::Arrivals)
+        ..job(JobKind::Arrivals)
     };
     // Nobody signals an eventfd.
     machine

@@ -5,7 +5,7 @@
 use std::{sync::atomic::Ordering::SeqCst, time::Duration};
 
 use anyhow::{bail, ensure, Result};
-use mini_guest::{Job, Mechanism, Mode, Pattern, Rest, Work};
+use mini_guest::{IdleMode, Job, JobKind, Mechanism, Mode, Pattern};
 use pvirq::{
     cpus::CpuList,
     device::Device,
@@ -21,7 +21,13 @@ use crate::ktap::{Context, Outcome, Test, Twice};
 
 pub const TESTS: &[Test] = &[
     ("x2APIC interrupts to a busy vCPU", |context| {
-        ipi(context, 2, Mechanism::X2Apic, Pattern::Unicast, Rest::Busy)
+        ipi(
+            context,
+            2,
+            Mechanism::X2Apic,
+            Pattern::Unicast,
+            IdleMode::Busy,
+        )
     }),
     ("x2APIC interrupts to a halted vCPU", |context| {
         ipi(
@@ -29,7 +35,7 @@ pub const TESTS: &[Test] = &[
             2,
             Mechanism::X2Apic,
             Pattern::Unicast,
-            Rest::Halted,
+            IdleMode::Halted,
         )
     }),
     ("x2APIC interrupts to vCPUs in turn", |context| {
@@ -38,7 +44,7 @@ pub const TESTS: &[Test] = &[
             5,
             Mechanism::X2Apic,
             Pattern::Unicast,
-            Rest::Halted,
+            IdleMode::Halted,
         )
     }),
     ("x2APIC interrupts to all vCPUs", |context| {
@@ -47,17 +53,35 @@ pub const TESTS: &[Test] = &[
             5,
             Mechanism::X2Apic,
             Pattern::Broadcast,
-            Rest::Halted,
+            IdleMode::Halted,
         )
     }),
     ("PV IPIs to a busy vCPU", |context| {
-        ipi(context, 2, Mechanism::PvIpi, Pattern::Unicast, Rest::Busy)
+        ipi(
+            context,
+            2,
+            Mechanism::PvIpi,
+            Pattern::Unicast,
+            IdleMode::Busy,
+        )
     }),
     ("PV IPIs to a halted vCPU", |context| {
-        ipi(context, 2, Mechanism::PvIpi, Pattern::Unicast, Rest::Halted)
+        ipi(
+            context,
+            2,
+            Mechanism::PvIpi,
+            Pattern::Unicast,
+            IdleMode::Halted,
+        )
     }),
     ("PV IPIs to vCPUs in turn", |context| {
-        ipi(context, 5, Mechanism::PvIpi, Pattern::Unicast, Rest::Halted)
+        ipi(
+            context,
+            5,
+            Mechanism::PvIpi,
+            Pattern::Unicast,
+            IdleMode::Halted,
+        )
     }),
     ("PV IPIs to all vCPUs", |context| {
         ipi(
@@ -65,7 +89,7 @@ pub const TESTS: &[Test] = &[
             5,
             Mechanism::PvIpi,
             Pattern::Broadcast,
-            Rest::Halted,
+            IdleMode::Halted,
         )
     }),
     ("exits to user space are counted", exits_to_user_space),
@@ -82,17 +106,12 @@ const PATIENCE: u64 = 200_000_000_000;
 const SENDS: u32 = 40;
 
 /// A job with all that a test does not care about.
-pub fn job(work: Work) -> Job {
+pub fn job(kind: JobKind) -> Job {
     Job {
-        work,
-        mechanism: Mechanism::X2Apic,
-        pattern: Pattern::Unicast,
-        rest: Rest::Halted,
+        idle_mode: IdleMode::Halted,
         sends: SENDS,
-        gap: 0,
-        seed: 0,
         patience: PATIENCE,
-        window: 0,
+        ..Job::new(kind)
     }
 }
 
@@ -134,14 +153,14 @@ fn ipi(
     vcpus: usize,
     mechanism: Mechanism,
     pattern: Pattern,
-    rest: Rest,
+    idle_mode: IdleMode,
 ) -> Result<Outcome> {
     let mut machine = machine(context, vcpus, true)?;
     let job = Job {
         mechanism,
         pattern,
-        rest,
-        ..job(Work::Ipi)
+        idle_mode,
+        ..job(JobKind::Ipi)
     };
     // Twice, because the second job must not see anything of the first.
     for _ in 0..2 {
@@ -192,7 +211,7 @@ fn ipi(
 
 fn exits_to_user_space(context: &Context) -> Result<Outcome> {
     let mut machine = machine(context, 2, true)?;
-    let counts = machine.run_job(Some(&job(Work::Exit)), LIMIT)?;
+    let counts = machine.run_job(Some(&job(JobKind::Exit)), LIMIT)?;
     agree(&counts)?;
     let io = [counts[0].trace[Reason::Io], counts[1].trace[Reason::Io]];
     // One more each, to park.
@@ -205,7 +224,7 @@ fn eoi(context: &Context) -> Result<Outcome> {
         return Ok(Outcome::Skip("the CPU ends interrupts itself"));
     }
     let mut machine = machine(context, 2, false)?;
-    let counts = machine.run_job(Some(&job(Work::Ipi)), LIMIT)?;
+    let counts = machine.run_job(Some(&job(JobKind::Ipi)), LIMIT)?;
     agree(&counts)?;
     let msr = counts[1].trace[Reason::Msr];
     ensure!(msr == u64::from(SENDS), "{msr} exits by EOI");
@@ -219,7 +238,7 @@ fn lost(context: &Context) -> Result<Outcome> {
         Some(&Job {
             patience: 1,
             pattern: Pattern::Broadcast,
-            ..job(Work::Ipi)
+            ..job(JobKind::Ipi)
         }),
         LIMIT,
     )?;
@@ -228,7 +247,7 @@ fn lost(context: &Context) -> Result<Outcome> {
     let console = machine.console();
     ensure!(console.contains("did not"), "{console}");
     // The machine goes on as if nothing had been.
-    machine.run_job(Some(&job(Work::Ipi)), LIMIT)?;
+    machine.run_job(Some(&job(JobKind::Ipi)), LIMIT)?;
     let shared = machine.shared()?;
     let (delivered, lost) = (shared.events.load(SeqCst), shared.lost.load(SeqCst));
     ensure!(
@@ -239,7 +258,7 @@ fn lost(context: &Context) -> Result<Outcome> {
 }
 
 fn exception(context: &Context) -> Result<Outcome> {
-    match machine(context, 2, true)?.run_job(Some(&job(Work::Crash)), LIMIT) {
+    match machine(context, 2, true)?.run_job(Some(&job(JobKind::Crash)), LIMIT) {
         Err(Error::Ended { status: 2, console }) => {
             for part in [
                 "page fault (vector 14) on vCPU 1",
@@ -256,7 +275,7 @@ fn exception(context: &Context) -> Result<Outcome> {
 }
 
 fn masked_interrupt(context: &Context) -> Result<Outcome> {
-    match machine(context, 2, true)?.run_job(Some(&job(Work::Masked)), LIMIT) {
+    match machine(context, 2, true)?.run_job(Some(&job(JobKind::Masked)), LIMIT) {
         Err(error) => {
             let text = error.to_string();
             ensure!(error.is_cpu_fault(), "{text}");

@@ -5,7 +5,7 @@
 use std::{sync::atomic::Ordering::SeqCst, time::Duration};
 
 use anyhow::{ensure, Result};
-use mini_guest::{Answer, Job, Mechanism, Pattern, Request, Rest, Work};
+use mini_guest::{Answer, IdleMode, Job, JobKind, Mechanism, Pattern, Request};
 use pvirq::{
     bench::Measurement,
     boot,
@@ -37,10 +37,10 @@ pub const TESTS: &[Test] = &[
     ),
     ("a guest can poll without a host", own_windows),
     ("broadcasts to polling vCPUs are not sent", |context| {
-        broadcast(context, Rest::Polling)
+        broadcast(context, IdleMode::Polling)
     }),
     ("broadcasts are sent once at most", |context| {
-        broadcast(context, Rest::Mixed)
+        broadcast(context, IdleMode::Mixed)
     }),
     ("a storm loses nothing", storm),
 ];
@@ -119,16 +119,16 @@ fn refusals(context: &Context) -> Result<Outcome> {
         );
     }
     // None of them has disturbed what was registered before.
-    let exits = sender_exits(&mut machine, &posts(Rest::Polling))?;
+    let exits = sender_exits(&mut machine, &posts(IdleMode::Polling))?;
     ensure!(exits == [0; 4], "{exits:?}");
     Ok(Outcome::Pass)
 }
 
-fn posts(rest: Rest) -> Job {
+fn posts(idle_mode: IdleMode) -> Job {
     Job {
         mechanism: Mechanism::Pvirq,
-        rest,
-        ..job(Work::Ipi)
+        idle_mode,
+        ..job(JobKind::Ipi)
     }
 }
 
@@ -136,7 +136,7 @@ fn posts(rest: Rest) -> Job {
 fn sender_exits(machine: &mut Machine, job: &Job) -> Result<[u64; 4]> {
     let counts = machine.run_job(Some(job), LIMIT)?;
     agree(&counts)?;
-    let measurement = Measurement::collect(machine, job.work, &counts)?;
+    let measurement = Measurement::collect(machine, job.kind, &counts)?;
     let events = job.events(machine.vcpus() as u32 - 1);
     ensure!(
         (measurement.delivered, measurement.lost) == (events, 0),
@@ -174,7 +174,7 @@ fn polling(context: &Context) -> Result<Outcome> {
     let mut machine = registered(context, 2)?;
     let job = Job {
         sends: 500,
-        ..posts(Rest::Polling)
+        ..posts(IdleMode::Polling)
     };
     for _ in 0..4 {
         let exits = sender_exits(&mut machine, &job)?;
@@ -184,7 +184,7 @@ fn polling(context: &Context) -> Result<Outcome> {
         ensure!(drained != 0, "the target has drained nothing itself");
     }
     // Whoever does not poll is kicked: the counting counts.
-    let exits = sender_exits(&mut machine, &posts(Rest::Halted))?;
+    let exits = sender_exits(&mut machine, &posts(IdleMode::Halted))?;
     let kicked = machine.shared()?.posts.tally().kicked;
     ensure!(
         exits == kick_exits(kicked) && kicked != 0,
@@ -205,7 +205,7 @@ fn idle(context: &Context) -> Result<Outcome> {
         sends: SENDS,
         // As long as the host polls.
         gap: u64::from(machine.tsc_khz()) * u64::from(Poll::MAX_NS) / 1_000_000,
-        ..posts(Rest::PollingHost)
+        ..posts(IdleMode::PollingHost)
     };
     let exits = sender_exits(&mut machine, &job)?;
     let tally = machine.shared()?.posts.tally();
@@ -230,7 +230,7 @@ fn wake(machine: &mut Machine, interval: Duration, job: &Job) -> Result<(Exits, 
     machine.run_job(Some(&Job { sends: 16, ..*job }), LIMIT)?;
     let counts = machine.run_job(Some(job), LIMIT)?;
     agree(&counts)?;
-    let measurement = Measurement::collect(machine, job.work, &counts)?;
+    let measurement = Measurement::collect(machine, job.kind, &counts)?;
     ensure!(
         (measurement.delivered, measurement.lost) == (job.sends.into(), 0),
         "{} delivered, {} lost: {}",
@@ -267,9 +267,9 @@ fn periods(context: &Context) -> Result<Outcome> {
             ..Poll::fixed(host_poll_ns)
         })?;
         let job = Job {
-            work: Work::Wake,
+            kind: JobKind::Wake,
             sends: SENDS,
-            ..posts(Rest::Idle)
+            ..posts(IdleMode::Idle)
         };
         let (sender, target, periods) = wake(&mut machine, Duration::from_micros(interval), &job)?;
         let [sent, _, _, _] = own(&sender);
@@ -295,16 +295,16 @@ fn periods(context: &Context) -> Result<Outcome> {
 
 fn own_windows(context: &Context) -> Result<Outcome> {
     let mut machine = machine(context, 2, true)?;
-    for (rest, window, interval, polls) in [
-        (Rest::Spin, Poll::MAX_NS, 200, true),
-        (Rest::Spin, 0, 200, false),
-        (Rest::Governor, Poll::MAX_NS, 200, true),
-        (Rest::Governor, 50_000, 2_000, false),
+    for (idle_mode, window, interval, polls) in [
+        (IdleMode::Spin, Poll::MAX_NS, 200, true),
+        (IdleMode::Spin, 0, 200, false),
+        (IdleMode::Governor, Poll::MAX_NS, 200, true),
+        (IdleMode::Governor, 50_000, 2_000, false),
     ] {
         let job = Job {
-            work: Work::Wake,
+            kind: JobKind::Wake,
             window,
-            ..posts(rest)
+            ..posts(idle_mode)
         };
         let (sender, target, periods) = wake(&mut machine, Duration::from_micros(interval), &job)?;
         let [sent, _, _, _] = own(&sender);
@@ -314,13 +314,13 @@ fn own_windows(context: &Context) -> Result<Outcome> {
         };
         ensure!(
             right && periods[1] == 0 && target[Reason::Hlt] <= periods[2],
-            "{rest:?} {window}: {sender:?}, {target:?}, {periods:?}"
+            "{idle_mode:?} {window}: {sender:?}, {target:?}, {periods:?}"
         );
     }
     Ok(Outcome::Pass)
 }
 
-fn broadcast(context: &Context, rest: Rest) -> Result<Outcome> {
+fn broadcast(context: &Context, idle_mode: IdleMode) -> Result<Outcome> {
     if !is_pvirq(context) {
         return Ok(Outcome::Skip("no guest can register here"));
     }
@@ -328,13 +328,13 @@ fn broadcast(context: &Context, rest: Rest) -> Result<Outcome> {
     let job = Job {
         sends: 6,
         pattern: Pattern::Broadcast,
-        ..posts(rest)
+        ..posts(idle_mode)
     };
     let exits = sender_exits(&mut machine, &job)?;
     let shared = machine.shared()?;
     let (native, tally) = (shared.native_sends.load(SeqCst), shared.posts.tally());
-    let most = match rest {
-        Rest::Polling => 0,
+    let most = match idle_mode {
+        IdleMode::Polling => 0,
         _ => u64::from(job.sends),
     };
     ensure!(native <= most, "{native} multicasts, {tally:?}");
@@ -371,11 +371,11 @@ fn storm(context: &Context) -> Result<Outcome> {
             sends: SENDS,
             gap: u64::from(machine.tsc_khz()) / 10,
             seed: seed.into(),
-            ..job(Work::Storm)
+            ..job(JobKind::Storm)
         };
         let counts = machine.run_job(Some(&job), LIMIT)?;
         agree(&counts)?;
-        sum.add(Measurement::collect(&machine, job.work, &counts)?);
+        sum.add(Measurement::collect(&machine, job.kind, &counts)?);
     }
     // TCG delivers an interrupt twice now and then, on /dev/kvm as well: see Documentation/smp-guests.rst.
     let again = u64::from(ground == Ground::QemuTcg);

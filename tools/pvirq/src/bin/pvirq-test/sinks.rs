@@ -11,7 +11,7 @@ use kvm_bindings::{
     KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI,
 };
 use kvm_ioctls::VmFd;
-use mini_guest::{Job, Mechanism, Pattern, Rest, Shared, Work, DEVICE_VECTORS};
+use mini_guest::{Job, JobKind, Shared, DEVICE_VECTORS};
 use pvirq::{
     extension::{Extension, Route},
     spin::spin_until,
@@ -208,15 +208,8 @@ fn deliver(context: &Context, pin: Pin, by: Option<BottomHalfKind>) -> Result<()
     }
 
     let job = Job {
-        work: Work::Inject,
-        mechanism: Mechanism::X2Apic,
-        pattern: Pattern::Unicast,
-        rest: Rest::Busy,
         sends: ROUNDS,
-        gap: 0,
-        seed: 0,
-        patience: 0,
-        window: 0,
+        ..Job::new(JobKind::Inject)
     };
     let (counts, seen) = machine.run_job_with(&job, LIMIT, |shared| {
         signal(shared, &source, resample.as_ref())

@@ -246,10 +246,10 @@ fn exit(args: &ExitArgs) -> Result<ExitCode> {
 
 /// Measures all cases of a plan.
 fn measure(options: Options, plan: &[Case], events: u32) -> Result<Report> {
-    let scenes = || plan.chunk_by(|one, other| one.scene() == other.scene());
+    let groups = || plan.chunk_by(|one, other| one.group() == other.group());
     let mut session = Session::new(options.clone())?;
     let mut report = Report::new(options, plan)?;
-    let mut progress = Display::new(scenes().count());
+    let mut progress = Display::new(groups().count());
 
     if plan.iter().all(Case::posts) {
         ensure!(
@@ -259,14 +259,14 @@ fn measure(options: Options, plan: &[Case], events: u32) -> Result<Report> {
         );
     }
     let mut pieces = 0;
-    for scene in scenes() {
-        pieces += session.pieces(scene, events, &mut progress)?;
+    for group in groups() {
+        pieces += session.pieces(group, events, &mut progress)?;
     }
     progress.set_pieces(pieces);
-    for scene in scenes() {
+    for group in groups() {
         let measured = session
-            .measure(scene, events, &mut progress)
-            .with_context(|| scene[0].scene().to_string())?;
+            .measure(group, events, &mut progress)
+            .with_context(|| group[0].group().to_string())?;
         report.add(&measured);
     }
     progress.finish();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! How far a benchmark is: a bar on a terminal, a line for each scene elsewhere.
+//! How far a benchmark is: a bar on a terminal, a line for each group elsewhere.
 
 use std::{fmt, io::stderr};
 
@@ -11,16 +11,16 @@ use pvirq::bench::Progress;
 pub enum Display {
     /// A bar.
     Bar(ProgressBar),
-    /// A line for each scene: how many there were, and how many there are.
+    /// A line for each group: how many there were, and how many there are.
     Lines(usize, usize),
 }
 
 impl Display {
-    /// Shows the progress of so many scenes.
-    pub fn new(scenes: usize) -> Self {
+    /// Shows the progress of so many groups.
+    pub fn new(groups: usize) -> Self {
         // A serial console is a terminal as well, but has no size, and what is drawn on it ends in a log.
         if terminal_size::terminal_size_of(stderr()).is_none() {
-            return Display::Lines(0, scenes);
+            return Display::Lines(0, groups);
         }
         let style =
             ProgressStyle::with_template("{bar:30} {percent:>3} % [{elapsed_precise}] {wide_msg}")
@@ -28,7 +28,7 @@ impl Display {
         Display::Bar(ProgressBar::new(0).with_style(style))
     }
 
-    /// Says how many pieces all scenes have together.
+    /// Says how many pieces all groups have together.
     pub fn set_pieces(&self, pieces: u32) {
         if let Display::Bar(bar) = self {
             bar.set_length(pieces.into());
@@ -44,12 +44,12 @@ impl Display {
 }
 
 impl Progress for Display {
-    fn scene(&mut self, scene: &dyn fmt::Display) {
+    fn group(&mut self, group: &dyn fmt::Display) {
         match self {
-            Display::Bar(bar) => bar.set_message(scene.to_string()),
-            Display::Lines(done, scenes) => {
+            Display::Bar(bar) => bar.set_message(group.to_string()),
+            Display::Lines(done, groups) => {
                 *done += 1;
-                eprintln!("[{done}/{scenes}] {scene}");
+                eprintln!("[{done}/{groups}] {group}");
             }
         }
     }

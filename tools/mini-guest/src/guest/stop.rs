@@ -19,13 +19,13 @@ use mini_guest::{port, Job, Mechanism, Shared, StopAt};
 use pvirq_protocol::{Descriptor, Posted, Vector};
 
 use crate::{
-    all_to_all::Random,
     apic,
     console::Console,
     cpu,
     ipi::{self, Sends, IPI},
     polling, pvirq,
     sender::spin_until,
+    storm::Random,
 };
 
 const TARGET: u32 = 1;

@@ -12,13 +12,13 @@ use mini_guest::{port, Job, Mechanism, Shared, LEDGER_SOURCES, LEDGER_VCPUS, LED
 use pvirq_protocol::Vector;
 
 use crate::{
-    all_to_all::Random,
     console::Console,
     cpu, heal,
-    ipi::{self, add_one, sendable, Sends, Way},
+    ipi::{self, add_one, sendable, IpiMethod, Sends},
     polling, pvirq,
     sender::spin_until,
     status::fail,
+    storm::Random,
 };
 
 /// So many rests lie between two looks for the epoch.
@@ -29,7 +29,7 @@ struct Vcpu<'a> {
     job: &'a Job,
     index: u32,
     vcpus: u32,
-    way: Way,
+    method: IpiMethod,
     vector: Vector,
     sends: Sends,
     random: Random,
@@ -43,7 +43,7 @@ pub fn run(shared: &Shared, job: &Job, index: u32) {
         job,
         index,
         vcpus: shared.vcpus.load(SeqCst).min(LEDGER_VCPUS as u32),
-        way: Way::new(job.mechanism),
+        method: IpiMethod::new(job.mechanism),
         vector: sendable(LEDGER_VECTORS + index as u8),
         sends: Sends::default(),
         random: Random::new(job.seed, index),
@@ -80,7 +80,7 @@ impl Vcpu<'_> {
         if let Some(target) = target {
             add_one(&ledgers[target as usize].sent[source].value);
             if !self
-                .way
+                .method
                 .raise(self.shared, self.vector, target, &mut self.sends)
             {
                 fail(format_args!("the hypervisor refused to send an interrupt"));

@@ -7,7 +7,7 @@ use core::{
     sync::atomic::Ordering::{Relaxed, SeqCst},
 };
 
-use mini_guest::{Job, Rest, Shared};
+use mini_guest::{IdleMode, Job, Shared};
 
 use crate::{
     cpu,
@@ -22,7 +22,7 @@ pub fn wait(shared: &Shared, job: &Job, index: u32) {
     let descriptor = &shared.descriptors[index as usize];
     let targets = shared.vcpus.load(Relaxed) - 1;
     let last = u64::from(job.last_sequence(index, targets));
-    let rest = job.rest.of(index);
+    let idle_mode = job.idle_mode.of(index);
     let mut idle = Idle::new(shared, job, index);
     let mut work = 0_u64;
 
@@ -35,31 +35,31 @@ pub fn wait(shared: &Shared, job: &Job, index: u32) {
             || slot.acknowledged.load(Relaxed) == acknowledged && shared.stop.load(Relaxed) == 0;
 
         // Whoever sees that this vCPU rests shall see that it polls.
-        match rest {
+        match idle_mode {
             _ if done => {}
-            Rest::Polling => descriptor.enter_polling(),
-            Rest::Idle | Rest::Spin | Rest::Governor => idle.begin(),
+            IdleMode::Polling => descriptor.enter_polling(),
+            IdleMode::Idle | IdleMode::Spin | IdleMode::Governor => idle.begin(),
             _ => {}
         }
         slot.rested.store(acknowledged + 1, SeqCst);
         if done {
             return;
         }
-        match rest {
-            Rest::Idle | Rest::Spin | Rest::Governor => _ = idle.wait(goes_on),
-            Rest::Halted => cpu::halt(),
-            Rest::Polling => {
+        match idle_mode {
+            IdleMode::Idle | IdleMode::Spin | IdleMode::Governor => _ = idle.wait(goes_on),
+            IdleMode::Halted => cpu::halt(),
+            IdleMode::Polling => {
                 poll(descriptor, goes_on);
                 leave_polling(shared, index);
             }
-            Rest::PollingHost => {
+            IdleMode::PollingHost => {
                 let may_halt = pvirq::idle(descriptor);
                 cpu::disable_interrupts();
                 if may_halt && goes_on() {
                     cpu::halt();
                 }
             }
-            Rest::Busy | Rest::Mixed => {
+            IdleMode::Busy | IdleMode::Mixed => {
                 cpu::enable_interrupts();
                 // Something to do that is neither a PAUSE nor memory that others use.
                 while goes_on() {

@@ -12,9 +12,8 @@
 #![no_std]
 #![no_main]
 
-mod all_to_all;
 mod apic;
-mod arrive;
+mod arrivals;
 mod console;
 mod cpu;
 mod exception;
@@ -30,6 +29,7 @@ mod self_test;
 mod sender;
 mod status;
 mod stop;
+mod storm;
 mod survive;
 mod target;
 
@@ -40,7 +40,7 @@ use core::{
     sync::atomic::Ordering::{Relaxed, SeqCst},
 };
 
-use mini_guest::{port, Job, Shared, Work};
+use mini_guest::{port, Job, JobKind, Shared};
 
 use crate::{
     console::Console,
@@ -111,7 +111,7 @@ extern "C" fn main(shared: &'static Shared, index: usize) -> ! {
         // SAFETY: A write to this port has no effect on the guest's memory.
         unsafe { cpu::out(port::PARK, 0) };
         match shared.job() {
-            Some(job) => work(shared, &job, index as u32),
+            Some(job) => do_job(shared, &job, index as u32),
             None => fail(format_args!(
                 "there is no job, or one that this guest does not know"
             )),
@@ -120,30 +120,31 @@ extern "C" fn main(shared: &'static Shared, index: usize) -> ! {
 }
 
 /// Does this vCPU's part of a job.
-fn work(shared: &'static Shared, job: &Job, index: u32) {
-    match (index, job.work) {
-        (0, Work::Ipi) => sender::send(shared, job),
+fn do_job(shared: &'static Shared, job: &Job, index: u32) {
+    match (index, job.kind) {
+        (0, JobKind::Ipi) => sender::send(shared, job),
         // SAFETY: The port does nothing.
-        (0, Work::Exit) => sender::exit(shared, job, || unsafe { cpu::out(port::NULL, 0) }),
-        (0, Work::Hypercall) => sender::exit(shared, job, || Hypercall::new().nothing()),
-        (0, Work::Host) => shared.set_answer(pvirq::ask(&shared.request())),
-        (_, Work::Storm) => all_to_all::run(shared, job, index),
-        (_, Work::Survive) => survive::run(shared, job, index),
-        (_, Work::Frozen) => stop::run(shared, job, index),
-        (0, Work::Inject) => {}
-        (_, Work::Ipi | Work::Inject) | (pacer::TARGET, Work::Wake) => {
+        (0, JobKind::Exit) => sender::exit(shared, job, || unsafe { cpu::out(port::NULL, 0) }),
+        (0, JobKind::Hypercall) => sender::exit(shared, job, || Hypercall::new().nothing()),
+        (0, JobKind::Host) => shared.set_answer(pvirq::ask(&shared.request())),
+        (_, JobKind::Storm) => storm::run(shared, job, index),
+        (_, JobKind::Survive) => survive::run(shared, job, index),
+        (_, JobKind::Frozen) => stop::run(shared, job, index),
+        (0, JobKind::Inject) => {}
+        (_, JobKind::Ipi | JobKind::Inject) | (pacer::TARGET, JobKind::Wake) => {
             target::wait(shared, job, index)
         }
-        (0, Work::Wake) => pacer::wake(shared, job),
-        (0, Work::Arrivals) => arrive::interrupt(shared, job),
-        (arrive::TARGET, Work::Arrivals) => arrive::idle(shared, job),
-        (0, Work::Tick) => arrive::tick(shared, job),
-        (arrive::TARGET, Work::Tick) => arrive::idle_on(shared, job),
-        (_, Work::Host) => pvirq::greet(),
-        (0, Work::Crash | Work::Masked) | (_, Work::Exit | Work::Hypercall | Work::Wake) => {}
-        (_, Work::Arrivals | Work::Tick) => {}
-        (_, Work::Crash) => cpu::touch_nothing(),
-        (_, Work::Masked) => ipi::interrupt_masked(),
+        (0, JobKind::Wake) => pacer::wake(shared, job),
+        (0, JobKind::Arrivals) => arrivals::interrupt(shared, job),
+        (arrivals::TARGET, JobKind::Arrivals) => arrivals::idle(shared, job),
+        (0, JobKind::Tick) => arrivals::tick(shared, job),
+        (arrivals::TARGET, JobKind::Tick) => arrivals::idle_on(shared, job),
+        (_, JobKind::Host) => pvirq::greet(),
+        (0, JobKind::Crash | JobKind::Masked)
+        | (_, JobKind::Exit | JobKind::Hypercall | JobKind::Wake) => {}
+        (_, JobKind::Arrivals | JobKind::Tick) => {}
+        (_, JobKind::Crash) => cpu::touch_nothing(),
+        (_, JobKind::Masked) => ipi::interrupt_masked(),
     }
 }
 

@@ -15,7 +15,7 @@ use pvirq_protocol::Vector;
 use crate::{
     console::Console,
     cpu,
-    ipi::{self, add_one, sendable, Sends, Way},
+    ipi::{self, add_one, sendable, IpiMethod, Sends},
     polling,
     sender::spin_until,
     status::fail,
@@ -46,7 +46,7 @@ struct Vcpu<'a> {
     job: &'a Job,
     index: u32,
     vcpus: u32,
-    way: Way,
+    method: IpiMethod,
     vector: Vector,
     sends: Sends,
     random: Random,
@@ -59,7 +59,7 @@ pub fn run(shared: &Shared, job: &Job, index: u32) {
         job,
         index,
         vcpus: shared.vcpus.load(SeqCst),
-        way: Way::new(job.mechanism),
+        method: IpiMethod::new(job.mechanism),
         vector: sendable(storm_vector(job.merges(), index)),
         sends: Sends::default(),
         random: Random::new(job.seed, index),
@@ -129,7 +129,7 @@ impl Vcpu<'_> {
     fn send(&mut self, target: u32) {
         let coalesced = self.sends.posts.coalesced;
         if !self
-            .way
+            .method
             .raise(self.shared, self.vector, target, &mut self.sends)
         {
             fail(format_args!(

@@ -350,9 +350,9 @@ impl Sends {
     }
 }
 
-/// A way to raise interrupts, on this CPU.
+/// How this CPU raises interrupts.
 #[derive(Clone, Copy)]
-pub enum Way {
+pub enum IpiMethod {
     /// The interrupt command register.
     Icr,
     /// The hypercall.
@@ -370,19 +370,19 @@ pub enum Hypercall {
     Vmmcall,
 }
 
-impl Way {
-    /// A mechanism's way on this CPU.
+impl IpiMethod {
+    /// How this CPU raises interrupts by a mechanism.
     pub fn new(mechanism: Mechanism) -> Self {
         match mechanism {
-            Mechanism::X2Apic => Way::Icr,
-            Mechanism::PvIpi => Way::Hypercall(Hypercall::new()),
-            Mechanism::Pvirq => Way::Post(Hypercall::new()),
+            Mechanism::X2Apic => IpiMethod::Icr,
+            Mechanism::PvIpi => IpiMethod::Hypercall(Hypercall::new()),
+            Mechanism::Pvirq => IpiMethod::Post(Hypercall::new()),
         }
     }
 
     /// Interrupts one vCPU. Says whether the hypervisor took it.
     pub fn raise(self, shared: &Shared, vector: Vector, target: u32, sends: &mut Sends) -> bool {
-        if let Way::Post(_) = self {
+        if let IpiMethod::Post(_) = self {
             let posted = shared.descriptors[target as usize].post_once(vector);
             sends.posts.add(posted);
             if posted != Posted::Kick {
@@ -391,11 +391,11 @@ impl Way {
         }
         sends.native += 1;
         match self {
-            Way::Icr | Way::Post(_) => {
+            IpiMethod::Icr | IpiMethod::Post(_) => {
                 apic::send(vector.get(), target);
                 true
             }
-            Way::Hypercall(hypercall) => hypercall.send_ipi(vector, 1, target),
+            IpiMethod::Hypercall(hypercall) => hypercall.send_ipi(vector, 1, target),
         }
     }
 
@@ -408,16 +408,16 @@ impl Way {
         sends: &mut Sends,
     ) -> bool {
         match self {
-            Way::Icr => {
+            IpiMethod::Icr => {
                 sends.native += 1;
                 apic::send_to_others(vector.get());
                 true
             }
-            Way::Hypercall(hypercall) => {
+            IpiMethod::Hypercall(hypercall) => {
                 sends.native += 1;
                 hypercall.send_ipi(vector, u64::MAX >> (64 - targets), 1)
             }
-            Way::Post(hypercall) => {
+            IpiMethod::Post(hypercall) => {
                 let mut kicked = 0;
                 let descriptors = (0..targets).zip(&shared.descriptors[1..]);
                 let tally = post_all(

@@ -4,7 +4,7 @@
 
 use core::{fmt::Write, hint, sync::atomic::Ordering::SeqCst};
 
-use mini_guest::{Job, Mechanism, Pattern, Rest, Shared, Work};
+use mini_guest::{IdleMode, Job, JobKind, Shared};
 
 use crate::{
     apic,
@@ -22,15 +22,10 @@ pub fn run(shared: &Shared, index: u32) -> ! {
     let vcpus = shared.vcpus.load(SeqCst);
     let targets = vcpus - 1;
     let job = Job {
-        work: Work::Ipi,
-        mechanism: Mechanism::X2Apic,
-        pattern: Pattern::Unicast,
-        rest: Rest::Halted,
+        idle_mode: IdleMode::Halted,
         sends: targets,
-        gap: 0,
-        seed: 0,
         patience: PATIENCE,
-        window: 0,
+        ..Job::new(JobKind::Ipi)
     };
 
     if apic::id() != index {

@@ -10,14 +10,14 @@ use core::{
 use mini_guest::{port, Arrivals, Job, Shared, Source};
 
 use crate::{
-    all_to_all::Random,
     apic,
     console::Console,
     cpu,
     idle::Idle,
-    ipi::{self, add_one, sendable, Sends, Way},
+    ipi::{self, add_one, sendable, IpiMethod, Sends},
     sender::spin_until,
     status::fail,
+    storm::Random,
 };
 
 /// The vCPU that idles.
@@ -132,7 +132,7 @@ fn draw(arrivals: &Arrivals, longest: u64, random: &mut Random) -> [u64; Source:
 /// vCPU 0's part: it sends what is due of its own interrupts and of the VMM's, and waits for the end of each period.
 pub fn interrupt(shared: &Shared, job: &Job) {
     let arrivals = &shared.arrivals;
-    let way = Way::new(job.mechanism);
+    let method = IpiMethod::new(job.mechanism);
     let mut sends = Sends::default();
     let mut period = 0;
 
@@ -164,7 +164,7 @@ pub fn interrupt(shared: &Shared, job: &Job) {
             arrivals.of[source as usize].sent.store(period, SeqCst);
             match source {
                 Source::Event => ring(),
-                _ => raise(shared, way, &mut sends),
+                _ => raise(shared, method, &mut sends),
             }
         }
     }
@@ -189,14 +189,14 @@ pub fn idle_on(shared: &Shared, job: &Job) {
 /// vCPU 0's part of that: it interrupts the other at a steady rate, whether or not it answers.
 pub fn tick(shared: &Shared, job: &Job) {
     let sent = &shared.arrivals.of[Source::Ipi as usize].sent;
-    let way = Way::new(job.mechanism);
+    let method = IpiMethod::new(job.mechanism);
     let mut sends = Sends::default();
     let mut next = cpu::cycles();
 
     for _ in 0..job.sends {
         while cpu::cycles() < next {}
         add_one(sent);
-        raise(shared, way, &mut sends);
+        raise(shared, method, &mut sends);
         // If this vCPU has not had a CPU for a while, it does not make up for that.
         next = cpu::cycles().max(next + job.gap);
     }
@@ -207,10 +207,10 @@ pub fn tick(shared: &Shared, job: &Job) {
     shared.events.store(job.sends.into(), SeqCst);
 }
 
-fn raise(shared: &Shared, way: Way, sends: &mut Sends) {
+fn raise(shared: &Shared, method: IpiMethod, sends: &mut Sends) {
     const VECTOR: pvirq_protocol::Vector = sendable(Source::Ipi.vector());
 
-    if !way.raise(shared, VECTOR, TARGET, sends) {
+    if !method.raise(shared, VECTOR, TARGET, sends) {
         fail(format_args!("the hypervisor refused to send an interrupt"));
     }
 }

@@ -8,13 +8,13 @@ use core::{
     sync::atomic::Ordering::{Relaxed, SeqCst},
 };
 
-use mini_guest::{Job, Pattern, Rest, Shared, Slot};
+use mini_guest::{IdleMode, Job, Pattern, Shared, Slot};
 use pvirq_protocol::{Descriptor, HostState};
 
 use crate::{
     console::Console,
     cpu,
-    ipi::{self, Sends, Way, IPI},
+    ipi::{self, IpiMethod, Sends, IPI},
     status::fail,
 };
 
@@ -41,7 +41,7 @@ pub fn rests(slot: &Slot) -> bool {
 /// It stops at the first that does not come: what is lost would disturb those that follow.
 pub fn send(shared: &Shared, job: &Job) {
     let targets = shared.vcpus.load(Relaxed) - 1;
-    let way = Way::new(job.mechanism);
+    let method = IpiMethod::new(job.mechanism);
     let mut sends = Sends::default();
     let mut events = 0;
     let mut lost = 0;
@@ -71,7 +71,8 @@ pub fn send(shared: &Shared, job: &Job) {
         }
         // A target whose host polls is interrupted as soon as it does so.
         spin_until(job.gap, || {
-            job.rest == Rest::PollingHost && descriptors(shared, range.clone()).all(host_polls)
+            job.idle_mode == IdleMode::PollingHost
+                && descriptors(shared, range.clone()).all(host_polls)
         });
 
         slots
@@ -79,8 +80,8 @@ pub fn send(shared: &Shared, job: &Job) {
             .for_each(|slot| slot.sent.store(sequence.into(), SeqCst));
         let start = cpu::cycles();
         let taken = match job.pattern {
-            Pattern::Unicast => way.raise(shared, IPI, *range.start(), &mut sends),
-            Pattern::Broadcast => way.raise_all(shared, IPI, targets, &mut sends),
+            Pattern::Unicast => method.raise(shared, IPI, *range.start(), &mut sends),
+            Pattern::Broadcast => method.raise_all(shared, IPI, targets, &mut sends),
         };
         if !taken {
             fail(format_args!(

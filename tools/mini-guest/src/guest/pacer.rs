@@ -8,7 +8,7 @@ use mini_guest::{Job, Shared, CYCLES_LEN};
 
 use crate::{
     cpu,
-    ipi::{self, Sends, Way, IPI},
+    ipi::{self, IpiMethod, Sends, IPI},
     sender::{self, spin_until},
     status::fail,
 };
@@ -21,7 +21,7 @@ pub const TARGET: u32 = 1;
 ///
 /// A wake-up takes from before the send until the target's handler runs, by the clock that both have.
 pub fn wake(shared: &Shared, job: &Job) {
-    let way = Way::new(job.mechanism);
+    let method = IpiMethod::new(job.mechanism);
     let slot = &shared.slots[TARGET as usize];
     let mut sends = Sends::default();
     let (mut events, mut lost) = (0, 0);
@@ -44,7 +44,7 @@ pub fn wake(shared: &Shared, job: &Job) {
         slot.sent.store(sequence.into(), SeqCst);
         last = cpu::cycles();
         first.get_or_insert(last);
-        if !way.raise(shared, IPI, TARGET, &mut sends) {
+        if !method.raise(shared, IPI, TARGET, &mut sends) {
             fail(format_args!(
                 "the hypervisor refused to send interrupt {sequence}"
             ));

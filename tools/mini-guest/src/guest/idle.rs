@@ -9,7 +9,7 @@
 
 use core::sync::atomic::Ordering::Relaxed;
 
-use mini_guest::{IdleCounts, Job, Rest, Shared};
+use mini_guest::{IdleCounts, IdleMode, Job, Shared};
 use pvirq_policy::poll_window::{Governor, Policy};
 use pvirq_protocol::Descriptor;
 
@@ -23,7 +23,7 @@ pub struct Idle<'a> {
     counts: &'a IdleCounts,
     khz: u64,
     /// Who decides.
-    rest: Rest,
+    idle_mode: IdleMode,
     /// The longest window of a guest that decides itself, in ns.
     ceiling: u32,
     /// When and for how many cycles the period that has begun polls, if it does.
@@ -44,7 +44,7 @@ pub enum Ended {
 impl<'a> Idle<'a> {
     /// The idle loop of the vCPU `index`, this one, for a job that has it rest like that.
     pub fn new(shared: &'a Shared, job: &Job, index: u32) -> Self {
-        let rest = job.rest.of(index);
+        let idle_mode = job.idle_mode.of(index);
 
         Idle {
             shared,
@@ -52,7 +52,7 @@ impl<'a> Idle<'a> {
             descriptor: &shared.descriptors[index as usize],
             counts: &shared.slots[index as usize].idle,
             khz: shared.tsc_khz.load(Relaxed).into(),
-            rest,
+            idle_mode,
             ceiling: job.window,
             polling: None,
         }
@@ -60,9 +60,9 @@ impl<'a> Idle<'a> {
 
     /// Begins an idle period: senders that look from now on see that this vCPU polls, if it does. Interrupts are off.
     pub fn begin(&mut self) {
-        let window = match self.rest {
-            Rest::Idle => self.descriptor.guest_poll_ns(),
-            Rest::Spin => self.ceiling,
+        let window = match self.idle_mode {
+            IdleMode::Idle => self.descriptor.guest_poll_ns(),
+            IdleMode::Spin => self.ceiling,
             _ => Governor.current(self.counts.window.load(Relaxed), self.ceiling),
         };
         self.polling = (window != 0).then(|| {
@@ -90,7 +90,7 @@ impl<'a> Idle<'a> {
         if self.poll(&nothing_to_do) {
             return Ended::Guest;
         }
-        if self.rest == Rest::Idle && self.descriptor.host_poll_ns() != 0 {
+        if self.idle_mode == IdleMode::Idle && self.descriptor.host_poll_ns() != 0 {
             let may_halt = pvirq::idle(self.descriptor);
             cpu::disable_interrupts();
             if !may_halt || !nothing_to_do() {
@@ -100,7 +100,7 @@ impl<'a> Idle<'a> {
         let start = cpu::cycles();
         cpu::halt();
         cpu::disable_interrupts();
-        if self.rest == Rest::Governor {
+        if self.idle_mode == IdleMode::Governor {
             let window = Governor.current(self.counts.window.load(Relaxed), self.ceiling);
             let next = Governor.next(window, self.ns_since(start), self.ceiling);
             self.counts.window.store(next, Relaxed);
@@ -115,7 +115,8 @@ impl<'a> Idle<'a> {
             return false;
         };
         // The host takes its window away if others want the CPU.
-        let taken_away = || self.rest == Rest::Idle && self.descriptor.guest_poll_ns() == 0;
+        let taken_away =
+            || self.idle_mode == IdleMode::Idle && self.descriptor.guest_poll_ns() == 0;
 
         add_one(&self.counts.polls);
         polling::poll(self.descriptor, || {
@@ -127,7 +128,7 @@ impl<'a> Idle<'a> {
             .polled
             .store(self.counts.polled.load(Relaxed) + polled, Relaxed);
         let hit = handled != 0 || !nothing_to_do();
-        if hit && self.rest == Rest::Idle {
+        if hit && self.idle_mode == IdleMode::Idle {
             self.descriptor.count_idle_hit();
         }
         hit
