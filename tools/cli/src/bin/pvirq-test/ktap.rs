@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! Running tests, and saying how they went in KTAP.
+
+use std::{
+    fmt,
+    io::{stdout, Result, Write},
+    path::PathBuf,
+};
+
+use pvirq_bench::ground::Ground;
+use vmm::error::Error;
+
+/// What tests need.
+pub struct Context {
+    /// The `pvirq` command.
+    pub command: PathBuf,
+    /// The device to test.
+    pub device: PathBuf,
+}
+
+/// How a test went, if it did not fail.
+pub enum Outcome {
+    /// It passed.
+    Pass,
+    /// It could not be done, for a reason.
+    Skip(&'static str),
+}
+
+/// A test: its name, and what it does.
+pub type Test = (&'static str, fn(&Context) -> anyhow::Result<Outcome>);
+
+/// An interrupt came twice, and nothing else was wrong.
+#[derive(Debug)]
+pub struct Twice;
+
+impl fmt::Display for Twice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an interrupt came twice")
+    }
+}
+
+impl std::error::Error for Twice {}
+
+/// Whether a test has failed by what TCG does now and then, on `/dev/kvm` as well: see Documentation/smp-guests.rst.
+fn is_the_emulators(error: &anyhow::Error) -> bool {
+    let fault = error.downcast_ref().is_some_and(Error::is_cpu_fault);
+    Ground::detect() == Ground::QemuTcg && (fault || error.is::<Twice>())
+}
+
+/// Runs a test; if the emulator has failed, once more, and says so. What fails again is not the emulator's.
+fn run(test: &Test, context: &Context, out: &mut impl Write) -> Result<anyhow::Result<Outcome>> {
+    let (_, function) = test;
+    let first = function(context);
+    let Err(error) = &first else {
+        return Ok(first);
+    };
+    if !is_the_emulators(error) {
+        return Ok(first);
+    }
+    for line in format!("once more, as the emulator has failed: {error:#}").lines() {
+        writeln!(out, "# {line}")?;
+    }
+    Ok(function(context))
+}
+
+/// Tests to be run.
+#[derive(Default)]
+pub struct Plan(Vec<(Context, Vec<Test>)>);
+
+impl Plan {
+    /// Adds tests for a device.
+    pub fn add(&mut self, context: Context, tests: Vec<Test>) {
+        self.0.push((context, tests));
+    }
+
+    /// Runs all tests. Says whether none failed.
+    pub fn run(&self) -> Result<bool> {
+        let mut out = stdout().lock();
+        let count: usize = self.0.iter().map(|(_, tests)| tests.len()).sum();
+        writeln!(out, "KTAP version 1\n1..{count}")?;
+
+        let mut number = 0;
+        let mut success = true;
+        for (context, tests) in &self.0 {
+            for test in tests {
+                number += 1;
+                let name = format!("{} {}", context.device.display(), test.0);
+                match run(test, context, &mut out)? {
+                    Ok(Outcome::Pass) => writeln!(out, "ok {number} {name}")?,
+                    Ok(Outcome::Skip(reason)) => {
+                        writeln!(out, "ok {number} {name} # SKIP {reason}")?
+                    }
+                    Err(error) => {
+                        success = false;
+                        for line in format!("{error:#}").lines() {
+                            writeln!(out, "# {line}")?;
+                        }
+                        writeln!(out, "not ok {number} {name}")?;
+                    }
+                }
+                out.flush()?;
+            }
+        }
+        Ok(success)
+    }
+}
