@@ -13,9 +13,9 @@ use crate::case::Target;
 pub enum Injection {
     /// KVM's irqfd, with a route to an MSI.
     Irqfd,
-    /// pvirq, with a bottom half that makes the vCPU look.
-    Posted(BottomHalfKind),
-    /// pvirq, with a bottom half that signals KVM's irqfd.
+    /// pvirq, which kicks the vCPU if it will not poll. Without a sink there is no bottom half.
+    Posted,
+    /// pvirq, with a bottom half that signals KVM's irqfd if the vCPU will not poll.
     PostedOrSink(BottomHalfKind),
     /// A post by the VMM itself, which signals a bound eventfd if the vCPU has to be kicked.
     Direct,
@@ -23,10 +23,9 @@ pub enum Injection {
 
 impl Injection {
     /// All of them.
-    pub const ALL: [Injection; 6] = [
+    pub const ALL: [Injection; 5] = [
         Injection::Irqfd,
-        Injection::Posted(BottomHalfKind::Tasklet),
-        Injection::Posted(BottomHalfKind::Workqueue),
+        Injection::Posted,
         Injection::PostedOrSink(BottomHalfKind::Tasklet),
         Injection::PostedOrSink(BottomHalfKind::Workqueue),
         Injection::Direct,
@@ -36,8 +35,7 @@ impl Injection {
     pub fn name(self) -> &'static str {
         match self {
             Injection::Irqfd => "irqfd",
-            Injection::Posted(BottomHalfKind::Workqueue) => "pvirq-workqueue",
-            Injection::Posted(_) => "pvirq-tasklet",
+            Injection::Posted => "pvirq",
             Injection::PostedOrSink(BottomHalfKind::Workqueue) => "pvirq-workqueue+irqfd",
             Injection::PostedOrSink(_) => "pvirq-tasklet+irqfd",
             Injection::Direct => "pvirq-direct",

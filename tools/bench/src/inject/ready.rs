@@ -102,8 +102,7 @@ impl Ready {
 
         match self.injection {
             Injection::Irqfd => irqfd(&source)?,
-            Injection::Posted(kind) => bind(post.by(kind))?,
-            Injection::Direct => bind(post)?,
+            Injection::Posted | Injection::Direct => bind(post)?,
             Injection::PostedOrSink(kind) => {
                 let sink = eventfd()?;
                 irqfd(&sink)?;

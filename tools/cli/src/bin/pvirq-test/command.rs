@@ -320,7 +320,7 @@ fn bench_poll(context: &Context) -> Result<Outcome> {
 
     let report: Value = serde_json::from_slice(&fs::read(&path)?)?;
     let rows = report["rows"].as_array().context("no rows")?;
-    // Seven modes at two intervals.
+    // All modes at two intervals.
     ensure!(rows.len() == 2 * Mode::ALL.len(), "{} rows", rows.len());
     for row in rows {
         ensure!(row["bench"] == "poll" && row["lost"] == 0, "{row}");
