@@ -9,8 +9,10 @@ use nix::sys::utsname::uname;
 use serde::Serialize;
 use vmm::error::Error;
 
-use super::options::Options;
-use crate::ground::Ground;
+use crate::{
+    ground::Ground,
+    lab::{Failures, Lab},
+};
 
 /// Where measurements were made.
 #[derive(Clone, Debug, Serialize)]
@@ -35,44 +37,26 @@ pub struct Environment {
     pub halt_poll_ns: Option<u64>,
     /// How the guest ended interrupts: `pv` (KVM's paravirtual EOI) or `x2apic`.
     pub eoi: &'static str,
-    /// How often a guest was given something to do on KVM's own device.
-    pub baseline_runs: u32,
-    /// How often it failed at that, and was made to do it again.
-    pub baseline_failures: u32,
-    /// How often a CPU did what none should ([`Error::is_cpu_fault`]), on any device, and the guest was made to do it again.
-    pub cpu_faults: u32,
+    /// How guests fared.
+    #[serde(flatten)]
+    pub failures: Failures,
 }
 
 impl Environment {
-    /// This host, for measurements on so many of its CPUs. The guests are taken to use KVM's paravirtual EOI.
-    pub(super) fn of_host(
-        cpus: usize,
-        vcpus: Vec<usize>,
-        devices: Vec<PathBuf>,
-    ) -> Result<Self, Error> {
-        let ground = Ground::detect();
+    /// This host, for measurements of machines with so many vCPUs.
+    pub(crate) fn new(lab: &Lab, vcpus: Vec<usize>, devices: Vec<PathBuf>) -> Result<Self, Error> {
         Ok(Environment {
             kernel: kernel_release()?,
-            accel: ground.accel().into(),
-            ground,
+            accel: lab.ground.accel().into(),
+            ground: lab.ground.clone(),
             vendor: Vendor::detect(),
             apicv: Parameters::detect().virtual_apic,
-            cpus,
+            cpus: lab.cpus.len(),
             vcpus,
             devices,
             halt_poll_ns: halt_poll_ns(),
-            eoi: "pv",
-            baseline_runs: 0,
-            baseline_failures: 0,
-            cpu_faults: 0,
-        })
-    }
-
-    /// This host, for measurements with these options of machines with so many vCPUs.
-    pub(super) fn of(options: &Options, vcpus: Vec<usize>) -> Result<Self, Error> {
-        Ok(Environment {
-            eoi: if options.pv_eoi { "pv" } else { "x2apic" },
-            ..Self::of_host(options.cpus.len(), vcpus, options.devices.clone())?
+            eoi: if lab.pv_eoi { "pv" } else { "x2apic" },
+            failures: Failures::default(),
         })
     }
 }
@@ -101,7 +85,7 @@ pub fn kernel_release() -> Result<String, Error> {
 }
 
 /// KVM's halt_poll_ns, if it can be read.
-fn halt_poll_ns() -> Option<u64> {
+pub(crate) fn halt_poll_ns() -> Option<u64> {
     fs::read_to_string("/sys/module/kvm/parameters/halt_poll_ns")
         .ok()?
         .trim()
@@ -113,6 +97,11 @@ fn halt_poll_ns() -> Option<u64> {
 mod tests {
     use super::*;
 
+    fn here(cpus: &str) -> Result<Environment, Error> {
+        let lab = Lab::new(cpus.parse().unwrap(), true);
+        Environment::new(&lab, vec![2], Vec::new())
+    }
+
     #[test]
     fn the_ground_is_told_in_a_line() -> Result<(), Error> {
         let mut environment = Environment {
@@ -120,7 +109,7 @@ mod tests {
             ground: Ground::Bochs,
             vendor: Some(Vendor::Vmx),
             apicv: Some(false),
-            ..Environment::of_host(2, vec![2], Vec::new())?
+            ..here("0-1")?
         };
         assert_eq!(
             environment.to_string(),
@@ -139,7 +128,7 @@ mod tests {
             ground: Ground::QemuTcg,
             vendor: Some(Vendor::Svm),
             apicv: None,
-            ..Environment::of_host(1, vec![2], Vec::new())?
+            ..here("0")?
         };
         let json = serde_json::to_value(&environment).expect("it has only strings and numbers");
         assert_eq!(json["ground"], "qemu-tcg");

@@ -72,3 +72,58 @@ pub fn append(report: &impl Serialize, path: &Path) -> io::Result<()> {
     whole["rows"] = Value::Array(all);
     write(&whole, path)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn report(kernel: &str) -> Value {
+        let environment = json!({
+            "kernel": kernel, "ground": "bochs", "vendor": null, "apicv": true,
+            "baseline_runs": 7, "baseline_failures": 0, "cpu_faults": 1,
+        });
+        json!({"schema": SCHEMA, "environment": environment, "rows": [1, 2, 3]})
+    }
+
+    #[test]
+    fn rows_are_added_to_those_of_the_same_machine() -> io::Result<()> {
+        let directory = tempfile::tempdir()?;
+        let path = directory.path().join("ipi.json");
+        for times in 1..=2 {
+            append(&report("7.3"), &path)?;
+            let json: Value = serde_json::from_slice(&fs::read(&path)?)?;
+            assert_eq!(json["rows"].as_array().map(Vec::len), Some(3 * times));
+            assert_eq!(json["environment"]["baseline_runs"], 7 * times);
+        }
+
+        let before = fs::read(&path)?;
+        assert!(append(&report("another"), &path).is_err());
+        assert_eq!(fs::read(&path)?, before);
+        for text in ["{}", "[]", "", "{\"schema\": 1}"] {
+            fs::write(&path, text)?;
+            assert!(append(&report("7.3"), &path).is_err(), "{text}");
+            assert_eq!(fs::read(&path)?, text.as_bytes());
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_report_replaces_the_last_one_or_leaves_it() -> io::Result<()> {
+        let directory = tempfile::tempdir()?;
+        let path = directory.path().join("ipi.json");
+        fs::write(&path, "old")?;
+        write(&report("7.3"), &path)?;
+        let json: Value = serde_json::from_slice(&fs::read(&path)?)?;
+        assert_eq!(json, report("7.3"));
+
+        assert!(write(&report("7.3"), &directory.path().join("none/ipi.json")).is_err());
+        // A directory cannot be replaced by a file.
+        let occupied = directory.path().join("occupied");
+        fs::create_dir(&occupied)?;
+        assert!(write(&report("7.3"), &occupied).is_err());
+        assert_eq!(fs::read_dir(directory.path())?.count(), 2);
+        Ok(())
+    }
+}

@@ -42,6 +42,12 @@ pub fn median(values: &mut [f64]) -> Option<f64> {
     }
 }
 
+/// The number of pairs, and the median of their ratios, which is not a number if there is no pair.
+pub fn median_of_ratios(of: &[f64], to: &[f64]) -> (usize, f64) {
+    let mut ratios: Vec<_> = of.iter().zip(to).map(|(of, to)| of / to).collect();
+    (ratios.len(), median(&mut ratios).unwrap_or(f64::NAN))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -73,5 +79,7 @@ mod tests {
         assert_eq!(median(&mut [3.0, 1.0, 2.0]), Some(2.0));
         assert_eq!(median(&mut [4.0, 1.0, 2.0, 3.0]), Some(2.5));
         assert_eq!(median(&mut []), None);
+        assert_eq!(median_of_ratios(&[2.0, 9.0, 1.0], &[1.0, 3.0]), (2, 2.5));
+        assert!(median_of_ratios(&[], &[1.0]).1.is_nan());
     }
 }

@@ -91,7 +91,7 @@ fn guest_time(stat: &str) -> Option<Duration> {
 }
 
 /// Finds a counter in a `/proc/PID/fdinfo` file.
-fn counter(info: &str, name: &str) -> Option<u64> {
+pub fn counter(info: &str, name: &str) -> Option<u64> {
     info.lines()
         .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?
         .trim()

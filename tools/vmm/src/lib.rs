@@ -10,6 +10,7 @@ pub mod error;
 pub mod image;
 pub mod kick;
 pub mod machine;
+pub mod msi;
 pub mod ports;
 pub mod snapshot;
 pub mod spin;

@@ -18,10 +18,7 @@ use std::{
 };
 
 use exit_count::stats::VcpuStats;
-use kvm_bindings::{
-    kvm_enable_cap, kvm_irq_routing_entry, kvm_irq_routing_msi, kvm_userspace_memory_region,
-    KvmIrqRouting, KVM_CAP_HALT_POLL, KVM_IRQ_ROUTING_MSI,
-};
+use kvm_bindings::{kvm_enable_cap, kvm_userspace_memory_region, KVM_CAP_HALT_POLL};
 use kvm_ioctls::{VcpuFd, VmFd};
 use mini_guest::{Answer, Job, JobKind, Mode, Request, Shared, MAX_VCPUS};
 use pvirq::{device::Device, extension::Extension};
@@ -37,6 +34,7 @@ use crate::{
     error::Error,
     image::Image,
     kick::{self, kick},
+    msi::{self, FIRST_GSI},
     ports::{Bell, Ports, Transcript},
     vcpu::{Counts, Event, Order, Report, Stop, Vcpu},
 };
@@ -240,28 +238,10 @@ impl Machine {
 
     /// Makes an eventfd that interrupts a vCPU by a message, by KVM's irqfd.
     pub fn event(&self, vcpu: u32, vector: u8) -> Result<EventFd, Error> {
-        // The first one that no interrupt controller has.
-        const GSI: u32 = 24;
-        const MSI_ADDRESS: u32 = 0xfee0_0000;
-
         let event = EventFd::new(EFD_NONBLOCK).map_err(Error::os("cannot make an eventfd"))?;
-        let mut entry = kvm_irq_routing_entry {
-            gsi: GSI,
-            type_: KVM_IRQ_ROUTING_MSI,
-            ..Default::default()
-        };
-        entry.u.msi = kvm_irq_routing_msi {
-            address_lo: MSI_ADDRESS | (vcpu << 12),
-            data: vector.into(),
-            ..Default::default()
-        };
-        let routing = KvmIrqRouting::from_entries(&[entry])
-            .map_err(|error| Error::Memory(format!("no room for a route: {error:?}")))?;
+        msi::set_routes(&self.vm, &[msi::route(FIRST_GSI, vcpu, vector)])?;
         self.vm
-            .set_gsi_routing(&routing)
-            .map_err(Error::kvm("KVM_SET_GSI_ROUTING"))?;
-        self.vm
-            .register_irqfd(&event, GSI)
+            .register_irqfd(&event, FIRST_GSI)
             .map_err(Error::kvm("KVM_IRQFD"))?;
         Ok(event)
     }

@@ -12,7 +12,7 @@ use std::{
 };
 
 use exit_count::{
-    exits::{Exits, Statistics},
+    exits::{Exits, Reason, Statistics},
     stats::VcpuStats,
     trace::ExitTrace,
     usage::Usage,
@@ -77,6 +77,25 @@ pub struct Counts {
     pub trace: Exits,
     /// What its thread has used meanwhile.
     pub usage: Usage,
+}
+
+impl Counts {
+    /// Returns the exits of a vCPU that has parked, without its last `ports` writes to ports: the one that parks it is not
+    /// a part of its job.
+    ///
+    /// Fails if KVM's two sources disagree.
+    pub fn exits(&self, vcpu: usize, ports: u32) -> Result<Exits, Error> {
+        let mut exits = self.trace;
+        self.statistics
+            .agree_with(&exits)
+            .map_err(|disagreement| Error::Count(format!("vCPU {vcpu}: {disagreement}")))?;
+        match (0..ports).all(|_| exits.forget(Reason::Io)) {
+            true => Ok(exits),
+            false => Err(Error::Count(format!(
+                "vCPU {vcpu} has parked without an exit"
+            ))),
+        }
+    }
 }
 
 /// Counts exits between two moments.

@@ -3,20 +3,25 @@
 //! Whether an idle vCPU misses anything.
 
 use std::{
-    fmt,
     mem::take,
-    path::PathBuf,
-    sync::atomic::{AtomicU64, Ordering::SeqCst},
+    path::{Path, PathBuf},
+    sync::atomic::Ordering::SeqCst,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use mini_guest::{JobKind, Source, STEPS};
-use pvirq_protocol::ioctl::Poll;
-use serde::Serialize;
+use pvirq_protocol::{ioctl::Poll, Tally};
+use serde_json::{json, Value};
 use vmm::{cpus, error::Error, machine::Machine};
 
-use super::{job, Idle, IdleMethod, IdleRow, JOB_LIMIT, TARGET};
-use crate::clock::cycles;
+use super::method::{IdleMethod, Options, TARGET};
+use crate::{
+    bench::{Bench, Measured, Piece},
+    ground::Ground,
+    lab::{Lab, JOB_LIMIT},
+    row::{add_posts, count, posts},
+    table::Column,
+};
 
 /// Idle periods in a row with the same windows.
 const PIECE: u32 = 2000;
@@ -25,138 +30,63 @@ const LONGEST: Duration = Duration::from_millis(4);
 const HALVINGS: u32 = 6;
 /// Windows, of which pieces use one after the other: so short that many interrupts come after them, so long that all come
 /// while the host polls, and those of the default policy.
-const SHORT: Poll = Poll {
-    guest_poll_ns: 60_000,
-    ..Poll::fixed(250_000)
-};
-const LONG: Poll = Poll::fixed(Poll::MAX_NS);
-/// The guest uses what pvirq offers, with windows that change.
-const WAY: IdleMethod = IdleMethod::Idle(None);
-/// How many pieces pass between two notes.
-const NOTED: u32 = 10;
+const WINDOWS: [(&str, Option<Poll>); 3] = [
+    (
+        "short",
+        Some(Poll {
+            guest_poll_ns: 60_000,
+            ..Poll::fixed(250_000)
+        }),
+    ),
+    ("long", Some(Poll::fixed(Poll::MAX_NS))),
+    ("default", None),
+];
+/// The guest does what pvirq says, with windows that change.
+const METHOD: IdleMethod = IdleMethod::Idle(None);
 const SOURCES: [&str; Source::COUNT] = ["ipi", "timer", "eventfd"];
 
-/// What has arrived at an idle vCPU.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct Arrived {
-    bench: &'static str,
-    case: &'static str,
-    mechanism: &'static str,
-    device: PathBuf,
-    /// How long is polled.
-    windows: &'static str,
+/// Interrupts an idle vCPU from everywhere.
+pub struct Arrivals {
+    options: Options,
     /// What the random numbers begin with.
     seed: u64,
-    /// Idle periods.
-    pub periods: u64,
-    /// Interrupts that have not arrived.
-    pub lost: u64,
-    /// Interrupts that came again.
-    pub duplicates: u64,
-    /// How often the guest was started again because a CPU did what none should.
-    pub cpu_faults: u32,
+}
+
+/// What came with the same windows.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Arrived {
+    periods: u64,
+    lost: u64,
+    duplicates: u64,
+    cpu_faults: u32,
     /// How many interrupts have ended which step of being idle, by source.
-    pub ended: [Ended; Source::COUNT],
-    /// What became of posts.
-    pub posts: super::super::report::Posts,
+    ended: [[u64; STEPS]; Source::COUNT],
+    posts: Tally,
     seconds: f64,
 }
 
-/// How many interrupts from a source have ended each step of being idle.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
-pub struct Ended {
-    /// Where they came from.
-    pub source: &'static str,
-    /// The vCPU polled its descriptor.
-    pub in_guest: u64,
-    /// Its host polled.
-    pub in_host: u64,
-    /// It was halted.
-    pub in_halt: u64,
-}
-
-impl Ended {
-    fn add(&mut self, counts: &[AtomicU64; STEPS]) {
-        let [guest, host, halt] = counts.each_ref().map(|count| count.load(SeqCst));
-        self.in_guest += guest;
-        self.in_host += host;
-        self.in_halt += halt;
-    }
-}
-
-impl Idle {
-    /// Idles for so many periods, with different windows in turn.
-    pub(super) fn arrivals(
-        &self,
-        periods: u32,
-        note: &mut dyn FnMut(&str),
-    ) -> Result<Vec<IdleRow>, Error> {
-        let mut machine = self.arrivals_machine()?;
-        let policies = [
-            ("short", SHORT),
-            ("long", LONG),
-            ("default", machine.poll()?),
-        ];
-        let start = SystemTime::now().duration_since(UNIX_EPOCH);
-        let seed = start.map_or(0, |start| start.as_secs());
-        let mut rows = policies.map(|(windows, _)| Arrived {
-            bench: "idle",
-            case: "arrivals",
-            mechanism: WAY.name(),
-            device: self.path(WAY),
-            windows,
-            seed,
-            ended: SOURCES.map(|source| Ended {
-                source,
-                ..Default::default()
-            }),
-            ..Default::default()
-        });
-
-        let pieces = periods.div_ceil(PIECE).max(policies.len() as u32);
-        for piece in 0..pieces {
-            // The first ones are longer by one if it does not divide.
-            let sends = periods / pieces + u32::from(piece < periods % pieces);
-            let which = piece as usize % policies.len();
-            let mut failures = 0;
-            let start = Instant::now();
-            while let Err(error) = idle_on(
-                &mut machine,
-                &policies[which].1,
-                sends,
-                seed + u64::from(piece),
-            ) {
-                failures += 1;
-                self.forgive(WAY, failures, error, note)?;
-                machine = self.arrivals_machine()?;
-            }
-
-            let shared = machine.shared()?;
-            let row = &mut rows[which];
-            row.seconds += start.elapsed().as_secs_f64();
-            row.cpu_faults += failures;
-            row.periods += shared.events.load(SeqCst);
-            row.lost += shared.lost.load(SeqCst);
-            row.duplicates += shared.arrivals.duplicates();
-            let ended = row.ended.iter_mut().zip(&shared.arrivals.ended);
-            ended.for_each(|(ended, counts)| ended.add(counts));
-            row.posts.add(&shared.posts.tally());
-            if row.lost != 0 {
-                note(&machine.console());
-                break;
-            }
-            if piece % NOTED == NOTED - 1 {
-                let periods: u64 = rows.iter().map(|row| row.periods).sum();
-                note(&format!("arrivals: {periods} periods"));
-            }
+impl Arrivals {
+    /// Begins random numbers with the time.
+    pub fn new(options: Options) -> Self {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        Arrivals {
+            options,
+            seed: now.map_or(0, |now| now.as_secs()),
         }
-        Ok(rows.map(IdleRow::Arrivals).into())
     }
 
-    fn arrivals_machine(&self) -> Result<Machine, Error> {
-        let machine = self.boot(WAY, false)?;
+    fn pieces(&self) -> u32 {
+        self.options
+            .events
+            .div_ceil(PIECE)
+            .max(WINDOWS.len() as u32)
+    }
+
+    /// Makes a machine, and returns it with its default windows.
+    fn boot(&self, lab: &Lab) -> Result<(Machine, Poll), Error> {
+        let machine = self.options.boot(lab, &METHOD, false)?;
         let event = machine.event(TARGET as u32, Source::Event.vector())?;
-        let cpus = self.cpus();
+        let cpus = lab.cpus.first_alone(2);
         let together = cpus[0] == cpus[TARGET];
         let mut prefer = together;
 
@@ -171,55 +101,140 @@ impl Idle {
         }));
         let arrivals = &machine.shared()?.arrivals;
         arrivals.set_up(&Source::ALL, HALVINGS, 0, together);
-        Ok(machine)
+        let default = machine.poll()?;
+        Ok((machine, default))
     }
 }
 
-/// Has the guest idle for so many periods.
-fn idle_on(machine: &mut Machine, poll: &Poll, periods: u32, seed: u64) -> Result<(), Error> {
-    let khz = machine.tsc_khz();
-    let longest = cycles(LONGEST, khz);
+impl Bench for Arrivals {
+    type Case = &'static str;
+    /// One machine, whose windows change.
+    type Subject = IdleMethod;
+    type Machine = (Machine, Poll);
+    type Sum = [Arrived; WINDOWS.len()];
 
-    machine.set_poll(poll)?;
-    machine.run_job(
-        Some(&job(WAY, JobKind::Arrivals, periods, longest, seed, khz)),
-        JOB_LIMIT,
-    )?;
-    Ok(())
-}
+    fn cases(&self) -> Vec<&'static str> {
+        vec!["arrivals"]
+    }
 
-impl fmt::Display for Arrived {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Arrived {
-            windows,
-            periods,
-            lost,
-            duplicates,
-            posts,
-            ..
-        } = self;
-        writeln!(
-            f,
-            "arrivals ({windows} windows): {periods} idle periods in {:.0} s, {lost} interrupts missed, {duplicates} came again; \
-             posts: {} elided, {} kicked, {} coalesced",
-            self.seconds, posts.elided, posts.kicked, posts.coalesced
-        )?;
-        write!(
-            f,
-            "  ended by       in the guest's window   in the host's      in a halt"
-        )?;
-        for ended in &self.ended {
-            let Ended {
-                source,
-                in_guest,
-                in_host,
-                in_halt,
-            } = ended;
-            write!(
-                f,
-                "\n  {source:10} {in_guest:>25} {in_host:>15} {in_halt:>14}"
-            )?;
+    fn subjects(&self, _: &&'static str) -> Vec<IdleMethod> {
+        vec![METHOD]
+    }
+
+    fn device<'a>(&'a self, method: &'a IdleMethod) -> &'a Path {
+        self.options.device(method)
+    }
+
+    fn rounds(&self, _: &&'static str) -> u32 {
+        self.pieces()
+    }
+
+    fn is_over(&self, _: u32, _: Duration, all: &[Measured<Self>]) -> bool {
+        all[0].sum.iter().any(|arrived| arrived.lost != 0)
+    }
+
+    fn run_piece(
+        &self,
+        lab: &Lab,
+        piece: Piece<'_, Self>,
+        ready: &mut Option<(Machine, Poll)>,
+        sum: &mut Self::Sum,
+        note: &mut dyn FnMut(&str),
+    ) -> Result<(), Error> {
+        let (machine, default) = match ready {
+            Some(ready) => ready,
+            None => ready.insert(self.boot(lab)?),
+        };
+        let (pieces, periods) = (self.pieces(), self.options.events);
+        // The first ones are longer by one if it does not divide.
+        let sends = periods / pieces + u32::from(piece.round < periods % pieces);
+        let which = piece.round as usize % WINDOWS.len();
+        machine.set_poll(&WINDOWS[which].1.unwrap_or(*default))?;
+        let seed = self.seed + u64::from(piece.round);
+        let job = METHOD.job(JobKind::Arrivals, sends, LONGEST, seed, machine.tsc_khz());
+        let start = Instant::now();
+        machine.run_job(Some(&job), JOB_LIMIT)?;
+
+        let shared = machine.shared()?;
+        let arrived = &mut sum[which];
+        arrived.seconds += start.elapsed().as_secs_f64();
+        arrived.cpu_faults += piece.failures;
+        arrived.periods += shared.events.load(SeqCst);
+        arrived.lost += shared.lost.load(SeqCst);
+        arrived.duplicates += shared.arrivals.duplicates();
+        let counts = shared.arrivals.ended.iter().flatten();
+        let ended = arrived.ended.iter_mut().flatten();
+        ended
+            .zip(counts)
+            .for_each(|(sum, count)| *sum += count.load(SeqCst));
+        add_posts(&mut arrived.posts, &shared.posts.tally());
+        if arrived.lost != 0 {
+            note(&machine.console());
         }
         Ok(())
+    }
+
+    fn rows(&self, _: &Lab, _: &&'static str, all: &mut [Measured<Self>]) -> Vec<Value> {
+        let row = |((windows, _), arrived): (&(&str, _), &Arrived)| {
+            let ended = SOURCES.iter().zip(arrived.ended).map(|(source, [guest, host, halt])| {
+                json!({"source": source, "in_guest": guest, "in_host": host, "in_halt": halt})
+            });
+            json!({
+                "bench": "idle",
+                "case": "arrivals",
+                "mechanism": METHOD.name(),
+                "device": self.device(&METHOD),
+                "windows": windows,
+                "seed": self.seed,
+                "periods": arrived.periods,
+                "lost": arrived.lost,
+                "duplicates": arrived.duplicates,
+                "cpu_faults": arrived.cpu_faults,
+                "ended": ended.collect::<Vec<_>>(),
+                "posts": posts(&arrived.posts),
+                "seconds": arrived.seconds,
+            })
+        };
+        WINDOWS.iter().zip(&all[0].sum).map(row).collect()
+    }
+
+    fn columns(&self, _: &Ground) -> Vec<Column> {
+        let steps = |source: usize| {
+            Column::new(
+                format!("{} ended\nguest/host/halt", SOURCES[source]),
+                move |row| {
+                    let ended = &row["ended"][source];
+                    ["in_guest", "in_host", "in_halt"]
+                        .map(|step| ended[step].to_string())
+                        .join(" / ")
+                },
+            )
+        };
+        vec![
+            Column::text("windows", "windows"),
+            Column::number("periods", "/periods", 0),
+            Column::number("missed", "/lost", 0),
+            Column::number("came again", "/duplicates", 0),
+            Column::number("elided", "/posts/elided", 0),
+            Column::number("kicked", "/posts/kicked", 0),
+            Column::number("coalesced", "/posts/coalesced", 0),
+            steps(0),
+            steps(1),
+            steps(2),
+            Column::number("seconds", "/seconds", 0),
+        ]
+    }
+
+    fn vcpus(&self) -> Vec<usize> {
+        vec![2]
+    }
+
+    fn devices(&self) -> Vec<PathBuf> {
+        self.options.devices.to_vec()
+    }
+
+    /// Emulators deliver an interrupt twice now and then.
+    fn misdelivered(&self, row: &Value) -> u64 {
+        count(row, "lost")
     }
 }

@@ -10,58 +10,52 @@ use std::{
     time::{Duration, Instant},
 };
 
+use exit_count::usage;
 use mini_guest::{JobKind, Shared};
 use pvirq_protocol::{ioctl::Poll, Descriptor};
-use serde::Serialize;
+use serde_json::{json, Value};
 use vm_memory::GuestMemoryMmap;
 use vmm::{boot, cpus, error::Error, machine::Machine};
 
-use super::{job, neighbour::Task, Idle, IdleMethod, IdleRow, JOB_LIMIT, TARGET};
-use crate::clock::cycles;
+use super::{
+    method::{IdleMethod, Options, TARGET},
+    task::Task,
+};
+use crate::{
+    bench::{Bench, Measured, Piece},
+    ground::Ground,
+    lab::{Lab, JOB_LIMIT},
+    summary::median,
+    table::Column,
+};
 
 /// How long a vCPU is woken undisturbed, and how long it then shares its CPU.
 const BEFORE: Duration = Duration::from_millis(150);
 const AFTER: Duration = Duration::from_millis(150);
-/// How often it is looked at.
+/// How often its polling is sampled.
 const SAMPLE: Duration = Duration::from_micros(200);
-/// How often the vCPU may not poll when it is to be disturbed at it, in a row.
+/// How often the vCPU may not poll when it is to be disturbed at it.
 const ATTEMPTS: u32 = 20;
+/// Windows as long as can be.
+const LONGEST: Poll = Poll {
+    guest_poll_ns: Poll::MAX_NS,
+    ..Poll::fixed(Poll::MAX_NS)
+};
 
-/// How polling gave way.
-#[derive(Clone, Debug, Serialize)]
-pub struct Contention {
-    bench: &'static str,
-    case: &'static str,
-    mechanism: &'static str,
-    device: PathBuf,
-    /// Where the wake-ups come.
-    window: &'static str,
-    interval_ns: u64,
-    /// How often there was a task that wanted the CPU.
-    pub rounds: usize,
-    /// From then until both windows were 0.
-    pub windows_zero_ms: Spread,
-    /// From then until the host had polled for the last time.
-    pub host_polled_ms: Spread,
-    /// From then until the guest had begun to poll for the last time.
-    pub guest_polled_ms: Spread,
+/// Measures how soon polling gives way.
+pub struct Contention(pub Options);
+
+/// Where wake-ups come.
+#[derive(Clone, Copy)]
+pub struct Window {
+    name: &'static str,
+    poll: Option<Poll>,
+    interval: Duration,
 }
 
-/// The median, and the worst.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct Spread {
-    /// The median.
-    pub p50: f64,
-    /// The largest.
-    pub max: f64,
-}
-
-impl Spread {
-    fn of(times: impl Iterator<Item = Duration>) -> Self {
-        let mut ms: Vec<f64> = times.map(|time| time.as_secs_f64() * 1000.0).collect();
-        let p50 = crate::summary::median(&mut ms).unwrap_or(f64::NAN);
-        let max = ms.last().copied().unwrap_or(f64::NAN);
-        Spread { p50, max }
+impl fmt::Display for Window {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "contention ({})", self.name)
     }
 }
 
@@ -73,106 +67,155 @@ struct Round {
     guest_polled: Duration,
 }
 
-impl Idle {
-    /// Measures how soon polling gives way, so many times each for wake-ups that come in the guest's window, in the host's,
-    /// and with windows that are as long as can be.
-    pub(super) fn contention(
-        &self,
-        rounds: u32,
-        note: &mut dyn FnMut(&str),
-    ) -> Result<Vec<IdleRow>, Error> {
-        let longest = Poll {
-            guest_poll_ns: Poll::MAX_NS,
-            ..Poll::fixed(Poll::MAX_NS)
+/// What pieces add up to.
+#[derive(Default)]
+pub struct Sum {
+    rounds: Vec<Round>,
+    /// How often the vCPU did not poll.
+    without: u32,
+}
+
+impl Bench for Contention {
+    type Case = Window;
+    type Subject = IdleMethod;
+    type Machine = Machine;
+    type Sum = Sum;
+
+    fn cases(&self) -> Vec<Window> {
+        let window = |name, poll, us| Window {
+            name,
+            poll,
+            interval: Duration::from_micros(us),
         };
-        let groups = [
-            ("guest", None, Duration::from_micros(20)),
-            ("host", None, Duration::from_micros(150)),
-            ("longest", Some(longest), Duration::from_micros(500)),
-        ];
-        let mut rows = Vec::new();
-        for (window, poll, interval) in groups {
-            let method = IdleMethod::Idle(poll);
-            let mut machine = self.boot(method, false)?;
-            let mut all = Vec::new();
-            let (mut idle, mut failures) = (0, 0);
-            while all.len() < rounds as usize {
-                let round = match self.round(&mut machine, method, interval) {
-                    Ok(round) => round,
-                    Err(error) => {
-                        failures += 1;
-                        self.forgive(method, failures, error, note)?;
-                        machine = self.boot(method, false)?;
-                        continue;
-                    }
-                };
-                match round {
-                    Some(round) => all.push(round),
-                    None if idle < ATTEMPTS => idle += 1,
-                    None => {
-                        return Err(Error::Os(
-                            format!("the vCPU does not poll ({window})"),
-                            io::ErrorKind::TimedOut.into(),
-                        ))
-                    }
-                }
-            }
-            note(&format!(
-                "contention ({window}): {} rounds, {idle} without polling",
-                all.len()
-            ));
-            rows.push(IdleRow::Contention(Contention {
-                bench: "idle",
-                case: "contention",
-                mechanism: method.name(),
-                device: self.path(method),
-                window,
-                interval_ns: interval.as_nanos() as u64,
-                rounds: all.len(),
-                windows_zero_ms: Spread::of(
-                    all.iter().map(|round| round.windows_zero.unwrap_or(AFTER)),
-                ),
-                host_polled_ms: Spread::of(all.iter().map(|round| round.host_polled)),
-                guest_polled_ms: Spread::of(all.iter().map(|round| round.guest_polled)),
-            }));
-        }
-        Ok(rows)
+        vec![
+            window("guest", None, 20),
+            window("host", None, 150),
+            window("longest", Some(LONGEST), 500),
+        ]
     }
 
-    /// Wakes a vCPU again and again, and has a task disturb it; nothing if it has not polled before.
-    fn round(
-        &self,
-        machine: &mut Machine,
-        method: IdleMethod,
-        interval: Duration,
-    ) -> Result<Option<Round>, Error> {
-        let khz = machine.tsc_khz();
-        let sends = (BEFORE + AFTER).as_nanos() / interval.as_nanos();
-        let job = job(
-            method,
-            JobKind::Tick,
-            sends as u32,
-            cycles(interval, khz),
-            0,
-            khz,
-        );
-        let (memory, fdinfo, cpus) = (machine.memory(), machine.fdinfo(TARGET), self.cpus());
-        // The job clears what the last one left.
-        machine.shared()?.set_job(&job);
-        thread::scope(|scope| {
-            let watcher = scope.spawn(|| {
-                cpus::pin(cpus[0])?;
-                watch(&memory, &fdinfo, cpus[TARGET])
-            });
-            machine.run_job(Some(&job), JOB_LIMIT)?;
-            watcher.join().unwrap_or_else(|_| {
-                Err(Error::Os(
-                    "the watcher has panicked".into(),
-                    io::ErrorKind::Other.into(),
-                ))
-            })
-        })
+    fn subjects(&self, window: &Window) -> Vec<IdleMethod> {
+        vec![IdleMethod::Idle(window.poll)]
     }
+
+    fn device<'a>(&'a self, method: &'a IdleMethod) -> &'a Path {
+        self.0.device(method)
+    }
+
+    fn rounds(&self, _: &Window) -> u32 {
+        self.0.pairs
+    }
+
+    fn run_piece(
+        &self,
+        lab: &Lab,
+        piece: Piece<'_, Self>,
+        machine: &mut Option<Machine>,
+        sum: &mut Sum,
+        _: &mut dyn FnMut(&str),
+    ) -> Result<(), Error> {
+        let machine = match machine {
+            Some(machine) => machine,
+            None => machine.insert(self.0.boot(lab, piece.subject, false)?),
+        };
+        let cpus = lab.cpus.first_alone(2);
+        loop {
+            match disturb(machine, *piece.subject, piece.case.interval, &cpus)? {
+                Some(round) => {
+                    sum.rounds.push(round);
+                    return Ok(());
+                }
+                None if sum.without < ATTEMPTS => sum.without += 1,
+                None => {
+                    return Err(Error::Os(
+                        format!("the vCPU does not poll ({})", piece.case.name),
+                        io::ErrorKind::TimedOut.into(),
+                    ))
+                }
+            }
+        }
+    }
+
+    fn rows(&self, _: &Lab, window: &Window, all: &mut [Measured<Self>]) -> Vec<Value> {
+        let row = |one: &mut Measured<Self>| {
+            let rounds = &one.sum.rounds;
+            json!({
+                "bench": "idle",
+                "case": "contention",
+                "mechanism": one.subject.name(),
+                "device": self.device(&one.subject),
+                "window": window.name,
+                "interval_ns": window.interval.as_nanos() as u64,
+                "rounds": rounds.len(),
+                "windows_zero_ms": spread(rounds, |round| round.windows_zero.unwrap_or(AFTER)),
+                "host_polled_ms": spread(rounds, |round| round.host_polled),
+                "guest_polled_ms": spread(rounds, |round| round.guest_polled),
+            })
+        };
+        all.iter_mut().map(row).collect()
+    }
+
+    fn columns(&self, _: &Ground) -> Vec<Column> {
+        vec![
+            Column::text("woken in\nwindow of", "window"),
+            Column::number("every ns", "/interval_ns", 0),
+            Column::number("rounds", "/rounds", 0),
+            Column::number("windows 0\nms (median)", "/windows_zero_ms/p50", 1),
+            Column::number("\n(worst)", "/windows_zero_ms/max", 1),
+            Column::number("host polls no more\nms (median)", "/host_polled_ms/p50", 1),
+            Column::number("\n(worst)", "/host_polled_ms/max", 1),
+            Column::number(
+                "guest polls no more\nms (median)",
+                "/guest_polled_ms/p50",
+                1,
+            ),
+            Column::number("\n(worst)", "/guest_polled_ms/max", 1),
+        ]
+    }
+
+    fn vcpus(&self) -> Vec<usize> {
+        vec![2]
+    }
+
+    fn devices(&self) -> Vec<PathBuf> {
+        self.0.devices.to_vec()
+    }
+}
+
+/// The median and the largest of some times, in ms.
+fn spread(rounds: &[Round], of: impl Fn(&Round) -> Duration) -> Value {
+    let ms = |round| of(round).as_secs_f64() * 1000.0;
+    let mut ms: Vec<f64> = rounds.iter().map(ms).collect();
+    // Sorts them.
+    let p50 = median(&mut ms);
+    json!({"p50": p50, "max": ms.last()})
+}
+
+/// Wakes a vCPU again and again, and has a task disturb it; nothing if it has not polled before.
+fn disturb(
+    machine: &mut Machine,
+    method: IdleMethod,
+    interval: Duration,
+    cpus: &[usize],
+) -> Result<Option<Round>, Error> {
+    let sends = (BEFORE + AFTER).as_nanos() / interval.as_nanos();
+    let job = method.job(JobKind::Tick, sends as u32, interval, 0, machine.tsc_khz());
+    let (memory, fdinfo) = (machine.memory(), machine.fdinfo(TARGET));
+    // The job clears what the last one left.
+    machine.shared()?.set_job(&job);
+    thread::scope(|scope| {
+        let watcher = scope.spawn(|| {
+            cpus::pin(cpus[0])?;
+            watch(&memory, &fdinfo, cpus[TARGET])
+        });
+        machine.run_job(Some(&job), JOB_LIMIT)?;
+        watcher.join().unwrap_or_else(|_| {
+            Err(Error::Os(
+                "the watcher has panicked".into(),
+                io::ErrorKind::Other.into(),
+            ))
+        })
+    })
 }
 
 /// What can be seen of a vCPU's polling.
@@ -187,9 +230,7 @@ impl Seen {
     fn of(shared: &Shared, fdinfo: &Path) -> Result<Self, Error> {
         let descriptor: &Descriptor = &shared.descriptors[TARGET];
         let text = fs::read_to_string(fdinfo).map_err(Error::os("cannot read a vCPU's fdinfo"))?;
-        let host_ns = text
-            .lines()
-            .find_map(|line| line.strip_prefix("pvirq-polled-ns:")?.trim().parse().ok());
+        let host_ns = usage::counter(&text, "pvirq-polled-ns");
         Ok(Seen {
             windows: descriptor.guest_poll_ns() != 0 || descriptor.host_poll_ns() != 0,
             host_ns: host_ns.ok_or_else(|| {
@@ -246,24 +287,4 @@ fn watch(memory: &GuestMemoryMmap, fdinfo: &Path, cpu: usize) -> Result<Option<R
     }
     drop(task);
     Ok(Some(round))
-}
-
-impl fmt::Display for Contention {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "contention ({} window, woken every {} µs), {} rounds, ms until (median, worst)",
-            self.window,
-            self.interval_ns / 1000,
-            self.rounds
-        )?;
-        for (what, spread) in [
-            ("both windows are 0", self.windows_zero_ms),
-            ("the host polls no more", self.host_polled_ms),
-            ("the guest polls no more", self.guest_polled_ms),
-        ] {
-            write!(f, "\n  {what:25} {:6.1} {:6.1}", spread.p50, spread.max)?;
-        }
-        Ok(())
-    }
 }

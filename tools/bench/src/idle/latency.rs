@@ -1,292 +1,275 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! How soon an interrupt is taken that comes while somebody polls: the host in KVM's own polling, the guest in its window,
-//! the host in the idle call.
+//! How soon an interrupt is taken that comes during polling: the host's in KVM, the guest's in its window, or the host's in
+//! the idle call.
 
 use std::{
     arch::x86_64::{_mm_lfence, _rdtsc},
-    fmt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::atomic::Ordering::SeqCst,
     time::Duration,
 };
 
 use mini_guest::{JobKind, Source, CYCLES_LEN};
 use pvirq_protocol::ioctl::Poll;
-use serde::Serialize;
+use serde_json::{json, Value};
 use vmm::{boot, error::Error, machine::Machine};
 
-use super::{job, Idle, IdleMethod, IdleRow, JOB_LIMIT, PATIENCE, TARGET};
-use crate::clock::{cycles, to_ns};
-use crate::summary::{median, Summary};
+use super::method::{IdleMethod, Options, PATIENCE, TARGET};
+use crate::{
+    bench::{Bench, Measured, Piece, Verdict},
+    clock::{cycles, to_ns},
+    ground::Ground,
+    lab::{Lab, JOB_LIMIT},
+    row::number,
+    summary::{median_of_ratios, Summary},
+    table::Column,
+};
 
 /// How long both poll: for longer than any interrupt takes to come.
 const WINDOW: u32 = Poll::MAX_NS;
 /// When the interrupt comes: within so long after so long.
 const LEAST: Duration = Duration::from_micros(300);
 const SPREAD: Duration = Duration::from_micros(300);
-/// Interrupts in a row in the same way.
+/// Interrupts in a row.
 const PIECE: u32 = 50;
-/// And as many for KVM to find its window.
+/// As many again, for KVM to find its window.
 const WARM_UP: u32 = 40;
 
-/// What comes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LatencyOf {
-    /// The interrupt of the vCPU's own timer: from its deadline to the handler.
-    Timer,
-    /// That of an eventfd: from the signal until the VMM sees the acknowledgement.
-    Irqfd,
-}
-
-/// How soon interrupts were taken.
-#[derive(Clone, Debug, Serialize)]
+/// Measures how soon interrupts from a source are taken.
 pub struct Latency {
-    bench: &'static str,
-    case: &'static str,
-    mechanism: &'static str,
-    device: PathBuf,
-    /// Who polls.
-    poller: &'static str,
-    /// For how long, at most.
-    window_ns: u32,
-    /// Interrupts.
-    pub events: u64,
-    /// Those of them that came while it polled.
-    pub polled: u64,
-    /// How long they took.
-    pub ns: Option<Summary>,
-    /// Compared with the first row of the case: the ratio of the percentiles, and the median of that of each piece's.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub relative: Option<Ratios>,
-}
-
-/// How a row compares.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct Ratios {
-    pairs: usize,
-    p50: f64,
-    p99: f64,
-    median_of_pairs_p50: f64,
+    options: Options,
+    source: Source,
+    name: &'static str,
 }
 
 impl Latency {
-    /// By how much it is later than what it is compared with.
-    pub fn excess(&self) -> Option<f64> {
-        self.relative.map(|ratios| ratios.p50.max(ratios.p99) - 1.0)
+    /// Measures the interrupt of the vCPU's own timer: from its deadline to the handler.
+    pub fn of_timer(options: Options) -> Self {
+        Latency {
+            options,
+            source: Source::Timer,
+            name: "timer",
+        }
+    }
+
+    /// Measures that of an eventfd: from the signal until the VMM sees the acknowledgement.
+    pub fn of_irqfd(options: Options) -> Self {
+        Latency {
+            options,
+            source: Source::Event,
+            name: "irqfd",
+        }
+    }
+
+    fn boot(&self, lab: &Lab, method: &IdleMethod) -> Result<Machine, Error> {
+        let mut machine = self.options.boot(lab, method, true)?;
+        let least = cycles(LEAST, machine.tsc_khz());
+        let arrivals = &machine.shared()?.arrivals;
+        arrivals.set_up(&[self.source], 0, least, false);
+        if self.source == Source::Event {
+            set_bell(&machine)?;
+        }
+        run(&mut machine, method, WARM_UP, 0)?;
+        Ok(machine)
     }
 }
 
-impl Ratios {
-    fn of(of: (&Latency, &Subject), to: (&Latency, &Subject)) -> Option<Self> {
-        let (of_ns, to_ns) = (of.0.ns.as_ref()?, to.0.ns.as_ref()?);
-        let ratio = |of: u64, to: u64| of as f64 / to as f64;
-        let pairs = of.1.medians.iter().zip(&to.1.medians);
-        let mut ratios: Vec<_> = pairs.map(|(&of, &to)| ratio(of, to)).collect();
-
-        Some(Ratios {
-            pairs: ratios.len(),
-            p50: ratio(of_ns.p50, to_ns.p50),
-            p99: ratio(of_ns.p99, to_ns.p99),
-            median_of_pairs_p50: median(&mut ratios)?,
-        })
-    }
-}
-
-/// A way to be idle, and what was measured of it.
-struct Subject {
-    method: IdleMethod,
-    machine: Machine,
-    /// Whether KVM has found its window.
-    is_warm: bool,
+/// What pieces add up to.
+#[derive(Default)]
+pub struct Sum {
     events: u64,
     polled: u64,
     ns: Vec<u64>,
-    medians: Vec<u64>,
+    medians: Vec<f64>,
 }
 
-impl Idle {
-    /// Measures how soon interrupts are taken, in pairs of pieces.
-    pub(super) fn latency(
-        &self,
-        of: LatencyOf,
-        events: u32,
-        note: &mut dyn FnMut(&str),
-    ) -> Result<Vec<IdleRow>, Error> {
+impl Bench for Latency {
+    type Case = &'static str;
+    type Subject = IdleMethod;
+    type Machine = Machine;
+    type Sum = Sum;
+
+    fn cases(&self) -> Vec<&'static str> {
+        vec![self.name]
+    }
+
+    fn subjects(&self, _: &&'static str) -> Vec<IdleMethod> {
         let in_guest = Poll {
             guest_poll_ns: WINDOW,
             ..Poll::fixed(0)
         };
-        let ways = [
+        vec![
             IdleMethod::Hlt(WINDOW),
             IdleMethod::Idle(Some(in_guest)),
             IdleMethod::Idle(Some(Poll::fixed(WINDOW))),
-        ];
-        let mut subjects = Vec::new();
-        for method in ways {
-            subjects.push(Subject {
-                method,
-                machine: self.boot(method, true)?,
-                is_warm: false,
-                events: 0,
-                polled: 0,
-                ns: Vec::new(),
-                medians: Vec::new(),
-            });
-        }
-        let pieces = events.div_ceil(PIECE).max(2);
-        for piece in 0..pieces {
-            if piece % 2 != 0 {
-                subjects.reverse();
-            }
-            for subject in &mut subjects {
-                let mut failures = 0;
-                while let Err(error) = subject.measure(of, piece) {
-                    failures += 1;
-                    self.forgive(subject.method, failures, error, note)?;
-                    subject.machine = self.boot(subject.method, true)?;
-                    subject.is_warm = false;
-                }
-            }
-            if piece % 2 != 0 {
-                subjects.reverse();
-            }
-        }
-        note(&format!("{of:?}: {pieces} pieces each"));
-        let mut rows: Vec<_> = subjects
-            .iter_mut()
-            .map(|subject| self.latency_row(of, subject))
-            .collect();
-        if let Some((first, others)) = rows.split_first_mut() {
-            for (row, subject) in others.iter_mut().zip(&subjects[1..]) {
-                row.relative = Ratios::of((row, subject), (first, &subjects[0]));
-            }
-        }
-        Ok(rows.into_iter().map(IdleRow::Latency).collect())
+        ]
     }
 
-    fn latency_row(&self, of: LatencyOf, subject: &mut Subject) -> Latency {
-        Latency {
-            bench: "idle",
-            case: match of {
-                LatencyOf::Timer => "timer",
-                LatencyOf::Irqfd => "irqfd",
-            },
-            mechanism: subject.method.name(),
-            device: self.path(subject.method),
-            poller: subject.poller(),
-            window_ns: WINDOW,
-            events: subject.events,
-            polled: subject.polled,
-            ns: Summary::of(&mut subject.ns),
-            relative: None,
-        }
+    fn device<'a>(&'a self, method: &'a IdleMethod) -> &'a Path {
+        self.options.device(method)
+    }
+
+    fn rounds(&self, _: &&'static str) -> u32 {
+        self.options.events.div_ceil(PIECE).max(2)
+    }
+
+    fn run_piece(
+        &self,
+        lab: &Lab,
+        piece: Piece<'_, Self>,
+        machine: &mut Option<Machine>,
+        sum: &mut Sum,
+        _: &mut dyn FnMut(&str),
+    ) -> Result<(), Error> {
+        let machine = match machine {
+            Some(machine) => machine,
+            None => machine.insert(self.boot(lab, piece.subject)?),
+        };
+        let halt_polls = run(machine, piece.subject, PIECE, piece.round)?;
+        let (khz, shared) = (machine.tsc_khz(), machine.shared()?);
+        let events = shared.events.load(SeqCst);
+        let places = shared.cycles[..CYCLES_LEN.min(events as usize)].iter();
+        let mut ns: Vec<_> = places
+            .map(|cycles| to_ns(cycles.load(SeqCst), khz))
+            .collect();
+        let ended = shared.arrivals.ended.iter();
+        sum.polled += match piece.subject {
+            IdleMethod::Hlt(_) => halt_polls,
+            // While the guest or the host polled.
+            IdleMethod::Idle(_) => ended
+                .flat_map(|steps| &steps[..2])
+                .map(|count| count.load(SeqCst))
+                .sum(),
+        };
+        sum.events += events;
+        let median = Summary::of(&mut ns).map(|ns| ns.p50 as f64);
+        sum.medians.extend(median);
+        sum.ns.extend(ns);
+        Ok(())
+    }
+
+    fn rows(&self, _: &Lab, _: &&'static str, all: &mut [Measured<Self>]) -> Vec<Value> {
+        let summaries: Vec<_> = all
+            .iter_mut()
+            .map(|one| Summary::of(&mut one.sum.ns))
+            .collect();
+        let first = summaries.first().copied().flatten().zip(all.first());
+        let rows = all
+            .iter()
+            .zip(&summaries)
+            .enumerate()
+            .map(|(index, (one, ns))| {
+                let mut row = json!({
+                    "bench": "idle",
+                    "case": self.name,
+                    "mechanism": one.subject.name(),
+                    "device": self.device(&one.subject),
+                    "poller": poller(&one.subject),
+                    "window_ns": WINDOW,
+                    "events": one.sum.events,
+                    "polled": one.sum.polled,
+                    "ns": ns,
+                });
+                if let (1.., Some(ns), Some((reference, first))) = (index, ns, first) {
+                    let ratio = |of: u64, to: u64| of as f64 / to as f64;
+                    let (pairs, median) = median_of_ratios(&one.sum.medians, &first.sum.medians);
+                    row["relative"] = json!({
+                        "pairs": pairs,
+                        "p50": ratio(ns.p50, reference.p50),
+                        "p99": ratio(ns.p99, reference.p99),
+                        "median_of_pairs_p50": median,
+                    });
+                }
+                row
+            });
+        rows.collect()
+    }
+
+    fn columns(&self, ground: &Ground) -> Vec<Column> {
+        let unit = match ground.counts_instructions() {
+            true => "instructions",
+            false => "ns",
+        };
+        vec![
+            Column::text("case", "case"),
+            Column::text("device", "device"),
+            Column::text("poller", "poller"),
+            Column::number("events", "/events", 0),
+            Column::number("while\npolling", "/polled", 0),
+            Column::number(format!("{unit}\n(p50)"), "/ns/p50", 0),
+            Column::number(format!("{unit}\n(p99)"), "/ns/p99", 0),
+            Column::number(format!("{unit}\n(mean)"), "/ns/mean", 0),
+            Column::number("ratio\n(p50)", "/relative/p50", 3),
+            Column::number("ratio\n(p99)", "/relative/p99", 3),
+            Column::number("ratio\n(pairs)", "/relative/median_of_pairs_p50", 3),
+        ]
+    }
+
+    fn vcpus(&self) -> Vec<usize> {
+        vec![2]
+    }
+
+    fn devices(&self) -> Vec<PathBuf> {
+        self.options.devices.to_vec()
+    }
+
+    fn judge(&self, rows: &[Value]) -> Verdict {
+        self.options.judge(rows, |row| {
+            let ratio = |name| number(row, name);
+            ratio("/relative/p50").max(ratio("/relative/p99")) - 1.0
+        })
     }
 }
 
-impl Subject {
-    /// Who polls.
-    fn poller(&self) -> &'static str {
-        match self.method {
-            IdleMethod::Hlt(_) => "kvm",
-            IdleMethod::Idle(Some(poll)) if poll.host_poll_ns == 0 => "guest",
-            IdleMethod::Idle(_) => "idle-call",
-        }
+/// What polls.
+fn poller(method: &IdleMethod) -> &'static str {
+    match method {
+        IdleMethod::Hlt(_) => "kvm",
+        IdleMethod::Idle(Some(poll)) if poll.host_poll_ns == 0 => "guest",
+        IdleMethod::Idle(_) => "idle-call",
     }
+}
 
-    fn set_up(&self, of: LatencyOf) -> Result<(), Error> {
-        let source = match of {
-            LatencyOf::Timer => Source::Timer,
-            LatencyOf::Irqfd => Source::Event,
+/// Signals the eventfd when the guest rings, and notes how long the acknowledgement takes.
+fn set_bell(machine: &Machine) -> Result<(), Error> {
+    let event = machine.event(TARGET as u32, Source::Event.vector())?;
+    let memory = machine.memory();
+    let patience = cycles(PATIENCE, machine.tsc_khz());
+
+    machine.set_bell(Box::new(move || {
+        let Ok(shared) = boot::shared(&memory) else {
+            return;
         };
-        let least = cycles(LEAST, self.machine.tsc_khz());
-        self.machine
-            .shared()?
-            .arrivals
-            .set_up(&[source], 0, least, false);
-        if of == LatencyOf::Irqfd {
-            self.set_bell()?;
+        let arrival = &shared.arrivals.of[Source::Event as usize];
+        let sent = arrival.sent.load(SeqCst);
+        let start = now();
+        // If nothing comes of it, the guest finds out.
+        let _ = event.write(1);
+        while arrival.acknowledged.load(SeqCst) != sent && now() - start < patience {}
+        if let Some(place) = shared.cycles.get(sent as usize - 1) {
+            place.store(now() - start, SeqCst);
         }
-        Ok(())
-    }
+    }));
+    Ok(())
+}
 
-    /// Signals the eventfd when the guest wants it, and notes how long that takes.
-    fn set_bell(&self) -> Result<(), Error> {
-        let event = self.machine.event(TARGET as u32, Source::Event.vector())?;
-        let memory = self.machine.memory();
-        let patience = cycles(PATIENCE, self.machine.tsc_khz());
-
-        self.machine.set_bell(Box::new(move || {
-            let Ok(shared) = boot::shared(&memory) else {
-                return;
-            };
-            let arrival = &shared.arrivals.of[Source::Event as usize];
-            let sent = arrival.sent.load(SeqCst);
-            let start = now();
-            // If nothing comes of it, the guest finds out.
-            let _ = event.write(1);
-            while arrival.acknowledged.load(SeqCst) != sent && now() - start < patience {}
-            if let Some(place) = shared.cycles.get(sent as usize - 1) {
-                place.store(now() - start, SeqCst);
-            }
-        }));
-        Ok(())
-    }
-
-    /// Runs a piece, and returns how many halts KVM has polled through.
-    fn piece(&mut self, events: u32, seed: u32) -> Result<u64, Error> {
-        let khz = self.machine.tsc_khz();
-        let job = job(
-            self.method,
-            JobKind::Arrivals,
-            events,
-            cycles(SPREAD, khz),
-            seed.into(),
-            khz,
-        );
-        let counts = self.machine.run_job(Some(&job), JOB_LIMIT)?;
-        let lost = self.machine.shared()?.lost.load(SeqCst);
-        if lost != 0 {
-            return Err(Error::Lost {
-                lost,
-                console: self.machine.console(),
-            });
-        }
-        Ok(counts[TARGET].statistics.halt_polls)
-    }
-
-    fn measure(&mut self, of: LatencyOf, piece: u32) -> Result<(), Error> {
-        if !self.is_warm {
-            self.set_up(of)?;
-            self.piece(WARM_UP, 0)?;
-            self.is_warm = true;
-        }
-        let halt_polls = self.piece(PIECE, piece)?;
-        let khz = self.machine.tsc_khz();
-        let shared = self.machine.shared()?;
-        let events = shared.events.load(SeqCst);
-        let places = &shared.cycles[..CYCLES_LEN.min(events as usize)];
-        let mut ns: Vec<_> = places
-            .iter()
-            .map(|cycles| to_ns(cycles.load(SeqCst), khz))
-            .collect();
-        let [in_guest, in_host, _] = shared
-            .arrivals
-            .ended
-            .iter()
-            .map(|ended| ended.each_ref().map(|count| count.load(SeqCst)))
-            .fold([0; 3], |sum, counts| {
-                [0, 1, 2].map(|step| sum[step] + counts[step])
-            });
-
-        self.events += events;
-        self.polled += match self.method {
-            IdleMethod::Hlt(_) => halt_polls,
-            IdleMethod::Idle(_) => in_guest + in_host,
-        };
-        self.medians.extend(Summary::of(&mut ns).map(|ns| ns.p50));
-        self.ns.extend(ns);
-        Ok(())
+/// Runs a piece, and returns how many halts KVM has polled through.
+fn run(machine: &mut Machine, method: &IdleMethod, events: u32, seed: u32) -> Result<u64, Error> {
+    let job = method.job(
+        JobKind::Arrivals,
+        events,
+        SPREAD,
+        seed.into(),
+        machine.tsc_khz(),
+    );
+    let counts = machine.run_job(Some(&job), JOB_LIMIT)?;
+    match machine.shared()?.lost.load(SeqCst) {
+        0 => Ok(counts[TARGET].statistics.halt_polls),
+        lost => Err(Error::Lost {
+            lost,
+            console: machine.console(),
+        }),
     }
 }
 
@@ -296,38 +279,5 @@ fn now() -> u64 {
     unsafe {
         _mm_lfence();
         _rdtsc()
-    }
-}
-
-impl fmt::Display for Latency {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Latency {
-            case,
-            poller,
-            device,
-            events,
-            polled,
-            ..
-        } = self;
-        write!(
-            f,
-            "{case} on {}: {events}, of which {polled} while polling ({poller})",
-            device.display()
-        )?;
-        if let Some(ns) = &self.ns {
-            write!(
-                f,
-                "; ns: p50 {}, p99 {}, mean {:.0}",
-                ns.p50, ns.p99, ns.mean
-            )?;
-        }
-        if let Some(ratios) = &self.relative {
-            write!(
-                f,
-                "; ratio: p50 {:.3}, p99 {:.3}, median of {} pairs' p50 {:.3}",
-                ratios.p50, ratios.p99, ratios.pairs, ratios.median_of_pairs_p50
-            )?;
-        }
-        Ok(())
     }
 }

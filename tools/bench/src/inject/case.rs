@@ -2,11 +2,13 @@
 
 //! What is measured of interrupts from devices: by which mechanism, and of which signals.
 
-use mini_guest::{IdleMode, DEVICE_VECTORS, IPI_VECTOR};
+use std::fmt;
+
+use mini_guest::{DEVICE_VECTORS, IPI_VECTOR};
 use pvirq::device::{KVM, PVIRQ};
 use pvirq_protocol::ioctl::BottomHalfKind;
 
-use crate::case::Target;
+use crate::target::Target;
 
 /// How the signal gets to the vCPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,7 +19,7 @@ pub enum Injection {
     Posted,
     /// pvirq, with a bottom half that signals KVM's irqfd if the vCPU will not poll.
     PostedOrSink(BottomHalfKind),
-    /// A post by the VMM itself, which signals a bound eventfd if the vCPU has to be kicked.
+    /// A post by the VMM itself, which signals a bound eventfd if the vCPU must be kicked.
     Direct,
 }
 
@@ -50,7 +52,7 @@ impl Injection {
     }
 }
 
-/// Who signals the eventfds, and what for.
+/// What signals the eventfds, and for which vectors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signals {
     /// A `write` to each, all of them for the same vector.
@@ -62,6 +64,9 @@ pub enum Signals {
 }
 
 impl Signals {
+    /// All of them.
+    pub const ALL: [Signals; 3] = [Signals::OneVector, Signals::Vectors, Signals::Kernel];
+
     /// The name in results.
     pub fn name(self) -> &'static str {
         match self {
@@ -79,7 +84,7 @@ pub struct InjectCase {
     pub target: Target,
     /// How many sources are signalled one right after the other.
     pub burst: u32,
-    /// How.
+    /// How they are signalled.
     pub signals: Signals,
 }
 
@@ -123,26 +128,33 @@ impl InjectCase {
         }
     }
 
-    pub(super) fn idle_mode(self) -> IdleMode {
-        match self.target {
-            Target::Halted => IdleMode::Halted,
-            Target::PollingGuest => IdleMode::Polling,
-            Target::PollingHost => IdleMode::PollingHost,
-            _ => IdleMode::Busy,
-        }
+    /// The number of bursts in a piece of at most so many signals: for each target the same.
+    pub(super) fn bursts(&self, signals: u32) -> u32 {
+        (signals / self.burst)
+            .clamp(1, 50)
+            .next_multiple_of(self.targets())
     }
 }
+
+impl fmt::Display for InjectCase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.target.name(), self.name())
+    }
+}
+
+/// The targets of `pvirq bench inject`.
+pub const TARGETS: [Target; 5] = [
+    Target::Busy,
+    Target::Halted,
+    Target::PollingGuest,
+    Target::PollingHost,
+    Target::Preempted,
+];
 
 /// The cases of `pvirq bench inject`.
 pub fn inject_plan() -> Vec<InjectCase> {
     let mut plan = Vec::new();
-    for target in [
-        Target::Busy,
-        Target::Halted,
-        Target::PollingGuest,
-        Target::PollingHost,
-        Target::Preempted,
-    ] {
+    for target in TARGETS {
         for burst in [1, 8, 64, 256, 1024] {
             plan.push(InjectCase {
                 target,

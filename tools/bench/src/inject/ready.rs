@@ -2,33 +2,22 @@
 
 //! A machine whose vCPUs are interrupted by eventfds.
 
-use std::{path::Path, time::Duration};
+use std::path::Path;
 
-use kvm_bindings::{
-    kvm_irq_routing_entry, kvm_irq_routing_entry__bindgen_ty_1, kvm_irq_routing_msi, KvmIrqRouting,
-    KVM_IRQ_ROUTING_MSI,
-};
-use mini_guest::Mode;
 use pvirq::{
-    device::Device,
     extension::{Extension, Route},
     mapped::MappedDescriptors,
 };
 use pvirq_protocol::{ioctl::Poll, Vector};
 use vmm::{
     error::Error,
-    image::Image,
-    machine::{Config, Machine},
+    machine::Machine,
+    msi::{self, FIRST_GSI},
 };
 use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
 
 use super::case::{InjectCase, Injection};
-
-const MEMORY: usize = 16 << 20;
-/// The first GSI that is no pin of the interrupt controllers.
-const FIRST_GSI: u32 = 24;
-/// How long a job may take.
-pub const JOB_LIMIT: Duration = Duration::from_secs(120);
+use crate::lab::{Lab, JOB_LIMIT};
 
 /// A machine, and the eventfds that reach its vCPUs but the first: for each of them, as many as a burst has.
 pub struct Ready {
@@ -44,22 +33,12 @@ pub struct Ready {
 impl Ready {
     /// Makes a machine for a case, with its eventfds.
     pub fn boot(
-        image: &Image,
+        lab: &Lab,
         cpus: &[usize],
         case: &InjectCase,
         injection: Injection,
     ) -> Result<Self, Error> {
-        let device = Device::open(Path::new(injection.device()))?;
-        let config = Config {
-            image,
-            memory: MEMORY,
-            cpus,
-            mode: Mode::Jobs,
-            pv_eoi: device.features()?.pv_eoi(),
-            count: true,
-        };
-        let mut machine = Machine::new(&device, &config)?;
-        machine.run_job(None, JOB_LIMIT)?;
+        let mut machine = lab.boot(Path::new(injection.device()), &lab.config(cpus))?;
         if injection != Injection::Irqfd {
             machine.set_poll(&Poll::fixed(Poll::MAX_NS))?;
             machine.register_or_fail(JOB_LIMIT)?;
@@ -97,7 +76,9 @@ impl Ready {
             vm.register_irqfd(eventfd, gsi)
                 .map_err(Error::kvm("KVM_IRQFD"))
         };
-        let bind = |route: Route<'_>| Extension::new(self.machine.vm())?.bind(&source, &route);
+        let bind = |route: Route<'_>| -> Result<(), Error> {
+            Ok(Extension::new(self.machine.vm())?.bind(&source, &route)?)
+        };
         let post = Route::to_vcpu(vcpu, vector);
 
         match self.injection {
@@ -134,31 +115,14 @@ fn eventfd() -> Result<EventFd, Error> {
     EventFd::new(EFD_NONBLOCK).map_err(Error::os("cannot make an eventfd"))
 }
 
-/// Routes a GSI to the vector of a vCPU for each of `count` eventfds, vCPU by vCPU.
+/// Routes a GSI to the vector of a vCPU for each eventfd, vCPU by vCPU.
 fn route(machine: &Machine, case: &InjectCase) -> Result<(), Error> {
     let count = case.burst;
-    let entries: Vec<_> = (0..count * (machine.vcpus() as u32 - 1))
-        .map(|index| kvm_irq_routing_entry {
-            gsi: FIRST_GSI + index,
-            type_: KVM_IRQ_ROUTING_MSI,
-            u: kvm_irq_routing_entry__bindgen_ty_1 {
-                msi: kvm_irq_routing_msi {
-                    address_lo: 0xfee0_0000 | ((1 + index / count) << 12),
-                    data: case.vector(index % count).into(),
-                    ..Default::default()
-                },
-            },
-            ..Default::default()
+    let routes: Vec<_> = (0..count * (machine.vcpus() as u32 - 1))
+        .map(|index| {
+            let vector = case.vector(index % count);
+            msi::route(FIRST_GSI + index, 1 + index / count, vector)
         })
         .collect();
-    let routing = KvmIrqRouting::from_entries(&entries).map_err(|_| {
-        Error::Os(
-            "too many routes".into(),
-            std::io::ErrorKind::InvalidInput.into(),
-        )
-    })?;
-    machine
-        .vm()
-        .set_gsi_routing(&routing)
-        .map_err(Error::kvm("KVM_SET_GSI_ROUTING"))
+    msi::set_routes(machine.vm(), &routes)
 }

@@ -12,7 +12,7 @@ use plotters::{
 use pvirq_protocol::ioctl::PolicyName;
 
 use super::frontier::{Dot, Frontier};
-use crate::poll::{Arrivals, Mode};
+use crate::poll::{Distribution, Mode};
 
 /// The family under which the font is known: what viewers of SVG have.
 const FONT: &str = "sans-serif";
@@ -53,7 +53,7 @@ pub fn png(frontier: &Frontier, path: &Path) -> Drawn<()> {
 
 fn size(frontier: &Frontier) -> (u32, u32) {
     let columns = (frontier.intervals().len() as u32).max(COLUMNS_MIN);
-    let rows = frontier.arrivals().len() as u32;
+    let rows = frontier.distribution().len() as u32;
     (
         LEFT + columns * PANEL.0 + RIGHT,
         HEAD + rows * PANEL.1 + FOOT,
@@ -155,9 +155,9 @@ where
     root.fill(&WHITE)?;
     head(frontier, &root)?;
 
-    let (arrivals, intervals) = (frontier.arrivals(), frontier.intervals());
+    let (distribution, intervals) = (frontier.distribution(), frontier.intervals());
     let (low, high) = saved_range(frontier);
-    for (row, &arrivals_here) in arrivals.iter().enumerate() {
+    for (row, &arrivals_here) in distribution.iter().enumerate() {
         let top = HEAD + row as u32 * PANEL.1;
         let middle = (top + PANEL.1 / 2) as i32;
         root.draw(&Text::new("wake-ups", (14, middle - 36), font(15, TEXT)))?;
@@ -183,7 +183,7 @@ where
             )?;
         }
     }
-    let bottom = (HEAD + arrivals.len() as u32 * PANEL.1) as i32;
+    let bottom = (HEAD + distribution.len() as u32 * PANEL.1) as i32;
     let middle = (LEFT + intervals.len() as u32 * PANEL.0 / 2) as i32;
     root.draw(&Text::new(
         "CPU time of the idle vCPU's thread, % of a CPU  (less is better: to the left)",
@@ -206,11 +206,11 @@ fn centred() -> text_anchor::Pos {
     text_anchor::Pos::new(text_anchor::HPos::Center, text_anchor::VPos::Top)
 }
 
-fn name(arrivals: Arrivals) -> [&'static str; 2] {
-    match arrivals {
-        Arrivals::Fixed => ["at fixed", "intervals"],
-        Arrivals::Exponential => ["at random", "(Poisson)"],
-        Arrivals::Bursty => ["in bursts", "of ten"],
+fn name(distribution: Distribution) -> [&'static str; 2] {
+    match distribution {
+        Distribution::Fixed => ["at fixed", "intervals"],
+        Distribution::Exponential => ["at random", "(Poisson)"],
+        Distribution::Bursty => ["in bursts", "of ten"],
     }
 }
 
@@ -263,14 +263,14 @@ fn saved_range(frontier: &Frontier) -> (f64, f64) {
 fn panel<DB>(
     frontier: &Frontier,
     (root, area): (&DrawingArea<DB, Shift>, &DrawingArea<DB, Shift>),
-    (arrivals, interval): (Arrivals, Duration),
+    (distribution, interval): (Distribution, Duration),
     saved: std::ops::Range<f64>,
 ) -> Drawn<()>
 where
     DB: DrawingBackend,
     DB::ErrorType: 'static,
 {
-    let (dots, best) = frontier.point(arrivals, interval);
+    let (dots, best) = frontier.point(distribution, interval);
     let mut chart = ChartBuilder::on(area)
         .caption(format!("every {}", text(interval)), font(16, TEXT))
         .margin(6)

@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, time::Duration};
 use serde::Deserialize;
 
 use crate::{
-    poll::{Arrivals, Mode},
+    poll::{Distribution, Mode},
     results::SCHEMA,
 };
 
@@ -62,7 +62,7 @@ struct Shares {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Dot {
     /// How intervals are distributed.
-    pub arrivals: Arrivals,
+    pub distribution: Distribution,
     /// Their mean.
     pub interval: Duration,
     /// The mode.
@@ -110,13 +110,18 @@ impl Frontier {
                 continue;
             };
             let dot = Dot {
-                arrivals: find("distribution", &row.case, &Arrivals::ALL, Arrivals::name)?,
+                distribution: find(
+                    "distribution",
+                    &row.case,
+                    &Distribution::ALL,
+                    Distribution::name,
+                )?,
                 interval: Duration::from_nanos(row.interval_ns),
                 mode: find("mode", &row.mode, &Mode::ALL, Mode::name)?,
                 saved,
                 cpu: (row.cpu_per_second.guest + row.cpu_per_second.host) * 100.0,
             };
-            let place = |dot: &Dot| (dot.arrivals, dot.interval, dot.mode);
+            let place = |dot: &Dot| (dot.distribution, dot.interval, dot.mode);
             dots.retain(|other| place(other) != place(&dot));
             dots.push(dot);
         }
@@ -131,8 +136,8 @@ impl Frontier {
     }
 
     /// The distributions that were measured.
-    pub(super) fn arrivals(&self) -> Vec<Arrivals> {
-        let all: BTreeSet<_> = self.dots.iter().map(|dot| dot.arrivals).collect();
+    pub(super) fn distribution(&self) -> Vec<Distribution> {
+        let all: BTreeSet<_> = self.dots.iter().map(|dot| dot.distribution).collect();
         all.into_iter().collect()
     }
 
@@ -149,8 +154,12 @@ impl Frontier {
     }
 
     /// The modes at one point, and those of them that none beats, in the order of the CPU time.
-    pub(super) fn point(&self, arrivals: Arrivals, interval: Duration) -> (Vec<Dot>, Vec<Dot>) {
-        let here = |dot: &&Dot| (dot.arrivals, dot.interval) == (arrivals, interval);
+    pub(super) fn point(
+        &self,
+        distribution: Distribution,
+        interval: Duration,
+    ) -> (Vec<Dot>, Vec<Dot>) {
+        let here = |dot: &&Dot| (dot.distribution, dot.interval) == (distribution, interval);
         let dots: Vec<Dot> = self.dots.iter().filter(here).copied().collect();
         let mut best: Vec<Dot> = dots
             .iter()
@@ -220,7 +229,7 @@ pub(super) mod tests {
         ]);
         let frontier = Frontier::from_json(&file(rows))?;
         assert_eq!(frontier.intervals().len(), 2);
-        let (dots, best) = frontier.point(Arrivals::Fixed, Duration::from_micros(1));
+        let (dots, best) = frontier.point(Distribution::Fixed, Duration::from_micros(1));
         assert_eq!(dots.len(), 4);
         let names: Vec<_> = best.iter().map(|dot| dot.mode.name()).collect();
         assert_eq!(names, ["halt", "pvirq-halt-poll", "guest-spin"]);

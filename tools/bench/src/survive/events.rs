@@ -13,9 +13,6 @@ use std::{
     time::Duration,
 };
 
-use kvm_bindings::{
-    kvm_irq_routing_entry, kvm_irq_routing_msi, KvmIrqRouting, KVM_IRQ_ROUTING_MSI,
-};
 use kvm_ioctls::VmFd;
 use mini_guest::{Shared, LEDGER_EVENTS, LEDGER_VCPUS, LEDGER_VECTORS};
 use pvirq::{
@@ -24,14 +21,16 @@ use pvirq::{
 };
 use pvirq_protocol::Vector;
 use vm_memory::GuestMemoryMmap;
-use vmm::{boot, error::Error, machine::Machine};
+use vmm::{
+    boot,
+    error::Error,
+    machine::Machine,
+    msi::{self, FIRST_GSI},
+};
 use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
 
 use crate::random::Random;
 
-/// The first interrupt line that no interrupt controller has.
-const GSI: u32 = 24;
-const MSI_ADDRESS: u32 = 0xfee0_0000;
 /// The longest that the thread waits between two signals.
 const PAUSE: Duration = Duration::from_micros(300);
 
@@ -114,15 +113,15 @@ impl Events {
         device: &std::path::Path,
         registers: bool,
     ) -> Result<(), Error> {
-        let entries: Vec<_> = self.events.iter().zip(GSI..).map(entry).collect();
-        let routing = KvmIrqRouting::from_entries(&entries)
-            .map_err(|error| Error::Memory(format!("no room for routes: {error:?}")))?;
-        machine
-            .vm()
-            .set_gsi_routing(&routing)
-            .map_err(Error::kvm("KVM_SET_GSI_ROUTING"))?;
+        let routes: Vec<_> = self
+            .events
+            .iter()
+            .zip(FIRST_GSI..)
+            .map(|(event, gsi)| msi::route(gsi, event.target as u32, event.vector()))
+            .collect();
+        msi::set_routes(machine.vm(), &routes)?;
         let to_vectors = registers && device.to_str() == Some(PVIRQ);
-        for (event, gsi) in self.events.iter().zip(GSI..) {
+        for (event, gsi) in self.events.iter().zip(FIRST_GSI..) {
             let mut bound = lock(&event.bound);
             *bound = Bound::Soon;
             if event.is_irqfd() || !to_vectors {
@@ -160,7 +159,7 @@ impl Events {
     /// Takes bindings back: those to KVM's irqfd or to vectors, as it is wanted. What was signalled before has got to the
     /// VM when this returns, and what is signalled later stays in the eventfds.
     pub fn detach(&self, machine: &Machine, irqfds: bool, vectors: bool) -> Result<(), Error> {
-        for (event, gsi) in self.events.iter().zip(GSI..) {
+        for (event, gsi) in self.events.iter().zip(FIRST_GSI..) {
             let mut bound = lock(&event.bound);
             match *bound {
                 Bound::Irqfd if irqfds => machine
@@ -250,19 +249,4 @@ impl Events {
             place.value.store(event.sent.load(SeqCst), SeqCst);
         }
     }
-}
-
-/// The route of an eventfd.
-fn entry((event, gsi): (&Event, u32)) -> kvm_irq_routing_entry {
-    let mut entry = kvm_irq_routing_entry {
-        gsi,
-        type_: KVM_IRQ_ROUTING_MSI,
-        ..Default::default()
-    };
-    entry.u.msi = kvm_irq_routing_msi {
-        address_lo: MSI_ADDRESS | ((event.target as u32) << 12),
-        data: event.vector().into(),
-        ..Default::default()
-    };
-    entry
 }

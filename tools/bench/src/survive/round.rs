@@ -1,16 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! One save and restore, and what is found out by the way.
+//! One save and restore.
 
-use std::{
-    path::Path,
-    sync::atomic::Ordering::SeqCst,
-    time::{Duration, Instant},
-};
+use std::{ops::AddAssign, path::Path, time::Duration};
 
-use kvm_bindings::kvm_msi;
-use kvm_ioctls::VmFd;
-use mini_guest::{Account, Shared, LEDGER_SOURCES, LEDGER_VCPUS, LEDGER_VECTORS};
 use pvirq::{
     device::{Device, PVIRQ},
     extension::Extension,
@@ -19,6 +12,7 @@ use pvirq_protocol::Vectors;
 use vmm::{
     error::Error,
     machine::{snapshot::Snapshot, Config, Machine},
+    msi,
 };
 
 use super::{case::SurviveCase, events::Events};
@@ -37,7 +31,7 @@ pub(super) fn delay(random: &mut Random) -> Duration {
 
 /// What was seen in rounds.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Counts {
+pub struct Counts {
     /// Eventfds that were signalled while no vCPU was in `KVM_RUN`.
     pub signalled: u64,
     /// Interrupts that the local APICs had when they were saved.
@@ -46,6 +40,15 @@ pub(super) struct Counts {
     pub posted: u64,
     /// vCPUs that were saved while halted.
     pub halted: u64,
+}
+
+impl AddAssign for Counts {
+    fn add_assign(&mut self, more: Counts) {
+        self.signalled += more.signalled;
+        self.in_lapics += more.in_lapics;
+        self.posted += more.posted;
+        self.halted += more.halted;
+    }
 }
 
 /// What was saved.
@@ -118,101 +121,13 @@ impl Saved {
             match is_pvirq {
                 _ if vectors.is_empty() => {}
                 true => Extension::new(machine.vm())?.set_posted(vcpu, vectors)?,
-                false => signal(machine.vm(), vcpu, vectors)?,
+                // There is no pvirq to post.
+                false => vectors
+                    .into_iter()
+                    .try_for_each(|vector| msi::signal(machine.vm(), vcpu, vector.get()))?,
             }
         }
         Ok(machine)
-    }
-}
-
-/// Interrupts a vCPU by messages, where there is no pvirq to post to it.
-fn signal(vm: &VmFd, vcpu: u32, vectors: Vectors) -> Result<(), Error> {
-    for vector in vectors {
-        let msi = kvm_msi {
-            address_lo: 0xfee0_0000 | (vcpu << 12),
-            data: vector.get().into(),
-            ..Default::default()
-        };
-        vm.signal_msi(msi).map_err(Error::kvm("KVM_SIGNAL_MSI"))?;
-    }
-    Ok(())
-}
-
-/// Looks at the ledger each time that no vCPU runs.
-pub(super) struct Auditor {
-    vcpus: usize,
-    patience: Duration,
-    /// For each target and source, since when so many have been sent.
-    since: Vec<(u64, Instant)>,
-    /// Interrupts that did not come in time.
-    pub lost: u64,
-    /// Interrupts that came once too often.
-    pub twice: u64,
-    /// Interrupts that had come at the last audit.
-    pub handled: u64,
-}
-
-impl Auditor {
-    pub fn new(vcpus: usize, patience: Duration) -> Self {
-        Auditor {
-            vcpus,
-            patience,
-            since: vec![(0, Instant::now()); LEDGER_VCPUS * LEDGER_SOURCES],
-            lost: 0,
-            twice: 0,
-            handled: 0,
-        }
-    }
-
-    /// Counts what is lost or repeated, and balances the ledger, so that the guest goes on.
-    pub fn audit(&mut self, shared: &Shared, events: &Events, note: &mut dyn FnMut(&str)) {
-        self.handled = 0;
-        for target in 0..self.vcpus {
-            for source in 0..LEDGER_SOURCES {
-                let mut account = shared.survival.ledgers[target].account(source);
-                if source >= LEDGER_VCPUS {
-                    account.sent = events.sent(target, source);
-                }
-                self.handled += account.handled;
-                if let Some(what) =
-                    self.judge(target * LEDGER_SOURCES + source, account, Instant::now())
-                {
-                    note(&format!(
-                        "{what}: vCPU {target}, vector {:#x}: {account:?}, {:?}",
-                        usize::from(LEDGER_VECTORS) + source,
-                        shared.descriptors[target]
-                    ));
-                    let place = &shared.survival.ledgers[target].handled[source];
-                    place.value.store(account.sent, SeqCst);
-                }
-            }
-        }
-    }
-
-    /// Says what is wrong with an account, if that is known by now, and counts it.
-    fn judge(&mut self, index: usize, account: Account, now: Instant) -> Option<&'static str> {
-        let (sent, since) = &mut self.since[index];
-        if account.missing() == 0 || *sent != account.sent {
-            *since = now;
-        }
-        *sent = account.sent;
-        if account.repeated() != 0 {
-            self.twice += account.repeated();
-            return Some("twice");
-        }
-        if account.missing() != 0 && now.saturating_duration_since(*since) > self.patience {
-            self.lost += account.missing();
-            return Some("lost");
-        }
-        None
-    }
-
-    /// What has been found.
-    pub fn text(&self) -> String {
-        format!(
-            "{} interrupts handled, {} lost, {} twice",
-            self.handled, self.lost, self.twice
-        )
     }
 }
 
@@ -233,21 +148,5 @@ mod tests {
                 .count()
                 > 100
         );
-    }
-
-    #[test]
-    fn what_is_late_is_lost_and_what_is_more_than_sent_came_twice() {
-        const PATIENCE: Duration = Duration::from_secs(1);
-
-        let mut auditor = Auditor::new(2, PATIENCE);
-        let account = |sent, handled| Account { sent, handled };
-        let begin = Instant::now();
-        let late = begin + PATIENCE + Duration::from_millis(1);
-        assert_eq!(auditor.judge(0, account(3, 3), begin), None);
-        assert_eq!(auditor.judge(0, account(4, 3), begin), None);
-        assert_eq!(auditor.judge(0, account(4, 3), begin + PATIENCE), None);
-        assert_eq!(auditor.judge(0, account(4, 3), late), Some("lost"));
-        assert_eq!(auditor.judge(1, account(4, 5), begin), Some("twice"));
-        assert_eq!((auditor.lost, auditor.twice), (1, 1));
     }
 }

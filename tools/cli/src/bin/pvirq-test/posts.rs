@@ -11,7 +11,7 @@ use exit_count::{
 };
 use mini_guest::{Answer, IdleMode, Job, JobKind, Mechanism, Pattern, Request};
 use pvirq::device::PVIRQ;
-use pvirq_bench::{ground::Ground, Measurement};
+use pvirq_bench::{ground::Ground, ipi::Measurement};
 use pvirq_protocol::{
     ioctl::Poll,
     registers::{Array, Command, Status, ARRAY_ALIGN, VERSION},

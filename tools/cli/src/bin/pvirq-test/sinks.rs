@@ -13,7 +13,7 @@ use kvm_bindings::{
 use kvm_ioctls::VmFd;
 use mini_guest::{Job, JobKind, Shared, DEVICE_VECTORS};
 use pvirq::extension::{Extension, Route};
-use pvirq_bench::Injection;
+use pvirq_bench::inject::Injection;
 use pvirq_protocol::ioctl::BottomHalfKind;
 use serde_json::Value;
 use vmm::spin::spin_until;

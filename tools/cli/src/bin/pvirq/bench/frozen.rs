@@ -4,10 +4,10 @@
 
 use std::process::ExitCode;
 
-use anyhow::{ensure, Context, Result};
-use pvirq_bench::{Frozen, FrozenCase, FrozenReport};
+use anyhow::Result;
+use pvirq_bench::frozen::{Frozen, FrozenCase};
 
-use super::Output;
+use super::output::{is_wanted, Output};
 
 /// Measures interrupts while another sender of the same vector to the same vCPU is stopped in its post
 ///
@@ -26,25 +26,13 @@ pub struct Args {
     output: Output,
 }
 
-/// Runs it.
+/// Measures.
 pub fn run(args: &Args) -> Result<ExitCode> {
-    let cpus = args.output.cpus()?;
-    let frozen = Frozen::new(cpus.clone())?;
-    let mut report = FrozenReport::new(&cpus)?;
-    println!("{}", report.environment);
-    let wanted = |case: &FrozenCase| args.case.as_deref().is_none_or(|name| name == case.name());
-    for case in FrozenCase::ALL.into_iter().filter(wanted) {
-        let rows = frozen
-            .measure(case, args.stops, &mut |text| eprintln!("{text}"))
-            .context(case.name())?;
-        for row in rows {
-            println!("{row}");
-            report.rows.push(row);
-        }
-    }
-    args.output.write(&report)?;
-    let lost: u64 = report.rows.iter().map(|row| row.lost).sum();
-    println!("{lost} interrupts lost.");
-    ensure!(lost == 0, "{lost} interrupts were lost");
-    Ok(ExitCode::SUCCESS)
+    let wanted = |case: &FrozenCase| is_wanted(&args.case, case.name());
+    let frozen = Frozen {
+        cases: FrozenCase::ALL.into_iter().filter(wanted).collect(),
+        stops: args.stops,
+    };
+    args.output
+        .measure(args.output.lab(true)?, &[Box::new(frozen)])
 }

@@ -2,12 +2,16 @@
 
 //! `pvirq bench idle`: measures what polling for idle vCPUs is worth, and what it costs others.
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
-use anyhow::{ensure, Context, Result};
-use pvirq_bench::{Idle, IdleReport, IDLE_CASES};
+use anyhow::{bail, ensure, Result};
+use pvirq::{
+    device::{KVM, PVIRQ},
+    error::Error,
+};
+use pvirq_bench::idle::{Options, IDLE_CASES};
 
-use super::{percentage, Common, STATUS_DIFFERENT};
+use super::output::{is_wanted, percentage, Devices, Output};
 
 /// Measures idle vCPUs: how soon they take interrupts, what they leave to a neighbour, and whether they miss anything
 ///
@@ -16,11 +20,14 @@ use super::{percentage, Common, STATUS_DIFFERENT};
 #[derive(clap::Args)]
 pub struct Args {
     #[command(flatten)]
-    common: Common,
+    devices: Devices,
+
+    #[command(flatten)]
+    output: Output,
 
     /// Only this case: interrupts of the timer or of an eventfd while the host polls; a CPU-bound task on the vCPU's CPU, what
     /// it loses, and how soon polling gives way to it; interrupts from everywhere at random
-    #[arg(long, value_parser = IDLE_CASES.map(|(_, name)| name))]
+    #[arg(long, value_parser = IDLE_CASES.map(|case| case.name))]
     case: Option<String>,
 
     /// Interrupts that are measured, on each device, and idle periods at random
@@ -36,45 +43,30 @@ pub struct Args {
     max_difference: Option<f64>,
 }
 
-/// Measures, shows the results, writes and judges them.
+/// Measures.
 pub fn run(args: &Args) -> Result<ExitCode> {
-    let options = args.common.options(true, None)?;
-    let alone = options.cpus.len() == 1;
-    let mut report = IdleReport::new(&options)?;
-    let idle = Idle::new(options)?;
-    let wanted = |name| args.case.as_deref().is_none_or(|case| case == name);
-    ensure!(
-        !alone || args.case.as_deref() == Some("arrivals"),
-        "it takes two CPUs, except for arrivals"
-    );
-
-    println!("{}", report.environment);
-    for (case, name) in IDLE_CASES.into_iter().filter(|&(_, name)| wanted(name)) {
-        let rows = idle
-            .measure(case, args.events, args.pairs, &mut |text| {
-                eprintln!("{text}");
-            })
-            .context(name)?;
-        for row in &rows {
-            println!("{row}");
-        }
-        report.rows.extend(rows);
+    let devices = <[PathBuf; 2]>::try_from(args.devices.paths());
+    let Ok(devices) = devices else {
+        let is_kvm = devices.is_err_and(|devices| devices.first() == Some(&KVM.into()));
+        bail!(Error::NoDevice(if is_kvm { PVIRQ } else { KVM }.into()));
+    };
+    let lab = args.output.lab(true)?;
+    let options = Options {
+        devices,
+        events: args.events,
+        pairs: args.pairs,
+        max_difference: args.max_difference,
+    };
+    let mut benches = Vec::new();
+    for case in IDLE_CASES
+        .iter()
+        .filter(|case| is_wanted(&args.case, case.name))
+    {
+        ensure!(
+            case.can_share_cpu || lab.cpus.len() > 1,
+            "it takes two CPUs, except for arrivals"
+        );
+        benches.push((case.prepare)(options.clone()));
     }
-    args.common.output.write(&report)?;
-    let lost: u64 = report.rows.iter().map(|row| row.lost()).sum();
-    ensure!(lost == 0, "{lost} interrupts were missed");
-
-    let percent = args.max_difference.unwrap_or(f64::INFINITY);
-    let worse = report.rows.iter().filter(|row| {
-        let excess = row.excess().unwrap_or(0.0);
-        // What is not a number is not within any bounds.
-        let within = excess * 100.0 <= percent;
-        !within
-    });
-    let mut status = ExitCode::SUCCESS;
-    for row in worse {
-        eprintln!("pvirq: worse by more than {percent} %: {row}");
-        status = ExitCode::from(STATUS_DIFFERENT);
-    }
-    Ok(status)
+    args.output.measure(lab, &benches)
 }

@@ -6,11 +6,10 @@ use std::{path::Path, process::ExitCode, time::Duration};
 
 use anyhow::{ensure, Result};
 use pvirq::device;
-use pvirq_bench::poll::{self, Arrivals, Mode, Options, Point, PollOptions, Report, Session};
+use pvirq_bench::poll::{Distribution, Mode, Options, Point, Polling};
 use pvirq_protocol::ioctl::Poll;
 
-use super::{Output, STATUS_DIFFERENT};
-use crate::progress::Display;
+use super::output::Output;
 
 /// The intervals between wake-ups by default, in µs: half a decade each.
 const INTERVALS: [f64; 9] = [1.0, 3.16, 10.0, 31.6, 100.0, 316.0, 1000.0, 3160.0, 10000.0];
@@ -28,8 +27,8 @@ pub struct Args {
     modes: Vec<Mode>,
 
     /// Only these distributions of the intervals: fixed, exponential, bursty [default: all]
-    #[arg(long, value_name = "NAME,...", value_delimiter = ',', value_parser = arrivals)]
-    arrivals: Vec<Arrivals>,
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',', value_parser = distribution)]
+    arrivals: Vec<Distribution>,
 
     /// The mean intervals between wake-ups, in µs, from 1 to 10000 [default: two for each power of ten]
     #[arg(long = "interval", value_name = "US,...", value_delimiter = ',', value_parser = interval)]
@@ -64,8 +63,8 @@ fn mode(name: &str) -> Result<Mode, String> {
     find(name, &Mode::ALL, Mode::name)
 }
 
-fn arrivals(name: &str) -> Result<Arrivals, String> {
-    find(name, &Arrivals::ALL, Arrivals::name)
+fn distribution(name: &str) -> Result<Distribution, String> {
+    find(name, &Distribution::ALL, Distribution::name)
 }
 
 /// Finds what has a name.
@@ -112,50 +111,29 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         );
     }
     let intervals = chosen(&args.intervals, INTERVALS.map(micros));
-    let points: Vec<Point> = chosen(&args.arrivals, Arrivals::ALL)
+    let points: Vec<Point> = chosen(&args.arrivals, Distribution::ALL)
         .into_iter()
-        .flat_map(|arrivals| {
-            let point = move |&interval| Point { arrivals, interval };
+        .flat_map(|distribution| {
+            let point = move |&interval| Point {
+                distribution,
+                interval,
+            };
             intervals.iter().map(point).collect::<Vec<_>>()
         })
         .collect();
 
-    let cpus = args.output.cpus()?;
-    let mut report = Report::new(&cpus)?;
-    let options = Options {
-        cpus,
+    let polling = Polling(Options {
+        modes,
+        points,
         time: Duration::from_millis(args.time),
         warm_up: Duration::from_millis(args.warm_up),
-        poll: PollOptions {
-            guest_poll_ns: args.guest_poll_ns,
-            host_poll_ns: args.host_poll_ns,
-            budget: args.poll_budget,
-        },
-    };
-    let mut session = Session::new(options, &modes);
-    let mut progress = Display::new(points.len());
-    progress.set_pieces(session.pieces() * points.len() as u32);
-    for point in points {
-        let measured = session.measure(point, &mut progress)?;
-        report.add(&session, &measured);
-    }
-    progress.finish();
-
-    println!("{}", report.environment);
-    println!("{}", poll::table(&report));
-    println!("Exits by the host's timer ticks are not in the table.");
-    args.output.write(&report)?;
-    let misdelivered = report.misdelivered();
-    ensure!(
-        misdelivered == 0,
-        "{misdelivered} interrupts were lost or came twice"
-    );
-    let beaten = report.beaten();
-    beaten.iter().for_each(|beaten| println!("{beaten}"));
-    Ok(match args.check && !beaten.is_empty() {
-        true => ExitCode::from(STATUS_DIFFERENT),
-        false => ExitCode::SUCCESS,
-    })
+        guest_poll_ns: args.guest_poll_ns,
+        host_poll_ns: args.host_poll_ns,
+        budget: args.poll_budget,
+        check: args.check,
+    });
+    args.output
+        .measure(args.output.lab(true)?, &[Box::new(polling)])
 }
 
 #[cfg(test)]
@@ -169,8 +147,8 @@ mod tests {
         }
         let error = mode("none").unwrap_err();
         assert!(error.contains("guest-spin") && error.contains("pvirq-halt-poll"));
-        assert_eq!(arrivals("bursty"), Ok(Arrivals::Bursty));
-        assert!(arrivals("").is_err());
+        assert_eq!(distribution("bursty"), Ok(Distribution::Bursty));
+        assert!(distribution("").is_err());
     }
 
     #[test]

@@ -8,12 +8,12 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::{ensure, Context, Result};
+use anyhow::{ensure, Result};
 use mini_guest::LEDGER_VCPUS;
 use pvirq::device::PVIRQ;
-use pvirq_bench::{survive_plan, Survive, SurviveDevice, SurviveReport};
+use pvirq_bench::survive::{survive_plan, Survive, SurviveDevice};
 
-use super::Output;
+use super::output::{is_wanted, Output};
 
 /// Saves and restores guests by KVM's API, at random points, with interrupts under way
 ///
@@ -51,7 +51,6 @@ pub struct Args {
 
 /// Runs it.
 pub fn run(args: &Args) -> Result<ExitCode> {
-    let cpus = args.output.cpus()?;
     let there = |device: &SurviveDevice| device.paths().iter().all(|path| Path::new(path).exists());
     let wanted = |device: &SurviveDevice| match args.devices.as_slice() {
         [] => there(device),
@@ -65,33 +64,18 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let vcpus: Vec<_> = args.vcpus.iter().copied().map(usize::from).collect();
     let mut plan = survive_plan(&devices, &vcpus, true);
     plan.retain(|case| {
-        let is = |wanted: &Option<String>, name| wanted.as_ref().is_none_or(|one| one == name);
-        is(&args.mechanism, case.mechanism()) && is(&args.saved_by, case.posted())
+        is_wanted(&args.mechanism, case.mechanism()) && is_wanted(&args.saved_by, case.posted())
     });
-    ensure!(!plan.is_empty(), "no case is like that");
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let seed = args
         .seed
         .unwrap_or_else(|| now.map_or(1, |now| now.as_secs()));
-
-    let survive = Survive::new(cpus.clone(), seed);
-    let mut report = SurviveReport::new(&cpus, &vcpus)?;
-    println!("{}", report.environment);
     println!("Seed: {seed}.");
-    for case in &plan {
-        let row = survive
-            .measure(case, args.rounds, &mut |text| eprintln!("{text}"))
-            .with_context(|| case.to_string())?;
-        println!("{row}");
-        report.rows.push(row);
-    }
-    args.output.write(&report)?;
-    let rounds: u64 = report.rows.iter().map(|row| row.rounds).sum();
-    let misdelivered = report.misdelivered();
-    println!("{rounds} saves and restores: {misdelivered} interrupts lost or twice.");
-    ensure!(
-        misdelivered == 0,
-        "{misdelivered} interrupts were lost or came twice"
-    );
-    Ok(ExitCode::SUCCESS)
+    let survive = Survive {
+        plan,
+        rounds: args.rounds,
+        seed,
+    };
+    args.output
+        .measure(args.output.lab(true)?, &[Box::new(survive)])
 }

@@ -17,7 +17,7 @@ use pvirq::{
     device::{Device, KVM, PVIRQ},
     features::KvmFeatures,
 };
-use pvirq_bench::{ground::Ground, kernel_release};
+use pvirq_bench::{environment::kernel_release, ground::Ground};
 use vmm::error::Error;
 
 /// The CPU.

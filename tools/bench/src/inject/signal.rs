@@ -4,6 +4,7 @@
 
 use std::{arch::x86_64::_rdtsc, sync::atomic::Ordering::SeqCst, thread, time::Duration};
 
+use exit_count::exits::Exits;
 use mini_guest::Shared;
 use pvirq::mapped::MappedDescriptors;
 use pvirq_protocol::{ioctl::Poll, HostState, Posted};
@@ -14,14 +15,43 @@ use super::{
     case::{InjectCase, Injection, Signals},
     ready::vector,
     submission::Submission,
-    Piece,
 };
-use crate::case::Target;
+use crate::{lab::GAP, target::Target};
 
 /// How long an interrupt may take before it counts as lost.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How long a halted target is given to fall asleep before it is interrupted.
-const GAP: Duration = Duration::from_micros(100);
+
+/// What pieces add up to.
+#[derive(Default)]
+pub struct Sum {
+    /// Signals.
+    pub events: u64,
+    /// Bursts that were not acknowledged.
+    pub lost: u64,
+    /// How often the target's interrupt handler ran, or it found the vector in its descriptor.
+    pub handled: u64,
+    /// System calls of the sender.
+    pub system_calls: u64,
+    /// How often bottom halves delivered.
+    pub kicks: u64,
+    /// The targets' exits.
+    pub exits: Exits,
+    /// Cycles from before the first signal of each burst to the sender's sight of the last one's acknowledgement.
+    pub cycles: Vec<u64>,
+}
+
+impl Sum {
+    /// Adds what was measured later.
+    pub fn add(&mut self, other: Sum) {
+        self.events += other.events;
+        self.lost += other.lost;
+        self.handled += other.handled;
+        self.system_calls += other.system_calls;
+        self.kicks += other.kicks;
+        self.exits += other.exits;
+        self.cycles.extend(other.cycles);
+    }
+}
 
 /// What the sender needs.
 pub struct Signal<'a> {
@@ -36,8 +66,8 @@ impl Signal<'_> {
     /// Sends so many bursts to the targets in turn, to each the same number, and waits for each to be acknowledged.
     ///
     /// It stops at the first that is not.
-    pub fn send(&self, shared: &Shared, bursts: u32) -> Result<Piece, Error> {
-        let mut piece = Piece::default();
+    pub fn send(&self, shared: &Shared, bursts: u32) -> Result<Sum, Error> {
+        let mut piece = Sum::default();
         let targets = self.sources.len();
         let mut sequences = vec![0; targets];
 

@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! How to measure cases: where, and how much of each.
-
-use std::{path::PathBuf, time::Duration};
+//! How much of each case is measured.
 
 use mini_guest::{JobKind, Pattern};
 use vmm::cpus::CpuList;
 
-use super::case::{Case, Target};
+use super::case::Case;
+use crate::{lab::overcommit, target::Target};
 
 /// The largest number of sends, or exits, in a row on one device.
 const PIECE: u32 = 50;
@@ -18,47 +17,37 @@ const PIECES_MIN: u32 = 4;
 /// So many fewer events where each has to wait for other threads' turns.
 const TURNS: u32 = 6;
 
-/// How to measure.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// The devices to compare, the first is what the others are compared with.
-    pub devices: Vec<PathBuf>,
-    /// The CPUs to use.
-    pub cpus: CpuList,
-    /// Whether the guest shall use KVM's paravirtual EOI.
-    pub pv_eoi: bool,
-    /// The time for each case and device after which it ends with fewer events than wanted, if it is limited. A few
-    /// pieces are always measured.
-    pub limit: Option<Duration>,
+/// How much of a case is measured on some CPUs.
+pub struct Size<'a> {
+    case: &'a Case,
+    /// The number of vCPUs on the CPU that has the most of them.
+    overcommit: usize,
 }
 
-impl Options {
-    /// The number of vCPUs on the CPU that has the most of them.
-    pub fn overcommit(&self, case: &Case) -> usize {
-        let cpus = case.place().cpus(&self.cpus, case.vcpus);
-        cpus.iter()
-            .map(|cpu| cpus.iter().filter(|&other| other == cpu).count())
-            .max()
-            .unwrap_or(0)
+impl<'a> Size<'a> {
+    /// The size of a case.
+    pub fn of(cpus: &CpuList, case: &'a Case) -> Self {
+        let overcommit = overcommit(&case.place().cpus(cpus, case.vcpus));
+        Size { case, overcommit }
     }
 
     /// The number of sends, by each vCPU in a storm, that give about `events` events.
-    pub fn sends(&self, case: &Case, events: u32) -> u32 {
-        let targets = match (case.kind, case.pattern) {
-            (JobKind::Ipi, Pattern::Broadcast) => case.vcpus as u32 - 1,
-            (JobKind::Storm, _) => return events.div_ceil(case.vcpus as u32),
+    pub fn sends(&self, events: u32) -> u32 {
+        let targets = match (self.case.kind, self.case.pattern) {
+            (JobKind::Ipi, Pattern::Broadcast) => self.case.vcpus as u32 - 1,
+            (JobKind::Storm, _) => return events.div_ceil(self.case.vcpus as u32),
             _ => 1,
         };
-        events.div_ceil(targets * self.turns(case))
+        events.div_ceil(targets * self.turns())
     }
 
     /// The number of pieces on each device.
-    pub fn rounds(&self, case: &Case, sends: u32) -> u32 {
-        let piece = match (case.kind, self.turns(case)) {
+    pub fn rounds(&self, sends: u32) -> u32 {
+        let piece = match (self.case.kind, self.turns()) {
             (JobKind::Storm, _) => PIECE_STORM,
             (_, 1) => PIECE,
             // It takes as long as there are turns, and all of the sender's exits must fit into the trace, too.
-            _ => PIECE.div_ceil(self.overcommit(case) as u32),
+            _ => PIECE.div_ceil(self.overcommit as u32),
         };
         sends.div_ceil(piece).max(PIECES_MIN).min(sends)
     }
@@ -66,8 +55,8 @@ impl Options {
     /// How many fewer events do, because each takes so much longer.
     ///
     /// Targets that share a CPU and do not sleep have to wait for each other's turns, of some milliseconds each.
-    fn turns(&self, case: &Case) -> u32 {
-        match (case.target, self.overcommit(case)) {
+    fn turns(&self) -> u32 {
+        match (self.case.target, self.overcommit) {
             (Target::None | Target::Halted, _) | (_, ..2) => 1,
             _ => TURNS,
         }
@@ -77,15 +66,10 @@ impl Options {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::{exit_plan, ipi_plan, Extent};
+    use crate::ipi::case::{exit_plan, ipi_plan, Extent};
 
-    fn options(cpus: &str) -> Options {
-        Options {
-            devices: Vec::new(),
-            cpus: cpus.parse().unwrap(),
-            pv_eoi: true,
-            limit: None,
-        }
+    fn cpus(list: &str) -> CpuList {
+        list.parse().unwrap()
     }
 
     pub fn plan() -> Vec<Case> {
@@ -100,13 +84,13 @@ pub(super) mod tests {
 
     #[test]
     fn broadcasts_and_turns_need_fewer_sends() {
-        let sends = |cpus: &str, pattern, target| {
+        let sends = |list: &str, pattern, target| {
             let plan = plan();
             let case = plan
                 .iter()
                 .find(|case| (case.pattern, case.target) == (pattern, target))
                 .unwrap();
-            options(cpus).sends(case, 900)
+            Size::of(&cpus(list), case).sends(900)
         };
         assert_eq!(sends("0-1", Pattern::Unicast, Target::Busy), 900);
         assert_eq!(sends("0", Pattern::Unicast, Target::Busy), 900 / TURNS);
@@ -117,23 +101,23 @@ pub(super) mod tests {
             sends("0-31", Pattern::Unicast, Target::Preempted),
             900 / TURNS
         );
-        assert_eq!(options("0").sends(&exit_plan()[0], 900), 900);
+        assert_eq!(Size::of(&cpus("0"), &exit_plan()[0]).sends(900), 900);
     }
 
     #[test]
     fn pieces_are_small_and_several() {
         let exits = [1, 3, 4, 50, 199, 200, 201, 500];
         assert_eq!(
-            exits.map(|sends| options("0").rounds(&exit_plan()[0], sends)),
+            exits.map(|sends| Size::of(&cpus("0"), &exit_plan()[0]).rounds(sends)),
             [1, 3, 4, 4, 4, 4, 5, 10]
         );
         let plan = plan();
-        let rounds = |cpus: &str, target| {
+        let rounds = |list: &str, target| {
             let case = plan
                 .iter()
                 .find(|case| case.vcpus == 16 && case.target == target)
                 .unwrap();
-            options(cpus).rounds(case, 500)
+            Size::of(&cpus(list), case).rounds(500)
         };
         // Of 4 sends, where 15 targets take turns.
         assert_eq!(rounds("0-1", Target::Busy), 125);

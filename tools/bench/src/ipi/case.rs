@@ -1,81 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! What is measured.
+//! What `pvirq bench ipi` and `exit` measure.
 
 use std::fmt;
 
 use mini_guest::{IdleMode, JobKind, Mechanism, Pattern};
-use vmm::cpus::CpuList;
 
-/// How long KVM polls before a halted vCPU sleeps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum HaltPoll {
-    /// As the host's administrator left it.
-    Default,
-    /// Not at all.
-    Zero,
-}
-
-/// What a target does while it is not interrupted, or where it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Target {
-    /// There is none.
-    None,
-    /// It computes.
-    Busy,
-    /// It halts.
-    Halted,
-    /// It is idle, and polls its descriptor.
-    PollingGuest,
-    /// It is idle, and its host polls for it; where there is no such host, it halts.
-    PollingHost,
-    /// Some targets are busy, some halt, some poll.
-    Mixed,
-    /// It is busy, and nearly always another target has its CPU when it is interrupted.
-    Preempted,
-}
-
-impl Target {
-    /// The name in results.
-    pub fn name(self) -> &'static str {
-        match self {
-            Target::None => "none",
-            Target::Busy => "busy",
-            Target::Halted => "halted",
-            Target::PollingGuest => "polling-guest",
-            Target::PollingHost => "polling-host",
-            Target::Mixed => "mixed",
-            Target::Preempted => "preempted",
-        }
-    }
-
-    /// Whether there are targets that halt.
-    pub fn halts(self) -> bool {
-        matches!(self, Target::Halted | Target::Mixed | Target::PollingHost)
-    }
-}
-
-/// How vCPUs are put on CPUs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Place {
-    /// The sender has the first for itself, the targets share the rest.
-    SenderAlone,
-    /// The sender has the first for itself, the targets share the second.
-    TargetsTogether,
-    /// All share all.
-    InTurn,
-}
-
-impl Place {
-    /// The CPU of each vCPU.
-    pub fn cpus(self, cpus: &CpuList, vcpus: usize) -> Vec<usize> {
-        match self {
-            Place::SenderAlone => cpus.first_alone(vcpus),
-            Place::TargetsTogether => cpus.rest_together(vcpus),
-            Place::InTurn => cpus.in_turn(vcpus),
-        }
-    }
-}
+use crate::target::{HaltPoll, Place, Target};
 
 /// Something to measure on each device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,15 +57,8 @@ impl Case {
     }
 
     /// What the guest's targets are told to do.
-    pub fn idle_mode(self) -> IdleMode {
-        match (self.target, self.mechanism) {
-            (Target::None | Target::Busy | Target::Preempted, _) => IdleMode::Busy,
-            (Target::Halted, _) => IdleMode::Halted,
-            (Target::PollingGuest, _) => IdleMode::Polling,
-            (Target::PollingHost, Mechanism::Pvirq) => IdleMode::PollingHost,
-            (Target::PollingHost, _) => IdleMode::Halted,
-            (Target::Mixed, _) => IdleMode::Mixed,
-        }
+    pub fn idle_mode(&self) -> IdleMode {
+        self.target.idle_mode(self.mechanism == Mechanism::Pvirq)
     }
 
     /// Whether the guest has to register with a pvirq host for it.
@@ -151,29 +75,37 @@ impl Case {
         }
     }
 
-    /// All but the mechanism. What has that in common is measured in turn.
-    pub fn group(&self) -> CaseGroup {
-        CaseGroup(*self)
+    /// Whether another case differs by the mechanism alone.
+    fn is_of_group(&self, other: &Self) -> bool {
+        let mechanism = self.mechanism;
+        *self
+            == Case {
+                mechanism,
+                ..*other
+            }
     }
 }
 
-/// A case whose mechanism does not count.
-pub struct CaseGroup(Case);
+/// Cases that differ by the mechanism alone, and are measured in turn.
+#[derive(Clone, Debug)]
+pub struct CaseGroup(pub Vec<Case>);
 
-impl PartialEq for CaseGroup {
-    fn eq(&self, other: &Self) -> bool {
-        let mechanism = self.0.mechanism;
-        self.0
-            == Case {
-                mechanism,
-                ..other.0
-            }
+impl CaseGroup {
+    /// The groups of a plan.
+    pub fn of(plan: &[Case]) -> Vec<Self> {
+        let groups = plan.chunk_by(Case::is_of_group);
+        groups.map(|cases| CaseGroup(cases.to_vec())).collect()
+    }
+
+    /// One of its cases: all have the same size.
+    pub fn first(&self) -> &Case {
+        &self.0[0]
     }
 }
 
 impl fmt::Display for CaseGroup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let case = self.0;
+        let case = self.first();
         write!(f, "{} {} {}", case.bench(), case.name(), case.target.name())?;
         if case.halt_poll == HaltPoll::Zero {
             write!(f, " (halt_poll_ns 0)")?;
@@ -184,7 +116,7 @@ impl fmt::Display for CaseGroup {
 
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} by {}", self.group(), self.mechanism())
+        write!(f, "{} by {}", CaseGroup(vec![*self]), self.mechanism())
     }
 }
 
@@ -205,7 +137,7 @@ pub struct Extent {
 
 /// The cases of `pvirq bench ipi`.
 ///
-/// Those of the same [group](Case::group) follow each other, and so do those that can use the same machines. Cases that
+/// Those of the same [group](CaseGroup) follow each other, and so do those that can use the same machines. Cases that
 /// leave halt_poll_ns alone come first on a machine, because that cannot be undone.
 pub fn ipi_plan(extent: &Extent) -> Vec<Case> {
     use Mechanism::{PvIpi, Pvirq, X2Apic};
@@ -303,16 +235,15 @@ mod tests {
     }
 
     #[test]
-    fn mechanisms_of_a_scene_follow_each_other() {
-        let plan = ipi_plan(&extent(false));
-        let groups: Vec<_> = plan.chunk_by(|a, b| a.group() == b.group()).collect();
+    fn mechanisms_of_a_group_follow_each_other() {
+        let groups = CaseGroup::of(&ipi_plan(&extent(false)));
         assert_eq!(groups.len(), 2 * 5 + 2 * 6 + 2 + 1);
         for (index, group) in groups.iter().enumerate() {
             assert!(groups[index + 1..]
                 .iter()
-                .all(|other| other[0].group() != group[0].group()));
+                .all(|other| !other.first().is_of_group(group.first())));
             for mechanism in [Mechanism::X2Apic, Mechanism::Pvirq] {
-                assert!(group.iter().any(|case| case.mechanism == mechanism));
+                assert!(group.0.iter().any(|case| case.mechanism == mechanism));
             }
         }
     }

@@ -4,12 +4,12 @@
 
 use std::sync::atomic::Ordering::SeqCst;
 
-use exit_count::exits::{Exits, Reason};
+use exit_count::exits::Exits;
 use mini_guest::{JobKind, Shared, CYCLES_LEN};
 use pvirq_protocol::Tally;
 use vmm::{error::Error, machine::Machine, vcpu::Counts};
 
-use super::summary::Summary;
+use crate::{row::add_posts, summary::Summary};
 
 /// What was measured for one case on one device.
 #[derive(Clone, Debug, Default)]
@@ -67,18 +67,9 @@ impl Measurement {
             measurement.console += &machine.console();
         }
         for (vcpu, count) in counts.iter().enumerate() {
-            let mut exits = count.trace;
-            count
-                .statistics
-                .agree_with(&exits)
-                .map_err(|disagreement| Error::Count(format!("vCPU {vcpu}: {disagreement}")))?;
-            // The port that says that the job is done is not part of it, nor is the one at the end of a storm.
+            // Nor is the port at the end of a storm a part of the job.
             let ports = 1 + u32::from(storm && measurement.lost == 0);
-            if !(0..ports).all(|_| exits.forget(Reason::Io)) {
-                return Err(Error::Count(format!(
-                    "vCPU {vcpu} has parked without an exit"
-                )));
-            }
+            let exits = count.exits(vcpu, ports)?;
             let side = if vcpu == 0 {
                 &mut measurement.sender
             } else {
@@ -128,9 +119,7 @@ impl Measurement {
         self.delivered += piece.delivered;
         self.lost += piece.lost;
         self.duplicates += piece.duplicates;
-        self.posts.coalesced += piece.posts.coalesced;
-        self.posts.elided += piece.posts.elided;
-        self.posts.kicked += piece.posts.kicked;
+        add_posts(&mut self.posts, &piece.posts);
         self.native_sends += piece.native_sends;
         self.sender += piece.sender;
         self.target += piece.target;

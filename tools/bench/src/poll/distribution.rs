@@ -6,7 +6,7 @@ use std::time::Duration;
 
 /// How the intervals between wake-ups are distributed. The mean is given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Arrivals {
+pub enum Distribution {
     /// All are the same.
     Fixed,
     /// Exponentially: wake-ups that know nothing of each other.
@@ -15,7 +15,7 @@ pub enum Arrivals {
     Bursty,
 }
 
-impl Arrivals {
+impl Distribution {
     /// All distributions.
     pub const ALL: [Self; 3] = [Self::Fixed, Self::Exponential, Self::Bursty];
 
@@ -69,31 +69,34 @@ mod tests {
     fn the_mean_is_what_was_asked_for() {
         const COUNT: u32 = 10_000;
         let mean = Duration::from_micros(100);
-        for arrivals in Arrivals::ALL {
-            let sum: Duration = arrivals.intervals(mean, 7).take(COUNT as usize).sum();
+        for distribution in Distribution::ALL {
+            let sum: Duration = distribution.intervals(mean, 7).take(COUNT as usize).sum();
             let measured = (sum / COUNT).as_secs_f64() / mean.as_secs_f64();
-            assert!((0.97..1.03).contains(&measured), "{arrivals:?}: {measured}");
+            assert!(
+                (0.97..1.03).contains(&measured),
+                "{distribution:?}: {measured}"
+            );
         }
     }
 
     #[test]
     fn distributions_differ() {
         let mean = Duration::from_micros(100);
-        let short = |arrivals: Arrivals| {
-            let intervals = arrivals.intervals(mean, 3).take(10_000);
+        let short = |distribution: Distribution| {
+            let intervals = distribution.intervals(mean, 3).take(10_000);
             intervals.filter(|&interval| interval < mean / 2).count()
         };
-        assert_eq!(short(Arrivals::Fixed), 0);
-        assert_eq!(short(Arrivals::Bursty), 9_000);
+        assert_eq!(short(Distribution::Fixed), 0);
+        assert_eq!(short(Distribution::Bursty), 9_000);
         // 1 - exp(-1/2) of them.
-        let share = short(Arrivals::Exponential) as f64 / 10_000.0;
+        let share = short(Distribution::Exponential) as f64 / 10_000.0;
         assert!((0.37..0.42).contains(&share), "{share}");
     }
 
     #[test]
     fn seeds_decide() {
         let some = |seed| -> Vec<_> {
-            let intervals = Arrivals::Exponential.intervals(Duration::from_millis(1), seed);
+            let intervals = Distribution::Exponential.intervals(Duration::from_millis(1), seed);
             intervals.take(5).collect()
         };
         assert_eq!(some(1), some(1));

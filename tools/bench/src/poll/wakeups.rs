@@ -1,42 +1,24 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! What was measured in one mode at one interval.
+//! What wake-ups cost in one mode at one interval.
 
-use std::{fmt, sync::atomic::Ordering::SeqCst, time::Duration};
+use std::{sync::atomic::Ordering::SeqCst, time::Duration};
 
 use exit_count::usage::Usage;
 use mini_guest::JobKind;
+use pvirq_protocol::ioctl::Poll;
 use vmm::{error::Error, machine::Machine, vcpu::Counts};
 
-use super::{Arrivals, Mode};
-use crate::Measurement;
+use crate::ipi::Measurement;
 
 /// The vCPU that is idle, and woken.
 pub const TARGET: usize = 1;
 
-/// Where to measure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Point {
-    /// How intervals are distributed.
-    pub arrivals: Arrivals,
-    /// Their mean.
-    pub interval: Duration,
-}
-
-impl fmt::Display for Point {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "poll {}, every {:?}",
-            self.arrivals.name(),
-            self.interval
-        )
-    }
-}
-
 /// What was measured in one mode at one point.
 #[derive(Clone, Debug, Default)]
 pub struct Wakeups {
+    /// How pvirq polled, if it did.
+    pub poll: Option<Poll>,
     /// Delivery, exits, and for each wake-up the cycles that it took.
     pub measurement: Measurement,
     /// What the target's thread has used.
@@ -59,7 +41,11 @@ pub struct Wakeups {
 
 impl Wakeups {
     /// Takes what a job left.
-    pub fn collect(machine: &Machine, counts: &[Counts]) -> Result<Self, Error> {
+    pub fn collect(
+        machine: &Machine,
+        poll: Option<Poll>,
+        counts: &[Counts],
+    ) -> Result<Self, Error> {
         let measurement = Measurement::collect(machine, JobKind::Wake, counts)?;
         let shared = machine.shared()?;
         let idle = &shared.slots[TARGET].idle;
@@ -68,6 +54,7 @@ impl Wakeups {
             Duration::from_secs_f64(cycles as f64 / khz / 1000.0)
         };
         Ok(Wakeups {
+            poll,
             usage: counts[TARGET].usage,
             periods: [&idle.in_guest, &idle.in_host, &idle.in_halt].map(|count| count.load(SeqCst)),
             halt_polls: counts[TARGET].statistics.halt_polls,
@@ -82,6 +69,7 @@ impl Wakeups {
 
     /// Adds what was measured later.
     pub fn add(&mut self, more: Wakeups) {
+        self.poll = more.poll;
         self.measurement.add(more.measurement);
         self.usage += more.usage;
         for (count, more) in self.periods.iter_mut().zip(more.periods) {
@@ -94,14 +82,4 @@ impl Wakeups {
         self.intervals += more.intervals;
         self.ns_per_cycle = more.ns_per_cycle;
     }
-}
-
-/// What was measured in a mode at a point.
-pub struct Measured {
-    /// The point.
-    pub point: Point,
-    /// The mode.
-    pub mode: Mode,
-    /// What was measured.
-    pub wakeups: Wakeups,
 }

@@ -1,0 +1,391 @@
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+
+//! A benchmark, and how it is run.
+//!
+//! Subjects, such as mechanisms on devices, are measured in turn, a short piece each, in an order that reverses every
+//! time, so that other load on the host affects all of them alike. A machine is kept from piece to piece. If its guest
+//! fails, a new one takes its place, see [`Lab::retry`].
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+use vmm::error::Error;
+
+use crate::{
+    ground::Ground,
+    lab::{is_baseline, Lab},
+    row::count,
+    table::Column,
+};
+
+/// Takes note of how far a benchmark is.
+pub trait Progress {
+    /// A case begins.
+    fn case(&mut self, case: &dyn fmt::Display);
+    /// So many pieces are done, or not to be done.
+    fn pieces(&mut self, pieces: u32);
+    /// There is something to say.
+    fn note(&mut self, text: &str);
+}
+
+/// What to measure now.
+pub struct Piece<'a, B: Bench + ?Sized> {
+    /// The case.
+    pub case: &'a B::Case,
+    /// Its number among all cases.
+    pub number: usize,
+    /// The subject.
+    pub subject: &'a B::Subject,
+    /// How many pieces of this subject came before.
+    pub round: u32,
+    /// How often this piece has failed.
+    pub failures: u32,
+}
+
+/// What was measured of a subject.
+pub struct Measured<B: Bench + ?Sized> {
+    /// The subject.
+    pub subject: B::Subject,
+    /// What its pieces add up to.
+    pub sum: B::Sum,
+    /// How often a CPU did what no CPU should.
+    pub cpu_faults: u32,
+}
+
+/// Whether results are within the bounds that were asked for.
+#[derive(Default)]
+pub struct Verdict {
+    /// What is to be said about them.
+    pub lines: Vec<String>,
+    /// Whether they are not.
+    pub fails: bool,
+}
+
+/// A benchmark.
+pub trait Bench {
+    /// Subjects of the same case are measured in turn, and compared.
+    type Case: fmt::Display;
+    /// What is measured, such as a mechanism on a device.
+    type Subject;
+    /// A machine that is ready for pieces.
+    type Machine;
+    /// What pieces add up to.
+    type Sum: Default;
+
+    /// Whether machines are kept from case to case.
+    const KEEPS_MACHINES: bool = false;
+
+    /// The cases.
+    fn cases(&self) -> Vec<Self::Case>;
+
+    /// The subjects of a case. What the others are compared with comes first.
+    fn subjects(&self, case: &Self::Case) -> Vec<Self::Subject>;
+
+    /// The device of a subject.
+    fn device<'a>(&'a self, subject: &'a Self::Subject) -> &'a Path;
+
+    /// Whether guests that fail are not pvirq's fault.
+    fn is_baseline(&self, subject: &Self::Subject) -> bool {
+        is_baseline(self.device(subject))
+    }
+
+    /// The number of the machine that a subject uses, which several may share.
+    fn machine(&self, subject: &Self::Subject, index: usize) -> usize {
+        let _ = subject;
+        index
+    }
+
+    /// The number of pieces of each subject.
+    fn rounds(&self, case: &Self::Case) -> u32;
+
+    /// Whether a case ends before that.
+    fn is_over(&self, round: u32, elapsed: Duration, all: &[Measured<Self>]) -> bool {
+        let _ = (round, elapsed, all);
+        false
+    }
+
+    /// Measures a piece, on the machine that is there or on a new one.
+    fn run_piece(
+        &self,
+        lab: &Lab,
+        piece: Piece<'_, Self>,
+        machine: &mut Option<Self::Machine>,
+        sum: &mut Self::Sum,
+        note: &mut dyn FnMut(&str),
+    ) -> Result<(), Error>;
+
+    /// The results, as `Documentation/benchmarks.rst` describes them.
+    fn rows(&self, lab: &Lab, case: &Self::Case, all: &mut [Measured<Self>]) -> Vec<Value>;
+
+    /// The columns of the table of results.
+    fn columns(&self, ground: &Ground) -> Vec<Column>;
+
+    /// The numbers of vCPUs that machines have.
+    fn vcpus(&self) -> Vec<usize>;
+
+    /// The devices that are measured.
+    fn devices(&self) -> Vec<PathBuf>;
+
+    /// Interrupts that make the benchmark fail: those that were lost or came again.
+    fn misdelivered(&self, row: &Value) -> u64 {
+        ["lost", "duplicates", "twice"]
+            .map(|name| count(row, name))
+            .iter()
+            .sum()
+    }
+
+    /// Compares the results with what was asked for.
+    fn judge(&self, rows: &[Value]) -> Verdict {
+        let _ = rows;
+        Verdict::default()
+    }
+}
+
+/// A case that could not be measured.
+#[derive(Debug, thiserror::Error)]
+#[error("{case}")]
+pub struct Failed {
+    case: String,
+    #[source]
+    source: Error,
+}
+
+/// A benchmark of any kind.
+pub trait AnyBench {
+    /// The number of cases, and that of pieces.
+    fn size(&self) -> (usize, u32);
+    /// Measures all cases.
+    fn measure(&self, lab: &mut Lab, progress: &mut dyn Progress) -> Result<Vec<Value>, Failed>;
+    /// See [`Bench::columns`].
+    fn columns(&self, ground: &Ground) -> Vec<Column>;
+    /// See [`Bench::vcpus`].
+    fn vcpus(&self) -> Vec<usize>;
+    /// See [`Bench::devices`].
+    fn devices(&self) -> Vec<PathBuf>;
+    /// See [`Bench::misdelivered`].
+    fn misdelivered(&self, row: &Value) -> u64;
+    /// See [`Bench::judge`].
+    fn judge(&self, rows: &[Value]) -> Verdict;
+}
+
+impl<B: Bench> AnyBench for B {
+    fn size(&self) -> (usize, u32) {
+        let cases = self.cases();
+        let pieces = |case| self.rounds(case) * self.subjects(case).len() as u32;
+        (cases.len(), cases.iter().map(pieces).sum())
+    }
+
+    fn measure(&self, lab: &mut Lab, progress: &mut dyn Progress) -> Result<Vec<Value>, Failed> {
+        let mut machines = Vec::new();
+        let mut rows = Vec::new();
+        for (number, case) in self.cases().iter().enumerate() {
+            progress.case(case);
+            if !B::KEEPS_MACHINES {
+                machines.clear();
+            }
+            let mut all = measure_case(self, lab, number, case, &mut machines, progress).map_err(
+                |source| Failed {
+                    case: case.to_string(),
+                    source,
+                },
+            )?;
+            rows.extend(self.rows(lab, case, &mut all));
+        }
+        Ok(rows)
+    }
+
+    fn columns(&self, ground: &Ground) -> Vec<Column> {
+        Bench::columns(self, ground)
+    }
+
+    fn vcpus(&self) -> Vec<usize> {
+        Bench::vcpus(self)
+    }
+
+    fn devices(&self) -> Vec<PathBuf> {
+        Bench::devices(self)
+    }
+
+    fn misdelivered(&self, row: &Value) -> u64 {
+        Bench::misdelivered(self, row)
+    }
+
+    fn judge(&self, rows: &[Value]) -> Verdict {
+        Bench::judge(self, rows)
+    }
+}
+
+/// Measures the subjects of a case in turn.
+fn measure_case<B: Bench>(
+    bench: &B,
+    lab: &mut Lab,
+    number: usize,
+    case: &B::Case,
+    machines: &mut Vec<Option<B::Machine>>,
+    progress: &mut dyn Progress,
+) -> Result<Vec<Measured<B>>, Error> {
+    let mut all: Vec<Measured<B>> = bench
+        .subjects(case)
+        .into_iter()
+        .map(|subject| Measured {
+            subject,
+            sum: B::Sum::default(),
+            cpu_faults: 0,
+        })
+        .collect();
+    let rounds = bench.rounds(case);
+    let start = Instant::now();
+
+    for round in 0..rounds {
+        if bench.is_over(round, start.elapsed(), &all) {
+            progress.pieces((rounds - round) * all.len() as u32);
+            break;
+        }
+        for turn in 0..all.len() {
+            let index = match round % 2 {
+                0 => turn,
+                _ => all.len() - 1 - turn,
+            };
+            let Measured {
+                subject,
+                sum,
+                cpu_faults,
+            } = &mut all[index];
+            let place = bench.machine(subject, index);
+            if machines.len() <= place {
+                machines.resize_with(place + 1, || None);
+            }
+            let machine = &mut machines[place];
+            let what = format!("{}: {case}", bench.device(subject).display());
+            let mut note = |text: &str| progress.note(text);
+            let attempt = |lab: &Lab, failures, note: &mut dyn FnMut(&str)| {
+                let piece = Piece {
+                    case,
+                    number,
+                    subject: &*subject,
+                    round,
+                    failures,
+                };
+                bench
+                    .run_piece(lab, piece, machine, sum, note)
+                    // After an error a machine is of no more use.
+                    .inspect_err(|_| *machine = None)
+            };
+            let ((), faults) = lab.retry(bench.is_baseline(subject), &what, &mut note, attempt)?;
+            *cpu_faults += faults;
+            progress.pieces(1);
+        }
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use serde_json::json;
+
+    use super::*;
+
+    /// Notes the order of pieces. The first piece of `b` fails by its CPU.
+    struct Orders(RefCell<Vec<String>>);
+
+    impl Bench for Orders {
+        type Case = &'static str;
+        type Subject = char;
+        type Machine = u32;
+        type Sum = u32;
+
+        fn cases(&self) -> Vec<&'static str> {
+            vec!["one", "two"]
+        }
+
+        fn subjects(&self, _: &&'static str) -> Vec<char> {
+            vec!['a', 'b']
+        }
+
+        fn device<'a>(&'a self, _: &'a char) -> &'a Path {
+            Path::new("/dev/none")
+        }
+
+        fn rounds(&self, _: &&'static str) -> u32 {
+            5
+        }
+
+        fn is_over(&self, round: u32, _: Duration, all: &[Measured<Self>]) -> bool {
+            assert_eq!(all[0].sum, round);
+            round == 2
+        }
+
+        fn run_piece(
+            &self,
+            _: &Lab,
+            piece: Piece<'_, Self>,
+            machine: &mut Option<u32>,
+            sum: &mut u32,
+            _: &mut dyn FnMut(&str),
+        ) -> Result<(), Error> {
+            let used = machine.get_or_insert(0);
+            *used += 1;
+            let text = format!("{} {}{used}", piece.case, piece.subject);
+            self.0.borrow_mut().push(text);
+            if *piece.subject == 'b' && piece.failures == 0 && piece.round == 0 {
+                let (status, console) = (mini_guest::STATUS_MASKED, String::new());
+                return Err(Error::Ended { status, console });
+            }
+            *sum += 1;
+            Ok(())
+        }
+
+        fn rows(&self, _: &Lab, case: &&str, all: &mut [Measured<Self>]) -> Vec<Value> {
+            let row = |one: &mut Measured<Self>| json!({"case": case, "faults": one.cpu_faults});
+            all.iter_mut().map(row).collect()
+        }
+
+        fn columns(&self, _: &Ground) -> Vec<Column> {
+            Vec::new()
+        }
+
+        fn vcpus(&self) -> Vec<usize> {
+            Vec::new()
+        }
+
+        fn devices(&self) -> Vec<PathBuf> {
+            Vec::new()
+        }
+    }
+
+    struct Quiet(u32);
+
+    impl Progress for Quiet {
+        fn case(&mut self, _: &dyn fmt::Display) {}
+
+        fn pieces(&mut self, pieces: u32) {
+            self.0 += pieces;
+        }
+
+        fn note(&mut self, _: &str) {}
+    }
+
+    #[test]
+    fn pieces_are_measured_in_turn_on_machines_that_are_kept() {
+        let bench = Orders(RefCell::default());
+        let mut lab = Lab::new("0".parse().unwrap(), true);
+        let mut progress = Quiet(0);
+        let rows = bench.measure(&mut lab, &mut progress).unwrap();
+        // The order reverses, what has failed gets a new machine, and each case has its own.
+        let one = ["a1", "b1", "b1", "b2", "a2"];
+        assert_eq!(bench.0.borrow()[..5], one.map(|text| format!("one {text}")));
+        assert_eq!(bench.0.borrow()[5..], one.map(|text| format!("two {text}")));
+        assert_eq!(rows.len(), 4);
+        assert_eq!(
+            (&rows[0]["faults"], &rows[1]["faults"]),
+            (&json!(0), &json!(1))
+        );
+        assert_eq!((progress.0, bench.size()), (20, (2, 20)));
+    }
+}
