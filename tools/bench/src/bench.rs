@@ -32,8 +32,10 @@ pub trait Progress {
     fn note(&mut self, text: &str);
 }
 
-/// What to measure now.
+/// What to measure now, and what belongs to it.
 pub struct Piece<'a, B: Bench + ?Sized> {
+    /// Where it is measured.
+    pub lab: &'a Lab,
     /// The case.
     pub case: &'a B::Case,
     /// Its number among all cases.
@@ -44,6 +46,21 @@ pub struct Piece<'a, B: Bench + ?Sized> {
     pub round: u32,
     /// How often this piece has failed.
     pub failures: u32,
+    /// The subject's machine.
+    pub machine: &'a mut B::Machine,
+    /// Where results are added.
+    pub sum: &'a mut B::Sum,
+    /// Shows what there is to say.
+    pub note: &'a mut dyn FnMut(&str),
+}
+
+/// What to do with the machine after a piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum After {
+    /// It serves the next piece.
+    Keep,
+    /// A new one does: what is only late must not come in the next piece.
+    Renew,
 }
 
 /// What was measured of a subject.
@@ -108,15 +125,22 @@ pub trait Bench {
         false
     }
 
-    /// Measures a piece, on the machine that is there or on a new one.
-    fn run_piece(
+    /// Makes a machine for the pieces of a subject. What happens once only is not part of any piece.
+    fn boot(
         &self,
         lab: &Lab,
-        piece: Piece<'_, Self>,
-        machine: &mut Option<Self::Machine>,
-        sum: &mut Self::Sum,
-        note: &mut dyn FnMut(&str),
-    ) -> Result<(), Error>;
+        case: &Self::Case,
+        subject: &Self::Subject,
+    ) -> Result<Self::Machine, Error>;
+
+    /// Whether a machine that was kept serves a subject.
+    fn is_usable(&self, machine: &Self::Machine, case: &Self::Case) -> bool {
+        let _ = (machine, case);
+        true
+    }
+
+    /// Measures a piece.
+    fn run_piece(&self, piece: Piece<'_, Self>) -> Result<After, Error>;
 
     /// The results, as `Documentation/benchmarks.rst` describes them.
     fn rows(&self, lab: &Lab, case: &Self::Case, all: &mut [Measured<Self>]) -> Vec<Value>;
@@ -125,10 +149,9 @@ pub trait Bench {
     fn columns(&self, ground: &Ground) -> Vec<Column>;
 
     /// The numbers of vCPUs that machines have.
-    fn vcpus(&self) -> Vec<usize>;
-
-    /// The devices that are measured.
-    fn devices(&self) -> Vec<PathBuf>;
+    fn vcpus(&self) -> Vec<usize> {
+        vec![2]
+    }
 
     /// Interrupts that make the benchmark fail: those that were lost or came again.
     fn misdelivered(&self, row: &Value) -> u64 {
@@ -164,7 +187,7 @@ pub trait AnyBench {
     fn columns(&self, ground: &Ground) -> Vec<Column>;
     /// See [`Bench::vcpus`].
     fn vcpus(&self) -> Vec<usize>;
-    /// See [`Bench::devices`].
+    /// The devices that are measured, in the order of the rows.
     fn devices(&self) -> Vec<PathBuf>;
     /// See [`Bench::misdelivered`].
     fn misdelivered(&self, row: &Value) -> u64;
@@ -207,7 +230,16 @@ impl<B: Bench> AnyBench for B {
     }
 
     fn devices(&self) -> Vec<PathBuf> {
-        Bench::devices(self)
+        let mut devices = Vec::new();
+        for case in self.cases() {
+            for subject in self.subjects(&case) {
+                let device = self.device(&subject);
+                if !devices.iter().any(|other| other == device) {
+                    devices.push(device.to_owned());
+                }
+            }
+        }
+        devices
     }
 
     fn misdelivered(&self, row: &Value) -> u64 {
@@ -259,21 +291,31 @@ fn measure_case<B: Bench>(
             if machines.len() <= place {
                 machines.resize_with(place + 1, || None);
             }
-            let machine = &mut machines[place];
+            let place = &mut machines[place];
             let what = format!("{}: {case}", bench.device(subject).display());
             let mut note = |text: &str| progress.note(text);
             let attempt = |lab: &Lab, failures, note: &mut dyn FnMut(&str)| {
-                let piece = Piece {
+                // After an error a machine is of no more use, and the old one goes before the new one comes.
+                let kept = place
+                    .take()
+                    .filter(|machine| bench.is_usable(machine, case));
+                let mut machine = match kept {
+                    Some(machine) => machine,
+                    None => bench.boot(lab, case, subject)?,
+                };
+                let after = bench.run_piece(Piece {
+                    lab,
                     case,
                     number,
-                    subject: &*subject,
+                    subject,
                     round,
                     failures,
-                };
-                bench
-                    .run_piece(lab, piece, machine, sum, note)
-                    // After an error a machine is of no more use.
-                    .inspect_err(|_| *machine = None)
+                    machine: &mut machine,
+                    sum: &mut *sum,
+                    note,
+                })?;
+                *place = (after == After::Keep).then_some(machine);
+                Ok(())
             };
             let ((), faults) = lab.retry(bench.is_baseline(subject), &what, &mut note, attempt)?;
             *cpu_faults += faults;
@@ -321,24 +363,20 @@ mod tests {
             round == 2
         }
 
-        fn run_piece(
-            &self,
-            _: &Lab,
-            piece: Piece<'_, Self>,
-            machine: &mut Option<u32>,
-            sum: &mut u32,
-            _: &mut dyn FnMut(&str),
-        ) -> Result<(), Error> {
-            let used = machine.get_or_insert(0);
-            *used += 1;
-            let text = format!("{} {}{used}", piece.case, piece.subject);
+        fn boot(&self, _: &Lab, _: &&'static str, _: &char) -> Result<u32, Error> {
+            Ok(0)
+        }
+
+        fn run_piece(&self, piece: Piece<'_, Self>) -> Result<After, Error> {
+            *piece.machine += 1;
+            let text = format!("{} {}{}", piece.case, piece.subject, piece.machine);
             self.0.borrow_mut().push(text);
             if *piece.subject == 'b' && piece.failures == 0 && piece.round == 0 {
                 let (status, console) = (mini_guest::STATUS_MASKED, String::new());
                 return Err(Error::Ended { status, console });
             }
-            *sum += 1;
-            Ok(())
+            *piece.sum += 1;
+            Ok(After::Keep)
         }
 
         fn rows(&self, _: &Lab, case: &&str, all: &mut [Measured<Self>]) -> Vec<Value> {
@@ -347,14 +385,6 @@ mod tests {
         }
 
         fn columns(&self, _: &Ground) -> Vec<Column> {
-            Vec::new()
-        }
-
-        fn vcpus(&self) -> Vec<usize> {
-            Vec::new()
-        }
-
-        fn devices(&self) -> Vec<PathBuf> {
             Vec::new()
         }
     }

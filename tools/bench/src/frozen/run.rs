@@ -2,12 +2,7 @@
 
 //! Measuring interrupts while another sender is stopped.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::atomic::Ordering::SeqCst,
-    thread,
-    time::Duration,
-};
+use std::{path::Path, sync::atomic::Ordering::SeqCst, thread, time::Duration};
 
 use mini_guest::{IdleMode, Job, JobKind, Mechanism, Shared, CYCLES_LEN, IPI_VECTOR};
 use pvirq::device::PVIRQ;
@@ -21,7 +16,7 @@ use super::{
     vcpu,
 };
 use crate::{
-    bench::{Bench, Measured, Piece},
+    bench::{After, Bench, Measured, Piece},
     clock::cycles,
     ground::Ground,
     lab::{Lab, JOB_LIMIT},
@@ -104,19 +99,24 @@ impl Bench for Frozen {
         self.stops.div_ceil(STOPS)
     }
 
-    fn run_piece(
+    fn boot(
         &self,
         lab: &Lab,
-        piece: Piece<'_, Self>,
-        place: &mut Option<Machine>,
-        sum: &mut Sum,
-        note: &mut dyn FnMut(&str),
-    ) -> Result<(), Error> {
+        &case: &FrozenCase,
+        _: &(Mechanism, Culprit),
+    ) -> Result<Machine, Error> {
+        let cpus = place(lab, case);
+        let mut config = lab.config(&cpus);
+        (config.memory, config.count) = (MEMORY, false);
+        let mut machine = lab.boot(Path::new(PVIRQ), &config)?;
+        machine.set_poll(&Poll::fixed(GAP.as_nanos() as u32))?;
+        machine.register_or_fail(JOB_LIMIT)?;
+        Ok(machine)
+    }
+
+    fn run_piece(&self, piece: Piece<'_, Self>) -> Result<After, Error> {
         let (mechanism, culprit) = *piece.subject;
-        let machine = match place {
-            Some(machine) => machine,
-            None => place.insert(boot(lab, *piece.case)?),
-        };
+        let (machine, sum) = (piece.machine, piece.sum);
         let stops = STOPS.min(self.stops - piece.round * STOPS);
         let (seed, khz) = (piece.round, machine.tsc_khz());
         let job = Job {
@@ -147,18 +147,19 @@ impl Bench for Frozen {
         if let Some(process) = process {
             process.unbind(machine)?;
         }
+        let left = left?;
         let shared = machine.shared()?;
         let (events, lost) = (shared.events.load(SeqCst), shared.lost.load(SeqCst));
         let cycles = shared.cycles[..CYCLES_LEN.min(events as usize)].iter();
         sum.add(events, cycles.map(|cycles| cycles.load(SeqCst)));
         sum.stops += u64::from(stops);
-        sum.left += left?;
+        sum.left += left;
         sum.lost += lost;
         if lost != 0 {
-            note(&machine.console());
-            *place = None;
+            (piece.note)(&machine.console());
+            return Ok(After::Renew);
         }
-        Ok(())
+        Ok(After::Keep)
     }
 
     fn rows(&self, _: &Lab, case: &FrozenCase, all: &mut [Measured<Self>]) -> Vec<Value> {
@@ -232,10 +233,6 @@ impl Bench for Frozen {
     fn vcpus(&self) -> Vec<usize> {
         FrozenCase::ALL.map(FrozenCase::vcpus).into()
     }
-
-    fn devices(&self) -> Vec<PathBuf> {
-        vec![PVIRQ.into()]
-    }
 }
 
 /// The CPU of each vCPU. Two have run in parallel under TCG for thousands of stops; one of three ended in a shutdown.
@@ -245,16 +242,6 @@ fn place(lab: &Lab, case: FrozenCase) -> Vec<usize> {
         FrozenCase::Process => cpus,
         FrozenCase::Vcpu => lab.ground.clone().place(cpus),
     }
-}
-
-fn boot(lab: &Lab, case: FrozenCase) -> Result<Machine, Error> {
-    let cpus = place(lab, case);
-    let mut config = lab.config(&cpus);
-    (config.memory, config.count) = (MEMORY, false);
-    let mut machine = lab.boot(Path::new(PVIRQ), &config)?;
-    machine.set_poll(&Poll::fixed(GAP.as_nanos() as u32))?;
-    machine.register_or_fail(JOB_LIMIT)?;
-    Ok(machine)
 }
 
 /// Kills processes while they post, or only waits as long as that, and returns how many have left a bit pending.

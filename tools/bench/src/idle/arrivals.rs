@@ -4,7 +4,7 @@
 
 use std::{
     mem::take,
-    path::{Path, PathBuf},
+    path::Path,
     sync::atomic::Ordering::SeqCst,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -16,7 +16,7 @@ use vmm::{cpus, error::Error, machine::Machine};
 
 use super::method::{IdleMethod, Options, TARGET};
 use crate::{
-    bench::{Bench, Measured, Piece},
+    bench::{After, Bench, Measured, Piece},
     ground::Ground,
     lab::{Lab, JOB_LIMIT},
     row::{add_posts, count, posts},
@@ -81,29 +81,6 @@ impl Arrivals {
             .div_ceil(PIECE)
             .max(WINDOWS.len() as u32)
     }
-
-    /// Makes a machine, and returns it with its default windows.
-    fn boot(&self, lab: &Lab) -> Result<(Machine, Poll), Error> {
-        let machine = self.options.boot(lab, &METHOD, false)?;
-        let event = machine.event(TARGET as u32, Source::Event.vector())?;
-        let cpus = lab.cpus.first_alone(2);
-        let together = cpus[0] == cpus[TARGET];
-        let mut prefer = together;
-
-        machine.set_bell(Box::new(move || {
-            if take(&mut prefer) {
-                // If it is woken on the CPU of the vCPU that idles, it would wait otherwise until that one sleeps, and
-                // never find it polling.
-                cpus::prefer_this_thread();
-            }
-            // It is as good as signalled if the count is at its end.
-            let _ = event.write(1);
-        }));
-        let arrivals = &machine.shared()?.arrivals;
-        arrivals.set_up(&Source::ALL, HALVINGS, 0, together);
-        let default = machine.poll()?;
-        Ok((machine, default))
-    }
 }
 
 impl Bench for Arrivals {
@@ -133,18 +110,30 @@ impl Bench for Arrivals {
         all[0].sum.iter().any(|arrived| arrived.lost != 0)
     }
 
-    fn run_piece(
-        &self,
-        lab: &Lab,
-        piece: Piece<'_, Self>,
-        ready: &mut Option<(Machine, Poll)>,
-        sum: &mut Self::Sum,
-        note: &mut dyn FnMut(&str),
-    ) -> Result<(), Error> {
-        let (machine, default) = match ready {
-            Some(ready) => ready,
-            None => ready.insert(self.boot(lab)?),
-        };
+    fn boot(&self, lab: &Lab, _: &&'static str, _: &IdleMethod) -> Result<(Machine, Poll), Error> {
+        let machine = self.options.boot(lab, &METHOD, false)?;
+        let event = machine.event(TARGET as u32, Source::Event.vector())?;
+        let cpus = lab.cpus.first_alone(2);
+        let together = cpus[0] == cpus[TARGET];
+        let mut prefer = together;
+
+        machine.set_bell(Box::new(move || {
+            if take(&mut prefer) {
+                // If it is woken on the CPU of the vCPU that idles, it would wait otherwise until that one sleeps, and
+                // never find it polling.
+                cpus::prefer_this_thread();
+            }
+            // It is as good as signalled if the count is at its end.
+            let _ = event.write(1);
+        }));
+        let arrivals = &machine.shared()?.arrivals;
+        arrivals.set_up(&Source::ALL, HALVINGS, 0, together);
+        let default = machine.poll()?;
+        Ok((machine, default))
+    }
+
+    fn run_piece(&self, piece: Piece<'_, Self>) -> Result<After, Error> {
+        let (machine, default) = piece.machine;
         let (pieces, periods) = (self.pieces(), self.options.events);
         // The first ones are longer by one if it does not divide.
         let sends = periods / pieces + u32::from(piece.round < periods % pieces);
@@ -156,7 +145,7 @@ impl Bench for Arrivals {
         machine.run_job(Some(&job), JOB_LIMIT)?;
 
         let shared = machine.shared()?;
-        let arrived = &mut sum[which];
+        let arrived = &mut piece.sum[which];
         arrived.seconds += start.elapsed().as_secs_f64();
         arrived.cpu_faults += piece.failures;
         arrived.periods += shared.events.load(SeqCst);
@@ -169,9 +158,9 @@ impl Bench for Arrivals {
             .for_each(|(sum, count)| *sum += count.load(SeqCst));
         add_posts(&mut arrived.posts, &shared.posts.tally());
         if arrived.lost != 0 {
-            note(&machine.console());
+            (piece.note)(&machine.console());
         }
-        Ok(())
+        Ok(After::Keep)
     }
 
     fn rows(&self, _: &Lab, _: &&'static str, all: &mut [Measured<Self>]) -> Vec<Value> {
@@ -223,14 +212,6 @@ impl Bench for Arrivals {
             steps(2),
             Column::number("seconds", "/seconds", 0),
         ]
-    }
-
-    fn vcpus(&self) -> Vec<usize> {
-        vec![2]
-    }
-
-    fn devices(&self) -> Vec<PathBuf> {
-        self.options.devices.to_vec()
     }
 
     /// Emulators deliver an interrupt twice now and then.

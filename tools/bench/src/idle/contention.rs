@@ -4,7 +4,7 @@
 
 use std::{
     fmt, fs, io,
-    path::{Path, PathBuf},
+    path::Path,
     sync::atomic::Ordering::SeqCst,
     thread,
     time::{Duration, Instant},
@@ -22,7 +22,7 @@ use super::{
     task::Task,
 };
 use crate::{
-    bench::{Bench, Measured, Piece},
+    bench::{After, Bench, Measured, Piece},
     ground::Ground,
     lab::{Lab, JOB_LIMIT},
     summary::median,
@@ -106,26 +106,19 @@ impl Bench for Contention {
         self.0.pairs
     }
 
-    fn run_piece(
-        &self,
-        lab: &Lab,
-        piece: Piece<'_, Self>,
-        machine: &mut Option<Machine>,
-        sum: &mut Sum,
-        _: &mut dyn FnMut(&str),
-    ) -> Result<(), Error> {
-        let machine = match machine {
-            Some(machine) => machine,
-            None => machine.insert(self.0.boot(lab, piece.subject, false)?),
-        };
-        let cpus = lab.cpus.first_alone(2);
+    fn boot(&self, lab: &Lab, _: &Window, method: &IdleMethod) -> Result<Machine, Error> {
+        self.0.boot(lab, method, false)
+    }
+
+    fn run_piece(&self, piece: Piece<'_, Self>) -> Result<After, Error> {
+        let cpus = piece.lab.cpus.first_alone(2);
         loop {
-            match disturb(machine, *piece.subject, piece.case.interval, &cpus)? {
+            match disturb(piece.machine, *piece.subject, piece.case.interval, &cpus)? {
                 Some(round) => {
-                    sum.rounds.push(round);
-                    return Ok(());
+                    piece.sum.rounds.push(round);
+                    return Ok(After::Keep);
                 }
-                None if sum.without < ATTEMPTS => sum.without += 1,
+                None if piece.sum.without < ATTEMPTS => piece.sum.without += 1,
                 None => {
                     return Err(Error::Os(
                         format!("the vCPU does not poll ({})", piece.case.name),
@@ -171,14 +164,6 @@ impl Bench for Contention {
             ),
             Column::number("\n(worst)", "/guest_polled_ms/max", 1),
         ]
-    }
-
-    fn vcpus(&self) -> Vec<usize> {
-        vec![2]
-    }
-
-    fn devices(&self) -> Vec<PathBuf> {
-        self.0.devices.to_vec()
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::{
     arch::x86_64::{_mm_lfence, _rdtsc},
-    path::{Path, PathBuf},
+    path::Path,
     sync::atomic::Ordering::SeqCst,
     time::Duration,
 };
@@ -17,7 +17,7 @@ use vmm::{boot, error::Error, machine::Machine};
 
 use super::method::{IdleMethod, Options, PATIENCE, TARGET};
 use crate::{
-    bench::{Bench, Measured, Piece, Verdict},
+    bench::{After, Bench, Measured, Piece, Verdict},
     clock::{cycles, to_ns},
     ground::Ground,
     lab::{Lab, JOB_LIMIT},
@@ -61,18 +61,6 @@ impl Latency {
             name: "irqfd",
         }
     }
-
-    fn boot(&self, lab: &Lab, method: &IdleMethod) -> Result<Machine, Error> {
-        let mut machine = self.options.boot(lab, method, true)?;
-        let least = cycles(LEAST, machine.tsc_khz());
-        let arrivals = &machine.shared()?.arrivals;
-        arrivals.set_up(&[self.source], 0, least, false);
-        if self.source == Source::Event {
-            set_bell(&machine)?;
-        }
-        run(&mut machine, method, WARM_UP, 0)?;
-        Ok(machine)
-    }
 }
 
 /// What pieces add up to.
@@ -114,18 +102,20 @@ impl Bench for Latency {
         self.options.events.div_ceil(PIECE).max(2)
     }
 
-    fn run_piece(
-        &self,
-        lab: &Lab,
-        piece: Piece<'_, Self>,
-        machine: &mut Option<Machine>,
-        sum: &mut Sum,
-        _: &mut dyn FnMut(&str),
-    ) -> Result<(), Error> {
-        let machine = match machine {
-            Some(machine) => machine,
-            None => machine.insert(self.boot(lab, piece.subject)?),
-        };
+    fn boot(&self, lab: &Lab, _: &&'static str, method: &IdleMethod) -> Result<Machine, Error> {
+        let mut machine = self.options.boot(lab, method, true)?;
+        let least = cycles(LEAST, machine.tsc_khz());
+        let arrivals = &machine.shared()?.arrivals;
+        arrivals.set_up(&[self.source], 0, least, false);
+        if self.source == Source::Event {
+            set_bell(&machine)?;
+        }
+        run(&mut machine, method, WARM_UP, 0)?;
+        Ok(machine)
+    }
+
+    fn run_piece(&self, piece: Piece<'_, Self>) -> Result<After, Error> {
+        let (machine, sum) = (piece.machine, piece.sum);
         let halt_polls = run(machine, piece.subject, PIECE, piece.round)?;
         let (khz, shared) = (machine.tsc_khz(), machine.shared()?);
         let events = shared.events.load(SeqCst);
@@ -146,7 +136,7 @@ impl Bench for Latency {
         let median = Summary::of(&mut ns).map(|ns| ns.p50 as f64);
         sum.medians.extend(median);
         sum.ns.extend(ns);
-        Ok(())
+        Ok(After::Keep)
     }
 
     fn rows(&self, _: &Lab, _: &&'static str, all: &mut [Measured<Self>]) -> Vec<Value> {
@@ -204,14 +194,6 @@ impl Bench for Latency {
             Column::number("ratio\n(p99)", "/relative/p99", 3),
             Column::number("ratio\n(pairs)", "/relative/median_of_pairs_p50", 3),
         ]
-    }
-
-    fn vcpus(&self) -> Vec<usize> {
-        vec![2]
-    }
-
-    fn devices(&self) -> Vec<PathBuf> {
-        self.options.devices.to_vec()
     }
 
     fn judge(&self, rows: &[Value]) -> Verdict {

@@ -4,7 +4,7 @@
 
 use std::{
     cell::RefCell,
-    path::{Path, PathBuf},
+    path::Path,
     sync::atomic::Ordering::SeqCst,
     time::{Duration, Instant},
 };
@@ -18,7 +18,7 @@ use super::{
     task::Task,
 };
 use crate::{
-    bench::{Bench, Measured, Piece, Verdict},
+    bench::{After, Bench, Measured, Piece, Verdict},
     ground::Ground,
     lab::{Lab, JOB_LIMIT},
     row::{number, per_event, set},
@@ -81,23 +81,17 @@ impl Bench for Neighbour {
         self.options.pairs
     }
 
-    fn run_piece(
-        &self,
-        lab: &Lab,
-        piece: Piece<'_, Self>,
-        machine: &mut Option<Machine>,
-        sum: &mut Sum,
-        _: &mut dyn FnMut(&str),
-    ) -> Result<(), Error> {
-        let machine = match machine {
-            Some(machine) => machine,
-            None => machine.insert(self.options.boot(lab, piece.subject, true)?),
-        };
+    fn boot(&self, lab: &Lab, _: &&'static str, method: &IdleMethod) -> Result<Machine, Error> {
+        self.options.boot(lab, method, true)
+    }
+
+    fn run_piece(&self, piece: Piece<'_, Self>) -> Result<After, Error> {
+        let (machine, sum) = (piece.machine, piece.sum);
         let mut task = self.task.borrow_mut();
         let task = match &mut *task {
             Some(task) => task,
             none => {
-                let task = none.insert(Task::new(lab.cpus.first_alone(2)[TARGET])?);
+                let task = none.insert(Task::new(piece.lab.cpus.first_alone(2)[TARGET])?);
                 task.begin()?;
                 task.await_first()?;
                 task
@@ -118,7 +112,7 @@ impl Bench for Neighbour {
         let slot = &machine.shared()?.slots[TARGET];
         sum.wakes += slot.interrupts.load(SeqCst);
         sum.polled += slot.idle.in_guest.load(SeqCst) + slot.idle.in_host.load(SeqCst);
-        Ok(())
+        Ok(After::Keep)
     }
 
     fn rows(&self, _: &Lab, _: &&'static str, all: &mut [Measured<Self>]) -> Vec<Value> {
@@ -157,14 +151,6 @@ impl Bench for Neighbour {
             Column::number("CPU per\nwake-up, µs", "/cpu_us_per_wake", 0),
             Column::number("ended while\npolling", "/polled", 0),
         ]
-    }
-
-    fn vcpus(&self) -> Vec<usize> {
-        vec![2]
-    }
-
-    fn devices(&self) -> Vec<PathBuf> {
-        self.options.devices.to_vec()
     }
 
     fn judge(&self, rows: &[Value]) -> Verdict {

@@ -2,14 +2,10 @@
 
 //! Measuring how interrupts get from a VMM to its guest.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::atomic::Ordering::SeqCst,
-};
+use std::{path::Path, sync::atomic::Ordering::SeqCst};
 
 use mini_guest::{Job, JobKind};
 use nix::sys::resource::{setrlimit, Resource};
-use pvirq::device::{KVM, PVIRQ};
 use serde_json::{json, Value};
 use vmm::{cpus::CpuList, error::Error};
 
@@ -19,7 +15,7 @@ use super::{
     signal::{Signal, Sum},
 };
 use crate::{
-    bench::{Bench, Measured, Piece},
+    bench::{After, Bench, Measured, Piece},
     ground::Ground,
     lab::{overcommit, Lab, JOB_LIMIT},
     row::{by_reason, number, per_event, set},
@@ -158,26 +154,16 @@ impl Bench for Inject {
         self.events.div_ceil(signals).max(MIN_PIECES)
     }
 
-    fn run_piece(
-        &self,
-        lab: &Lab,
-        piece: Piece<'_, Self>,
-        ready: &mut Option<Ready>,
-        sum: &mut Sum,
-        _: &mut dyn FnMut(&str),
-    ) -> Result<(), Error> {
-        let (case, injection) = (piece.case, *piece.subject);
-        let ready = match ready {
-            Some(ready) => ready,
-            None => {
-                let new = ready.insert(Ready::boot(lab, &self.place(case), case, injection)?);
-                // What happens once only is not part of the measurement.
-                self.take(case, new, 2)?;
-                new
-            }
-        };
-        sum.add(self.take(case, ready, case.bursts(PIECE))?);
-        Ok(())
+    fn boot(&self, lab: &Lab, case: &InjectCase, injection: &Injection) -> Result<Ready, Error> {
+        let mut ready = Ready::boot(lab, &self.place(case), case, *injection)?;
+        self.take(case, &mut ready, 2)?;
+        Ok(ready)
+    }
+
+    fn run_piece(&self, piece: Piece<'_, Self>) -> Result<After, Error> {
+        let bursts = piece.case.bursts(PIECE);
+        piece.sum.add(self.take(piece.case, piece.machine, bursts)?);
+        Ok(After::Keep)
     }
 
     fn rows(&self, lab: &Lab, case: &InjectCase, all: &mut [Measured<Self>]) -> Vec<Value> {
@@ -213,9 +199,5 @@ impl Bench for Inject {
 
     fn vcpus(&self) -> Vec<usize> {
         vec![2, 3]
-    }
-
-    fn devices(&self) -> Vec<PathBuf> {
-        vec![KVM.into(), PVIRQ.into()]
     }
 }

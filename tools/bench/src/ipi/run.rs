@@ -18,7 +18,7 @@ use super::{
     size::Size,
 };
 use crate::{
-    bench::{Bench, Measured, Piece, Verdict},
+    bench::{After, Bench, Measured, Piece, Verdict},
     clock::cycles,
     environment::halt_poll_ns,
     ground::Ground,
@@ -107,21 +107,18 @@ impl Ipi {
         self.posting.contains(&true)
     }
 
-    /// Makes a machine for a case.
-    fn boot(
-        &self,
-        lab: &Lab,
-        case: &Case,
-        device: usize,
-        cpus: &[usize],
-    ) -> Result<Machine, Error> {
-        let mut machine = lab.boot(&self.options.devices[device], &lab.config(cpus))?;
-        if case.posts() {
-            // For targets that let the host poll: for long, so that they are found at it.
-            machine.set_poll(&Poll::fixed(Poll::MAX_NS))?;
-            machine.register_or_fail(JOB_LIMIT)?;
-        }
-        Ok(machine)
+    /// The job of a piece.
+    fn job(&self, case: &Case, round: u32, khz: u32) -> Job {
+        let size = Size::of(&self.cpus, case);
+        let sends = size.sends(self.options.events);
+        let rounds = size.rounds(sends);
+        // The first rounds are longer by one if it does not divide.
+        job(
+            case,
+            sends / rounds + u32::from(round < sends % rounds),
+            round,
+            khz,
+        )
     }
 
     fn row(&self, lab: &Lab, measured: &Measured<Self>) -> Value {
@@ -207,61 +204,58 @@ impl Bench for Ipi {
         round >= PIECES_LATE && limit.is_some_and(|limit| elapsed > limit)
     }
 
-    fn run_piece(
-        &self,
-        lab: &Lab,
-        piece: Piece<'_, Self>,
-        ready: &mut Option<Ready>,
-        sum: &mut Measurement,
-        note: &mut dyn FnMut(&str),
-    ) -> Result<(), Error> {
-        let (case, device) = piece.subject;
+    fn boot(&self, lab: &Lab, _: &CaseGroup, subject: &(Case, usize)) -> Result<Ready, Error> {
+        let (case, device) = subject;
         let cpus = case.place().cpus(&self.cpus, case.vcpus);
-        let usable = |ready: &mut Ready| ready.cpus == cpus && ready.halt_poll <= case.halt_poll;
-        let kept = ready.take_if(usable);
-        let is_fresh = kept.is_none();
-        // The old one goes before the new one comes.
-        *ready = None;
-        let Ready {
-            machine, halt_poll, ..
-        } = match kept {
-            Some(kept) => ready.insert(kept),
-            None => ready.insert(Ready {
-                machine: self.boot(lab, case, *device, &cpus)?,
-                cpus,
-                halt_poll: HaltPoll::Default,
-            }),
-        };
-        if case.halt_poll == HaltPoll::Zero && *halt_poll != HaltPoll::Zero {
+        let mut machine = lab.boot(&self.options.devices[*device], &lab.config(&cpus))?;
+        if case.posts() {
+            // For targets that let the host poll: for long, so that they are found at it.
+            machine.set_poll(&Poll::fixed(Poll::MAX_NS))?;
+            machine.register_or_fail(JOB_LIMIT)?;
+        }
+        if case.halt_poll == HaltPoll::Zero {
             machine.set_halt_poll(0)?;
-            *halt_poll = HaltPoll::Zero;
         }
-        let sends = Size::of(&self.cpus, case).sends(self.options.events);
-        let rounds = self.rounds(piece.case);
-        // The first rounds are longer by one if it does not divide.
-        let sends = sends / rounds + u32::from(piece.round < sends % rounds);
-        let job = job(case, sends, piece.round, machine.tsc_khz());
-        if is_fresh {
-            // What happens once only, such as first accesses to memory, is not part of the measurement.
-            machine.run_job(Some(&Job { sends: 2, ..job }), JOB_LIMIT)?;
+        // What happens once only, such as first accesses to memory, is not part of the measurement.
+        let job = self.job(case, 0, machine.tsc_khz());
+        machine.run_job(Some(&Job { sends: 2, ..job }), JOB_LIMIT)?;
+        Ok(Ready {
+            machine,
+            cpus,
+            halt_poll: case.halt_poll,
+        })
+    }
+
+    fn is_usable(&self, ready: &Ready, group: &CaseGroup) -> bool {
+        let case = group.first();
+        let cpus = case.place().cpus(&self.cpus, case.vcpus);
+        ready.cpus == cpus && ready.halt_poll <= case.halt_poll
+    }
+
+    fn run_piece(&self, piece: Piece<'_, Self>) -> Result<After, Error> {
+        let (case, _) = piece.subject;
+        let ready = piece.machine;
+        if case.halt_poll == HaltPoll::Zero && ready.halt_poll != HaltPoll::Zero {
+            ready.machine.set_halt_poll(0)?;
+            ready.halt_poll = HaltPoll::Zero;
         }
-        let counts = machine.run_job(Some(&job), JOB_LIMIT)?;
-        let measured = Measurement::collect(machine, case.kind, &counts)?;
+        let job = self.job(case, piece.round, ready.machine.tsc_khz());
+        let counts = ready.machine.run_job(Some(&job), JOB_LIMIT)?;
+        let measured = Measurement::collect(&ready.machine, case.kind, &counts)?;
         let (lost, duplicates) = (measured.lost, measured.duplicates);
         if (lost, duplicates) != (0, 0) {
-            note(&format!(
+            (piece.note)(&format!(
                 "{}: {case}, piece {}: {lost} interrupts were lost, {duplicates} came again\n{}",
                 self.device(piece.subject).display(),
                 piece.round,
                 measured.console
             ));
         }
-        if lost != 0 {
-            // What is only late must not come in the next piece.
-            *ready = None;
-        }
-        sum.add(measured);
-        Ok(())
+        piece.sum.add(measured);
+        Ok(match lost {
+            0 => After::Keep,
+            _ => After::Renew,
+        })
     }
 
     /// A device is compared with the first one by the same mechanism. No guest of the plain device can use pvirq, so that
@@ -310,10 +304,6 @@ impl Bench for Ipi {
             .iter()
             .map(|group| group.first().vcpus)
             .collect()
-    }
-
-    fn devices(&self) -> Vec<PathBuf> {
-        self.options.devices.clone()
     }
 
     fn judge(&self, rows: &[Value]) -> Verdict {

@@ -5,20 +5,19 @@
 use std::{
     fmt,
     ops::RangeInclusive,
-    path::{Path, PathBuf},
+    path::Path,
     sync::atomic::Ordering::SeqCst,
     time::{Duration, Instant},
 };
 
 use mini_guest::{Job, JobKind, CYCLES_LEN};
-use pvirq::device;
 use pvirq_protocol::ioctl::Poll;
 use serde_json::{json, Value};
 use vmm::{error::Error, machine::Machine};
 
 use super::{distribution::Distribution, mode::Mode, wakeups::Wakeups};
 use crate::{
-    bench::{Bench, Measured, Piece, Verdict},
+    bench::{After, Bench, Measured, Piece, Verdict},
     clock::cycles_exactly,
     ground::Ground,
     lab::{Lab, JOB_LIMIT, PATIENCE},
@@ -84,31 +83,6 @@ pub struct Options {
 /// Measures wake-ups.
 pub struct Polling(pub Options);
 
-impl Polling {
-    /// Makes a machine for a mode, and sets how it is polled for.
-    fn boot(&self, lab: &Lab, mode: Mode) -> Result<(Machine, Option<Poll>), Error> {
-        let cpus = lab.cpus.first_alone(VCPUS);
-        let mut machine = lab.boot(Path::new(mode.device()), &lab.config(&cpus))?;
-        if let Some(ns) = mode.halt_poll_ns() {
-            machine.set_halt_poll(ns)?;
-        }
-        let Mode::Pvirq(policy) = mode else {
-            return Ok((machine, None));
-        };
-        let defaults = machine.poll()?;
-        let poll = Poll {
-            guest_poll_ns: self.0.guest_poll_ns.unwrap_or(defaults.guest_poll_ns),
-            host_poll_ns: self.0.host_poll_ns.unwrap_or(defaults.host_poll_ns),
-            budget: self.0.budget.unwrap_or(defaults.budget),
-            policy: policy.number(),
-            ..defaults
-        };
-        machine.set_poll(&poll)?;
-        machine.register_or_fail(JOB_LIMIT)?;
-        Ok((machine, Some(poll)))
-    }
-}
-
 impl Bench for Polling {
     type Case = Point;
     type Subject = Mode;
@@ -133,19 +107,31 @@ impl Bench for Polling {
         ROUNDS
     }
 
-    fn run_piece(
-        &self,
-        lab: &Lab,
-        piece: Piece<'_, Self>,
-        ready: &mut Option<(Machine, Option<Poll>)>,
-        sum: &mut Wakeups,
-        note: &mut dyn FnMut(&str),
-    ) -> Result<(), Error> {
-        let mode = *piece.subject;
-        let (machine, poll) = match ready {
-            Some(ready) => ready,
-            None => ready.insert(self.boot(lab, mode)?),
+    fn boot(&self, lab: &Lab, _: &Point, &mode: &Mode) -> Result<(Machine, Option<Poll>), Error> {
+        let cpus = lab.cpus.first_alone(VCPUS);
+        let mut machine = lab.boot(Path::new(mode.device()), &lab.config(&cpus))?;
+        if let Some(ns) = mode.halt_poll_ns() {
+            machine.set_halt_poll(ns)?;
+        }
+        let Mode::Pvirq(policy) = mode else {
+            return Ok((machine, None));
         };
+        let defaults = machine.poll()?;
+        let poll = Poll {
+            guest_poll_ns: self.0.guest_poll_ns.unwrap_or(defaults.guest_poll_ns),
+            host_poll_ns: self.0.host_poll_ns.unwrap_or(defaults.host_poll_ns),
+            budget: self.0.budget.unwrap_or(defaults.budget),
+            policy: policy.number(),
+            ..defaults
+        };
+        machine.set_poll(&poll)?;
+        machine.register_or_fail(JOB_LIMIT)?;
+        Ok((machine, Some(poll)))
+    }
+
+    fn run_piece(&self, piece: Piece<'_, Self>) -> Result<After, Error> {
+        let mode = *piece.subject;
+        let (machine, poll) = piece.machine;
         let time = self.0.time / ROUNDS;
         let warm_up = match mode {
             Mode::Pvirq(_) => self.0.warm_up,
@@ -166,10 +152,10 @@ impl Bench for Polling {
         run(warm_up)?;
         let wakeups = run(time)?;
         if wakeups.measurement.lost != 0 {
-            note(&wakeups.measurement.console);
+            (piece.note)(&wakeups.measurement.console);
         }
-        sum.add(wakeups);
-        Ok(())
+        piece.sum.add(wakeups);
+        Ok(After::Keep)
     }
 
     fn rows(&self, _: &Lab, point: &Point, all: &mut [Measured<Self>]) -> Vec<Value> {
@@ -226,14 +212,6 @@ impl Bench for Polling {
                 pair(row, "polled_per_second", 1)
             }),
         ]
-    }
-
-    fn vcpus(&self) -> Vec<usize> {
-        vec![VCPUS]
-    }
-
-    fn devices(&self) -> Vec<PathBuf> {
-        device::present()
     }
 
     /// Finds where a reference is better than pvirq's default policy in both respects, exits and CPU time.

@@ -3,7 +3,7 @@
 //! Saving and restoring guests, many times.
 
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
     sync::atomic::Ordering::SeqCst,
     time::{Duration, Instant},
 };
@@ -11,14 +11,14 @@ use std::{
 use mini_guest::{
     Account, IdleMode, Job, JobKind, Mechanism, Shared, LEDGER_SOURCES, LEDGER_VCPUS,
 };
-use pvirq::device::{Device, KVM, PVIRQ};
+use pvirq::device::Device;
 use pvirq_protocol::Tally;
 use serde_json::{json, Value};
 use vmm::{error::Error, machine::Machine};
 
 use super::{audit::Auditor, case::SurviveCase, events::Events, round};
 use crate::{
-    bench::{Bench, Measured, Piece},
+    bench::{After, Bench, Measured, Piece},
     clock::cycles,
     ground::Ground,
     lab::{Lab, JOB_LIMIT},
@@ -115,20 +115,17 @@ impl Bench for Survive {
         1
     }
 
-    fn run_piece(
-        &self,
-        lab: &Lab,
-        piece: Piece<'_, Self>,
-        _: &mut Option<()>,
-        sum: &mut Sum,
-        note: &mut dyn FnMut(&str),
-    ) -> Result<(), Error> {
+    fn boot(&self, _: &Lab, _: &SurviveCase, _: &SurviveCase) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn run_piece(&self, piece: Piece<'_, Self>) -> Result<After, Error> {
         let start = Instant::now();
         // A guest that is started again goes on, and does not do the same.
         let seed = self.seed + u64::from(piece.failures);
-        let done = self.go_on(lab, piece.case, seed, sum, note);
-        sum.seconds += start.elapsed().as_secs_f64();
-        done
+        let done = self.go_on(piece.lab, piece.case, seed, piece.sum, piece.note);
+        piece.sum.seconds += start.elapsed().as_secs_f64();
+        done.map(|()| After::Keep)
     }
 
     fn rows(&self, _: &Lab, case: &SurviveCase, all: &mut [Measured<Self>]) -> Vec<Value> {
@@ -186,10 +183,6 @@ impl Bench for Survive {
 
     fn vcpus(&self) -> Vec<usize> {
         self.plan.iter().map(|case| case.vcpus).collect()
-    }
-
-    fn devices(&self) -> Vec<PathBuf> {
-        vec![KVM.into(), PVIRQ.into()]
     }
 }
 
