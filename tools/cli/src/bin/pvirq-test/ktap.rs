@@ -8,6 +8,8 @@ use std::{
     path::PathBuf,
 };
 
+use anyhow::ensure;
+use pvirq::device::PVIRQ;
 use pvirq_bench::ground::Ground;
 use vmm::error::Error;
 
@@ -19,16 +21,54 @@ pub struct Context {
     pub device: PathBuf,
 }
 
-/// How a test went, if it did not fail.
-pub enum Outcome {
-    /// It passed.
-    Pass,
-    /// It could not be done, for a reason.
-    Skip(&'static str),
+/// A test: its name, and what it does.
+pub struct Test {
+    name: String,
+    run: Box<dyn Fn(&Context) -> anyhow::Result<()>>,
 }
 
-/// A test: its name, and what it does.
-pub type Test = (&'static str, fn(&Context) -> anyhow::Result<Outcome>);
+/// Makes a test.
+pub fn test(
+    name: impl Into<String>,
+    run: impl Fn(&Context) -> anyhow::Result<()> + 'static,
+) -> Test {
+    Test {
+        name: name.into(),
+        run: Box::new(run),
+    }
+}
+
+impl Test {
+    /// Whether its name has a text in it.
+    pub fn is_named(&self, part: &str) -> bool {
+        self.name.contains(part)
+    }
+}
+
+impl Context {
+    /// Whether guests can register here.
+    pub fn is_pvirq(&self) -> bool {
+        self.device.to_str() == Some(PVIRQ)
+    }
+
+    /// Skips a test that needs pvirq's device, for a reason.
+    pub fn needs_pvirq(&self, reason: &'static str) -> anyhow::Result<()> {
+        ensure!(self.is_pvirq(), Skip(reason));
+        Ok(())
+    }
+}
+
+/// A test cannot be done here, for a reason.
+#[derive(Debug)]
+pub struct Skip(pub &'static str);
+
+impl fmt::Display for Skip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl std::error::Error for Skip {}
 
 /// An interrupt came twice, and nothing else was wrong.
 #[derive(Debug)]
@@ -49,19 +89,16 @@ fn is_the_emulators(error: &anyhow::Error) -> bool {
 }
 
 /// Runs a test; if the emulator has failed, once more, and says so. What fails again is not the emulator's.
-fn run(test: &Test, context: &Context, out: &mut impl Write) -> Result<anyhow::Result<Outcome>> {
-    let (_, function) = test;
-    let first = function(context);
-    let Err(error) = &first else {
-        return Ok(first);
-    };
-    if !is_the_emulators(error) {
-        return Ok(first);
+fn run(test: &Test, context: &Context, out: &mut impl Write) -> Result<anyhow::Result<()>> {
+    match (test.run)(context) {
+        Err(error) if is_the_emulators(&error) => {
+            for line in format!("once more, as the emulator has failed: {error:#}").lines() {
+                writeln!(out, "# {line}")?;
+            }
+            Ok((test.run)(context))
+        }
+        done => Ok(done),
     }
-    for line in format!("once more, as the emulator has failed: {error:#}").lines() {
-        writeln!(out, "# {line}")?;
-    }
-    Ok(function(context))
 }
 
 /// Tests to be run.
@@ -85,11 +122,11 @@ impl Plan {
         for (context, tests) in &self.0 {
             for test in tests {
                 number += 1;
-                let name = format!("{} {}", context.device.display(), test.0);
+                let name = format!("{} {}", context.device.display(), test.name);
                 match run(test, context, &mut out)? {
-                    Ok(Outcome::Pass) => writeln!(out, "ok {number} {name}")?,
-                    Ok(Outcome::Skip(reason)) => {
-                        writeln!(out, "ok {number} {name} # SKIP {reason}")?
+                    Ok(()) => writeln!(out, "ok {number} {name}")?,
+                    Err(error) if error.is::<Skip>() => {
+                        writeln!(out, "ok {number} {name} # SKIP {error}")?
                     }
                     Err(error) => {
                         success = false;

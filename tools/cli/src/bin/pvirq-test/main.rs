@@ -14,6 +14,7 @@ mod ktap;
 mod posts;
 mod sinks;
 mod survive;
+mod tool;
 
 use std::{env, process::ExitCode};
 
@@ -35,16 +36,18 @@ fn run() -> Result<bool> {
             device,
         };
         let mut tests: Vec<Test> = [
-            guests::TESTS,
-            jobs::TESTS,
-            posts::TESTS,
-            sinks::TESTS,
-            idle::TESTS,
-            survive::TESTS,
-            command::TESTS,
+            guests::tests,
+            jobs::tests,
+            posts::tests,
+            sinks::tests,
+            idle::tests,
+            survive::tests,
+            command::tests,
         ]
-        .concat();
-        tests.retain(|(name, _)| name.contains(&part));
+        .iter()
+        .flat_map(|tests| tests())
+        .collect();
+        tests.retain(|test| test.is_named(&part));
         plan.add(context, tests);
     }
     plan.run().context("cannot write the results")

@@ -10,7 +10,6 @@ use exit_count::{
     kvm_module::Parameters,
 };
 use mini_guest::{Answer, IdleMode, Job, JobKind, Mechanism, Pattern, Request};
-use pvirq::device::PVIRQ;
 use pvirq_bench::{ground::Ground, ipi::Measurement};
 use pvirq_protocol::{
     ioctl::Poll,
@@ -20,34 +19,31 @@ use vmm::{boot, cpus::CpuList, machine::Machine};
 
 use crate::{
     jobs::{agree, job, machine, machine_on, LIMIT},
-    ktap::{Context, Outcome, Test, Twice},
+    ktap::{test, Context, Test, Twice},
 };
 
-pub const TESTS: &[Test] = &[
-    ("descriptors are registered and forgotten", registration),
-    ("registrations that cannot be are refused", refusals),
-    ("posts to a polling vCPU cost the sender nothing", polling),
-    ("the host polls for an idle vCPU", idle),
-    (
-        "an idle vCPU polls in the guest, then in the host, and halts",
-        periods,
-    ),
-    ("a guest can poll without a host", own_windows),
-    ("broadcasts to polling vCPUs are not sent", |context| {
-        broadcast(context, IdleMode::Polling)
-    }),
-    ("broadcasts are sent once at most", |context| {
-        broadcast(context, IdleMode::Mixed)
-    }),
-    ("a storm loses nothing", storm),
-];
+pub fn tests() -> Vec<Test> {
+    vec![
+        test("descriptors are registered and forgotten", registration),
+        test("registrations that cannot be are refused", refusals),
+        test("posts to a polling vCPU cost the sender nothing", polling),
+        test("the host polls for an idle vCPU", idle),
+        test(
+            "an idle vCPU polls in the guest, then in the host, and halts",
+            periods,
+        ),
+        test("a guest can poll without a host", own_windows),
+        test("broadcasts to polling vCPUs are not sent", |context| {
+            broadcast(context, IdleMode::Polling)
+        }),
+        test("broadcasts are sent once at most", |context| {
+            broadcast(context, IdleMode::Mixed)
+        }),
+        test("a storm loses nothing", storm),
+    ]
+}
 
 const OK: Answer = Answer::Host(Status::Ok);
-
-/// Whether guests can register here.
-pub fn is_pvirq(context: &Context) -> bool {
-    context.device.to_str() == Some(PVIRQ)
-}
 
 /// Makes a machine whose guest has registered its descriptors.
 pub fn registered(context: &Context, vcpus: usize) -> Result<Machine> {
@@ -57,17 +53,17 @@ pub fn registered(context: &Context, vcpus: usize) -> Result<Machine> {
     Ok(machine)
 }
 
-fn registration(context: &Context) -> Result<Outcome> {
+fn registration(context: &Context) -> Result<()> {
     let mut machine = machine(context, 2, true)?;
     let unregister = Request {
         array: Array::default(),
         command: Command::Unregister.encode(),
     };
-    if !is_pvirq(context) {
+    if !context.is_pvirq() {
         for answer in [machine.register(LIMIT)?, machine.ask(&unregister, LIMIT)?] {
             ensure!(answer == Answer::NoHost, "{answer:?}");
         }
-        return Ok(Outcome::Pass);
+        return Ok(());
     }
     for round in 0..2 {
         // The second registration replaces the first.
@@ -80,13 +76,11 @@ fn registration(context: &Context) -> Result<Outcome> {
             ensure!(answer == Answer::Host(status), "round {round}: {answer:?}");
         }
     }
-    Ok(Outcome::Pass)
+    Ok(())
 }
 
-fn refusals(context: &Context) -> Result<Outcome> {
-    if !is_pvirq(context) {
-        return Ok(Outcome::Skip("nobody answers here"));
-    }
+fn refusals(context: &Context) -> Result<()> {
+    context.needs_pvirq("nobody answers here")?;
     let mut machine = registered(context, 2)?;
     let register = Command::Register { version: VERSION }.encode();
     let good = boot::descriptors(2);
@@ -118,7 +112,7 @@ fn refusals(context: &Context) -> Result<Outcome> {
     // None of them has disturbed what was registered before.
     let exits = sender_exits(&mut machine, &posts(IdleMode::Polling))?;
     ensure!(exits == [0; 4], "{exits:?}");
-    Ok(Outcome::Pass)
+    Ok(())
 }
 
 fn posts(idle_mode: IdleMode) -> Job {
@@ -164,10 +158,8 @@ fn own(exits: &Exits) -> [u64; 4] {
     [Reason::Msr, Reason::Io, Reason::Hypercall, Reason::Hlt].map(|reason| exits[reason])
 }
 
-fn polling(context: &Context) -> Result<Outcome> {
-    if !is_pvirq(context) {
-        return Ok(Outcome::Skip("no guest can register here"));
-    }
+fn polling(context: &Context) -> Result<()> {
+    context.needs_pvirq("no guest can register here")?;
     let mut machine = registered(context, 2)?;
     let job = Job {
         sends: 500,
@@ -187,15 +179,13 @@ fn polling(context: &Context) -> Result<Outcome> {
         exits == kick_exits(kicked) && kicked != 0,
         "{exits:?} exits for {kicked} kicks"
     );
-    Ok(Outcome::Pass)
+    Ok(())
 }
 
-fn idle(context: &Context) -> Result<Outcome> {
+fn idle(context: &Context) -> Result<()> {
     const SENDS: u32 = 100;
 
-    if !is_pvirq(context) {
-        return Ok(Outcome::Skip("no guest can register here"));
-    }
+    context.needs_pvirq("no guest can register here")?;
     let mut machine = registered(context, 2)?;
     machine.set_poll(&Poll::fixed(Poll::MAX_NS))?;
     let job = Job {
@@ -211,7 +201,7 @@ fn idle(context: &Context) -> Result<Outcome> {
         exits == kick_exits(tally.kicked) && tally.elided >= u64::from(SENDS) / 10,
         "{exits:?} exits, {tally:?}"
     );
-    Ok(Outcome::Pass)
+    Ok(())
 }
 
 /// Wakes an idle vCPU after each `interval`, and returns the sender's exits, the target's, and its idle periods: those that
@@ -244,14 +234,12 @@ fn wake(machine: &mut Machine, interval: Duration, job: &Job) -> Result<(Exits, 
     Ok((measurement.sender, measurement.target, periods))
 }
 
-fn periods(context: &Context) -> Result<Outcome> {
+fn periods(context: &Context) -> Result<()> {
     const SENDS: u32 = 200;
     /// The least number of periods that have to end where they are meant to, on however busy a machine.
     const SOME: u64 = SENDS as u64 / 10;
 
-    if !is_pvirq(context) {
-        return Ok(Outcome::Skip("no guest can register here"));
-    }
+    context.needs_pvirq("no guest can register here")?;
     // The windows, the interval, which leaves time to get there, and where the periods are to end.
     for (guest_poll_ns, host_poll_ns, interval, place) in [
         (Poll::MAX_NS, 0, 200, 0),
@@ -287,10 +275,10 @@ fn periods(context: &Context) -> Result<Outcome> {
             "{guest_poll_ns} + {host_poll_ns} ns: {sender:?}, {target:?}, {periods:?}"
         );
     }
-    Ok(Outcome::Pass)
+    Ok(())
 }
 
-fn own_windows(context: &Context) -> Result<Outcome> {
+fn own_windows(context: &Context) -> Result<()> {
     let mut machine = machine(context, 2, true)?;
     for (idle_mode, window, interval, polls) in [
         (IdleMode::Spin, Poll::MAX_NS, 200, true),
@@ -314,13 +302,11 @@ fn own_windows(context: &Context) -> Result<Outcome> {
             "{idle_mode:?} {window}: {sender:?}, {target:?}, {periods:?}"
         );
     }
-    Ok(Outcome::Pass)
+    Ok(())
 }
 
-fn broadcast(context: &Context, idle_mode: IdleMode) -> Result<Outcome> {
-    if !is_pvirq(context) {
-        return Ok(Outcome::Skip("no guest can register here"));
-    }
+fn broadcast(context: &Context, idle_mode: IdleMode) -> Result<()> {
+    context.needs_pvirq("no guest can register here")?;
     let mut machine = registered(context, 16)?;
     let job = Job {
         sends: 6,
@@ -340,24 +326,20 @@ fn broadcast(context: &Context, idle_mode: IdleMode) -> Result<Outcome> {
         "{exits:?} exits, {native} multicasts"
     );
     ensure!((native == 0) == (tally.kicked == 0), "{native}, {tally:?}");
-    Ok(Outcome::Pass)
+    Ok(())
 }
 
-fn storm(context: &Context) -> Result<Outcome> {
+fn storm(context: &Context) -> Result<()> {
     const VCPUS: u32 = 8;
     const SENDS: u32 = 250;
 
-    if !is_pvirq(context) {
-        return Ok(Outcome::Skip("no guest can register here"));
-    }
+    context.needs_pvirq("no guest can register here")?;
     let ground = Ground::detect();
-    let mut cpus = CpuList::allowed()?.in_turn(VCPUS as usize);
-    if ground == Ground::QemuTcg {
-        // All on one CPU: it is the scheduler that mixes them. In parallel under TCG, a guest in a storm dies of a triple
-        // fault once in about 100,000 interrupts, on /dev/kvm as well; `pvirq bench ipi --case storm` does that.
-        let last = cpus.last().copied().unwrap_or(0);
-        cpus.fill(last);
-    }
+    // Where there is one CPU for all, it is the scheduler that mixes them. In parallel under TCG, a guest in a storm dies of
+    // a triple fault once in about 100,000 interrupts, on /dev/kvm as well; `pvirq bench ipi --case storm` does that.
+    let cpus = ground
+        .clone()
+        .place(CpuList::allowed()?.in_turn(VCPUS as usize));
     let mut machine = machine_on(context, &cpus, true)?;
     let answer = machine.register(LIMIT)?;
     ensure!(answer == OK, "{answer:?}");
@@ -394,5 +376,5 @@ fn storm(context: &Context) -> Result<Outcome> {
         posts.coalesced != 0 && posts.elided != 0 && posts.kicked != 0,
         "{posts:?}"
     );
-    Ok(Outcome::Pass)
+    Ok(())
 }

@@ -2,80 +2,62 @@
 
 //! Whatever KVM's irqfd can deliver, the guest gets as well if an eventfd is bound to the irqfd's.
 
-use std::{fs, process::Command, sync::atomic::Ordering::SeqCst, time::Duration};
+use std::{sync::atomic::Ordering::SeqCst, time::Duration};
 
 use anyhow::{ensure, Context as _, Result};
 use kvm_bindings::{
-    kvm_irq_routing_entry, kvm_irq_routing_entry__bindgen_ty_1, kvm_irq_routing_irqchip,
-    kvm_irq_routing_msi, kvm_irqchip, KvmIrqRouting, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER,
-    KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI,
+    kvm_irq_routing_entry, kvm_irq_routing_irqchip, kvm_irqchip, KVM_IRQCHIP_IOAPIC,
+    KVM_IRQCHIP_PIC_MASTER, KVM_IRQ_ROUTING_IRQCHIP,
 };
 use kvm_ioctls::VmFd;
 use mini_guest::{Job, JobKind, Shared, DEVICE_VECTORS};
 use pvirq::extension::{Extension, Route};
-use pvirq_bench::inject::Injection;
+use pvirq_bench::inject::{Inject, Injection};
 use pvirq_protocol::ioctl::BottomHalfKind;
-use serde_json::Value;
-use vmm::spin::spin_until;
+use vmm::{msi, spin::spin_until};
 use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
 
 use crate::{
     jobs::{agree, machine, LIMIT},
-    ktap::{Context, Outcome, Test, Twice},
-    posts::is_pvirq,
+    ktap::{test, Context, Test, Twice},
+    tool::{bench, number},
 };
 
-pub const TESTS: &[Test] = &[
-    ("a pin of the 8259A by way of a sink", |context| {
-        sink(context, Pin::Pic)
-    }),
-    (
-        "a level-triggered pin of the IOAPIC, with resample, by way of a sink",
-        |context| sink(context, Pin::Level),
-    ),
-    ("an MSI by way of a sink", |context| sink(context, Pin::Msi)),
-    ("an NMI by way of a sink", |context| sink(context, Pin::Nmi)),
-    (
-        "pvirq bench inject interrupts all targets, by all mechanisms",
-        bench_inject,
-    ),
-];
+pub fn tests() -> Vec<Test> {
+    vec![
+        test("a pin of the 8259A by way of a sink", |context| {
+            sink(context, Pin::Pic)
+        }),
+        test(
+            "a level-triggered pin of the IOAPIC, with resample, by way of a sink",
+            |context| sink(context, Pin::Level),
+        ),
+        test("an MSI by way of a sink", |context| sink(context, Pin::Msi)),
+        test("an NMI by way of a sink", |context| sink(context, Pin::Nmi)),
+        test(
+            "pvirq bench inject interrupts all targets, by all mechanisms",
+            bench_inject,
+        ),
+    ]
+}
 
-fn bench_inject(context: &Context) -> Result<Outcome> {
-    if !is_pvirq(context) {
-        return Ok(Outcome::Skip("it takes both devices"));
-    }
-    let directory = tempfile::tempdir()?;
-    let path = directory.path().join("inject.json");
-    let output = Command::new(&context.command)
-        .args(["bench", "inject", "--burst", "64", "--signals", "burst"])
-        .args(["--events", "64", "--json"])
-        .arg(&path)
-        .output()
-        .with_context(|| format!("cannot run {}", context.command.display()))?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{}: {said}", output.status);
-
-    let report: Value = serde_json::from_slice(&fs::read(&path)?)?;
-    let rows = report["rows"].as_array().context("no rows")?;
-    // Each mechanism interrupts five targets.
+fn bench_inject(context: &Context) -> Result<()> {
+    context.needs_pvirq("it takes both devices")?;
+    let results = bench(context, "inject --burst 64 --signals burst --events 64")?;
+    let count = Inject::TARGETS.len() * Injection::ALL.len();
     ensure!(
-        rows.len() == 5 * Injection::ALL.len(),
+        results.rows().len() == count,
         "{} rows",
-        rows.len()
+        results.rows().len()
     );
-    for row in rows {
-        ensure!(
-            row["lost"] == 0 && row["delivered"] == row["events"],
-            "{row}"
-        );
-        let number = |name: &str| row[name].as_f64().context(name.to_owned());
+    for row in results.rows() {
+        ensure!(row["delivered"] == row["events"], "{row}");
         // One interrupt for a burst at least, and one for each signal at most.
-        ensure!(number("handled")? * 64.0 >= number("events")?, "{row}");
-        ensure!(number("handled")? <= number("events")?, "{row}");
+        let (handled, events) = (number(row, "/handled")?, number(row, "/events")?);
+        ensure!(handled * 64.0 >= events && handled <= events, "{row}");
         ensure!(row["cycles_per_burst"]["p50"] != 0, "{row}");
     }
-    Ok(Outcome::Pass)
+    Ok(())
 }
 
 /// The vCPU that is interrupted.
@@ -105,32 +87,23 @@ impl Pin {
     }
 
     fn route(self) -> kvm_irq_routing_entry {
-        let pin = |irqchip| kvm_irq_routing_entry__bindgen_ty_1 {
-            irqchip: kvm_irq_routing_irqchip {
-                irqchip,
-                pin: self.gsi(),
-            },
+        let mut route = msi::route(self.gsi(), TARGET as u32, Pin::MSI_VECTOR);
+        let irqchip = match self {
+            Pin::Pic => KVM_IRQCHIP_PIC_MASTER,
+            Pin::Level => KVM_IRQCHIP_IOAPIC,
+            Pin::Msi => return route,
+            Pin::Nmi => {
+                // The delivery mode.
+                route.u.msi.data = 4 << 8;
+                return route;
+            }
         };
-        let message = |data| kvm_irq_routing_entry__bindgen_ty_1 {
-            msi: kvm_irq_routing_msi {
-                address_lo: 0xfee0_0000 | ((TARGET as u32) << 12),
-                data,
-                ..Default::default()
-            },
+        route.type_ = KVM_IRQ_ROUTING_IRQCHIP;
+        route.u.irqchip = kvm_irq_routing_irqchip {
+            irqchip,
+            pin: self.gsi(),
         };
-        let (type_, u) = match self {
-            Pin::Pic => (KVM_IRQ_ROUTING_IRQCHIP, pin(KVM_IRQCHIP_PIC_MASTER)),
-            Pin::Level => (KVM_IRQ_ROUTING_IRQCHIP, pin(KVM_IRQCHIP_IOAPIC)),
-            Pin::Msi => (KVM_IRQ_ROUTING_MSI, message(Pin::MSI_VECTOR.into())),
-            // The delivery mode.
-            Pin::Nmi => (KVM_IRQ_ROUTING_MSI, message(4 << 8)),
-        };
-        kvm_irq_routing_entry {
-            gsi: self.gsi(),
-            type_,
-            u,
-            ..Default::default()
-        }
+        route
     }
 }
 
@@ -161,8 +134,7 @@ fn set_up(vm: &VmFd) -> Result<()> {
     }
     vm.set_irqchip(&ioapic)?;
 
-    let routing = KvmIrqRouting::from_entries(&Pin::ALL.map(Pin::route)).context("routes")?;
-    vm.set_gsi_routing(&routing).context("KVM_SET_GSI_ROUTING")
+    Ok(msi::set_routes(vm, &Pin::ALL.map(Pin::route))?)
 }
 
 fn eventfd() -> Result<EventFd> {
@@ -229,13 +201,13 @@ fn deliver(context: &Context, pin: Pin, by: Option<BottomHalfKind>) -> Result<()
     Ok(())
 }
 
-fn sink(context: &Context, pin: Pin) -> Result<Outcome> {
+fn sink(context: &Context, pin: Pin) -> Result<()> {
     deliver(context, pin, None).context("by KVM's irqfd itself")?;
-    if !is_pvirq(context) {
-        return Ok(Outcome::Pass);
+    if !context.is_pvirq() {
+        return Ok(());
     }
     for kind in [BottomHalfKind::Tasklet, BottomHalfKind::Workqueue] {
         deliver(context, pin, Some(kind)).with_context(|| format!("by a sink and {kind:?}"))?;
     }
-    Ok(Outcome::Pass)
+    Ok(())
 }

@@ -2,90 +2,46 @@
 
 //! Guests that are saved and restored, and senders that are stopped in their posts.
 
-use std::{fs, path::Path, process::Command};
-
-use anyhow::{bail, ensure, Context as _, Result};
-use pvirq::device::KVM;
-use serde_json::Value;
+use anyhow::{ensure, Context as _, Result};
 
 use crate::{
-    ktap::{Context, Outcome, Test, Twice},
-    posts::is_pvirq,
+    ktap::{test, Context, Test},
+    tool::bench,
 };
 
-pub const TESTS: &[Test] = &[
-    ("interrupts survive saves and restores", |context| {
-        survive(context, if is_pvirq(context) { "pvirq" } else { "kvm" })
-    }),
-    ("interrupts survive that the device changes", |context| {
-        survive(context, "both")
-    }),
-    (
-        "a process that is killed in its post delays no other sender",
-        |context| frozen(context, "process", 50),
-    ),
-    (
-        "a vCPU that is stopped in its post delays no other sender",
-        |context| frozen(context, "vcpu", 25),
-    ),
-];
-
-/// Runs a benchmark, and returns its rows, unless it has failed by interrupts that were lost.
-fn rows(context: &Context, arguments: &[&str]) -> Result<Vec<Value>> {
-    let directory = tempfile::tempdir()?;
-    let path = directory.path().join("results.json");
-    let output = Command::new(&context.command)
-        .arg("bench")
-        .args(arguments)
-        .arg("--json")
-        .arg(&path)
-        .output()
-        .with_context(|| format!("cannot run {}", context.command.display()))?;
-    let said =
-        String::from_utf8_lossy(&[output.stdout.as_slice(), &output.stderr].concat()).into_owned();
-    let report: Value = match fs::read(&path) {
-        Ok(text) => serde_json::from_slice(&text)?,
-        Err(_) => bail!("{said}"),
-    };
-    ensure!(report["schema"] == "pvirq-bench/1", "{report}");
-    ensure!(report["environment"]["ground"].is_string(), "{report}");
-    let rows = report["rows"].as_array().context("no rows")?.clone();
-    ensure!(!rows.is_empty(), "no rows: {said}");
-    for row in &rows {
-        ensure!(row["lost"] == 0, "{row}: {said}");
-    }
-    ensure!(rows.iter().all(|row| is_zero(&row["twice"])), Twice);
-    ensure!(output.status.success(), "{said}");
-    Ok(rows)
+pub fn tests() -> Vec<Test> {
+    vec![
+        test("interrupts survive saves and restores", |context| {
+            survive(context, if context.is_pvirq() { "pvirq" } else { "kvm" })
+        }),
+        test("interrupts survive that the device changes", |context| {
+            context.needs_pvirq("it takes both devices")?;
+            survive(context, "both")
+        }),
+        test(
+            "a process that is killed in its post delays no other sender",
+            |context| frozen(context, "process", 50),
+        ),
+        test(
+            "a vCPU that is stopped in its post delays no other sender",
+            |context| frozen(context, "vcpu", 25),
+        ),
+    ]
 }
 
-/// Whether a number is 0, or there is none.
-fn is_zero(value: &Value) -> bool {
-    value.is_null() || *value == 0
-}
-
-fn survive(context: &Context, devices: &str) -> Result<Outcome> {
+fn survive(context: &Context, devices: &str) -> Result<()> {
     const ROUNDS: u64 = 20;
 
-    if devices == "both" && !is_pvirq(context) {
-        return Ok(Outcome::Skip("it takes both devices"));
-    }
-    let rounds = ROUNDS.to_string();
-    let arguments = [
-        "survive",
-        "--devices",
-        devices,
-        "--rounds",
-        &rounds,
-        "--vcpus",
-        "2,4",
-    ];
-    let rows = rows(context, &arguments)?;
+    let results = bench(
+        context,
+        &format!("survive --devices {devices} --rounds {ROUNDS} --vcpus 2,4"),
+    )?;
+    let rows = results.rows();
     // Two mechanisms with 2 and 4 vCPUs, and where there is pvirq two ways to save what is posted.
     let expected = if devices == "kvm" { 4 } else { 8 };
     ensure!(rows.len() == expected, "{} rows", rows.len());
     let (mut paused, mut posting, mut registrations, mut elided) = (0, 0, 0, 0);
-    for row in &rows {
+    for row in rows {
         let count = |name: &str| row[name].as_u64().context(name.to_owned());
         ensure!(count("rounds")? == ROUNDS, "{row}");
         ensure!(count("ipis")? != 0 && count("signals")? != 0, "{row}");
@@ -104,16 +60,14 @@ fn survive(context: &Context, devices: &str) -> Result<Outcome> {
         posting == 0 || registrations > posting && elided != 0,
         "{registrations} registrations and {elided} posts in {posting} rows"
     );
-    Ok(Outcome::Pass)
+    Ok(())
 }
 
-fn frozen(context: &Context, case: &str, stops: u64) -> Result<Outcome> {
-    if !is_pvirq(context) || !Path::new(KVM).exists() {
-        return Ok(Outcome::Skip("no guest can register here"));
-    }
-    let number = stops.to_string();
-    let rows = rows(context, &["frozen", "--case", case, "--stops", &number])?;
-    for row in &rows {
+fn frozen(context: &Context, case: &str, stops: u64) -> Result<()> {
+    context.needs_pvirq("no guest can register here")?;
+    let results = bench(context, &format!("frozen --case {case} --stops {stops}"))?;
+    let rows = results.rows();
+    for row in rows {
         let events = row["events"].as_u64().context("no events")?;
         ensure!(events >= stops, "{row}");
         let stopped = row["stopped"].as_str().context("nothing is stopped")?;
@@ -125,5 +79,5 @@ fn frozen(context: &Context, case: &str, stops: u64) -> Result<Outcome> {
     // Every way to stop has been tried.
     let ways = if case == "vcpu" { 3 } else { 4 };
     ensure!(rows.len() == ways, "{} rows", rows.len());
-    Ok(Outcome::Pass)
+    Ok(())
 }
