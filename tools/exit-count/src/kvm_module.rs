@@ -180,7 +180,7 @@ mod tests {
         assert_eq!(apic("N\n", "N\n"), (Some(false), Some(false)));
         assert_eq!(apic("Y\n", "N\n"), (Some(true), Some(false)));
         assert_eq!(apic("Y\n", "Y\n"), (Some(true), Some(true)));
-        // A kernel of before IPI virtualisation.
+        // A kernel without IPI virtualisation.
         let old = read(Vendor::Vmx, &[("enable_apicv", "Y\n")]);
         assert_eq!((old.virtual_apic, old.virtual_ipi), (Some(true), None));
     }

@@ -37,7 +37,7 @@ impl Ring {
     pub fn map(event: &OwnedFd) -> Result<Self, Error> {
         let page_size = page_size();
         let size = NonZeroUsize::MIN.saturating_add(page_size + DATA_SIZE - 1);
-        // SAFETY: A new mapping at an address of the kernel's choice disturbs nobody.
+        // SAFETY: The kernel chooses an address where nothing is mapped.
         let control = unsafe {
             mmap(
                 None,

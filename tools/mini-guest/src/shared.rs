@@ -2,7 +2,7 @@
 
 //! The memory that the guest and its VMM share.
 //!
-//! All of it is atomics, because both sides look at it at any time, and all of it is valid when zero, because that is
+//! All of it is atomics, because both sides access it at any time, and all of it is valid when zero, because that is
 //! how the VMM's memory begins. The VMM writes a job while all vCPUs are parked; the port exits order the accesses.
 
 use core::sync::atomic::{
@@ -94,7 +94,7 @@ impl IdleCounts {
     }
 }
 
-/// What became of the interrupts that were posted in a job.
+/// How a job's posts ended.
 #[derive(Default)]
 #[repr(C)]
 pub struct Posts {
@@ -173,11 +173,11 @@ pub struct Shared {
     pub lost: AtomicU64,
     /// The number of vCPUs that have sent all that they wanted to, in a storm.
     pub finished: AtomicU32,
-    /// Written by vCPU 0 in a storm: 1 if nobody but itself is going to send any more, 2 if nobody is.
+    /// Written by vCPU 0 in a storm: 1 if no other vCPU will send any more, 2 if none will.
     pub over: AtomicU32,
-    /// What became of the job's posts.
+    /// How the job's posts ended.
     pub posts: Posts,
-    /// How often the job's senders made use of the platform's own ways to send, for one target or for several.
+    /// How often the job's senders sent natively, to one target or to several.
     pub native_sends: AtomicU64,
     /// One for each vCPU.
     pub slots: [Slot; MAX_VCPUS],
@@ -269,12 +269,12 @@ impl Shared {
         }
     }
 
-    /// Leaves what became of the command.
+    /// Leaves the command's answer.
     pub fn set_answer(&self, answer: Answer) {
         self.answer.store(answer.to_wire(), SeqCst);
     }
 
-    /// What became of the command.
+    /// The command's answer.
     pub fn answer(&self) -> Answer {
         Answer::from_wire(self.answer.load(SeqCst))
     }

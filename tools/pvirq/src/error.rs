@@ -58,16 +58,16 @@ impl Error {
 /// What an errno of `PVIRQ_BIND` and its kind stands for.
 fn bind_hint(errno: i32) -> String {
     match errno {
-        libc::EINVAL => "a member that this host does not know".into(),
+        libc::EINVAL => "the host does not know a member of the argument".into(),
         libc::EIO => "another process has made the VM".into(),
-        libc::EBADF => "no descriptor of an open file".into(),
-        libc::EBADFD => "a file that is no eventfd".into(),
-        libc::ERANGE => "a vector that is reserved, or none".into(),
+        libc::EBADF => "the file descriptor is not open".into(),
+        libc::EBADFD => "the file is not an eventfd".into(),
+        libc::ERANGE => "a vector that is reserved, or out of range".into(),
         libc::ENOENT => "no such vCPU or CPU, or the eventfd is not bound in this VM".into(),
         libc::ENXIO => "the guest has registered no descriptor for this vCPU".into(),
         libc::ELOOP => "a source that is a sink, or a sink that is a source".into(),
         libc::EEXIST => "the source is bound already".into(),
-        libc::EBUSY => "somebody else has the source to himself: KVM's irqfd, or another VM".into(),
+        libc::EBUSY => "the source is in use: by KVM's irqfd, or by another VM".into(),
         errno => io::Error::from_raw_os_error(errno).to_string(),
     }
 }

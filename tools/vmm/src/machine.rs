@@ -53,7 +53,7 @@ pub struct Config<'a> {
     pub memory: usize,
     /// The CPU of each vCPU.
     pub cpus: &'a [usize],
-    /// What the mini guest is for; other guests do not look.
+    /// What the mini guest is for. Other guests ignore it.
     pub mode: Mode,
     /// Whether the mini guest shall use KVM's paravirtual EOI.
     pub pv_eoi: bool,
@@ -256,7 +256,7 @@ impl Machine {
         self.memory.clone()
     }
 
-    /// Where a vCPU's file says what there is to know of it.
+    /// The path of a vCPU's fdinfo.
     pub fn fdinfo(&self, vcpu: usize) -> PathBuf {
         format!("/proc/self/fdinfo/{}", self.files[vcpu]).into()
     }
@@ -307,7 +307,7 @@ impl Machine {
         sender: impl FnOnce(&Shared) -> T + Send,
     ) -> Result<(Vec<Counts>, T), Error> {
         let memory = self.memory.clone();
-        // Before anybody waits for what comes of it.
+        // Before the sender starts, which acts on the job.
         self.shared()?.set_job(job);
 
         thread::scope(|scope| {
@@ -323,14 +323,14 @@ impl Machine {
         &self.vm
     }
 
-    /// Lets the mini guest give a command to its pvirq host, and returns what became of it.
+    /// Lets the mini guest give a command to its pvirq host, and returns the answer.
     pub fn ask(&mut self, request: &Request, limit: Duration) -> Result<Answer, Error> {
         self.shared()?.set_request(request);
         self.run_job(Some(&Job::new(JobKind::Host)), limit)?;
         Ok(self.shared()?.answer())
     }
 
-    /// Lets the mini guest register the descriptors of all vCPUs, and returns what became of that.
+    /// Lets the mini guest register the descriptors of all vCPUs, and returns the answer.
     pub fn register(&mut self, limit: Duration) -> Result<Answer, Error> {
         let command = Command::Register { version: VERSION };
         let request = Request {
@@ -447,7 +447,7 @@ impl Machine {
             Stop::Parked => Error::Ended { status: 0, console },
             Stop::Kicked(state) => Error::Guest {
                 vcpu,
-                what: "kicked out by somebody else".into(),
+                what: "it left KVM_RUN by a signal that this VMM did not send".into(),
                 state,
                 console,
             },

@@ -14,7 +14,7 @@ use kvm_ioctls::VcpuFd;
 
 use crate::error::Error;
 
-/// The registers besides those that have calls of their own: what 64-bit guests can change, and KVM's paravirtual end
+/// The registers that have no calls of their own: what 64-bit guests can change, and KVM's paravirtual end
 /// of interrupt. Those that a host does not have are left out.
 const MSRS: [u32; 11] = [
     0x10,        // IA32_TSC

@@ -28,7 +28,7 @@ use crate::{
     state::VcpuState,
 };
 
-/// Why a vCPU no longer runs.
+/// Why a vCPU stopped.
 #[derive(Debug)]
 pub enum Stop {
     /// It has finished its job.
@@ -148,7 +148,7 @@ impl Vcpu {
     /// The vCPU's thread: obeys orders, and reports. It ends when there can be no more orders.
     pub fn serve(mut self, orders: Receiver<Order>, reports: Sender<Report>) {
         let vcpu = self.index;
-        // The machine may have gone, if another vCPU failed. Nobody is interested in this one then.
+        // If another vCPU failed, the machine may be gone, and no report is read any more.
         let report = |event| drop(reports.send(Report { vcpu, event }));
 
         // SAFETY: Both belong to this thread, and `self` is dropped after what is declared later.
@@ -219,13 +219,13 @@ impl Vcpu {
                 Ok(VcpuExit::InternalError) => {
                     break "KVM cannot emulate what the guest does (KVM_EXIT_INTERNAL_ERROR)".into()
                 }
-                Ok(exit) => break format!("an exit that nobody asked for: {exit:?}"),
+                Ok(exit) => break format!("an exit that this VMM does not handle: {exit:?}"),
                 Err(error) if error.errno() == libc::EINTR => {
                     if self.fd.get_kvm_run().immediate_exit != 0 {
                         self.fd.set_kvm_immediate_exit(0);
                         return Stop::Kicked(Box::new(VcpuState::read(&self.fd)));
                     }
-                    // A signal that is none of ours: the process was stopped and continued, or is being traced.
+                    // Another signal: the process was stopped and continued, or is being traced.
                 }
                 Err(error) => break format!("KVM_RUN failed: {error}"),
             }

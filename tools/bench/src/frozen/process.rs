@@ -95,8 +95,8 @@ impl Device {
 
     /// Makes a process that posts, kills it after a while, and says whether a post is pending that it has left.
     pub fn run_and_kill(&self, alive: Duration) -> Result<bool, Error> {
-        /// How often it is looked whether the process has begun.
-        const LOOK: Duration = Duration::from_micros(100);
+        /// The interval between two checks whether the process has begun.
+        const CHECK: Duration = Duration::from_micros(100);
 
         self.posts.get().store(0, SeqCst);
         // SAFETY: The child calls nothing that is not safe after fork(2) in a process with threads.
@@ -116,7 +116,7 @@ impl Device {
             if ended() {
                 return Err(Error::Memory("a process that posts has ended".into()));
             }
-            thread::sleep(LOOK);
+            thread::sleep(CHECK);
         }
         thread::sleep(alive);
         // SAFETY: As above, and the status is writable.

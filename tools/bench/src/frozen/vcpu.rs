@@ -15,8 +15,8 @@ use crate::lab::JOB_LIMIT;
 
 /// How many interrupts are measured each time.
 const SENDS: u64 = 10;
-/// How often is looked whether they have been.
-const LOOK: Duration = Duration::from_micros(100);
+/// The interval between two checks whether they have been.
+const CHECK: Duration = Duration::from_micros(100);
 
 /// Waits until something is so, or the job is over. Says whether neither has happened in time.
 fn waits_too_long(shared: &Shared, condition: impl Fn() -> bool) -> bool {
@@ -26,7 +26,7 @@ fn waits_too_long(shared: &Shared, condition: impl Fn() -> bool) -> bool {
         if start.elapsed() > JOB_LIMIT {
             return true;
         }
-        thread::sleep(LOOK);
+        thread::sleep(CHECK);
     }
     false
 }

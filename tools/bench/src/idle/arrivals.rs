@@ -123,7 +123,7 @@ impl Bench for Arrivals {
                 // never find it polling.
                 cpus::prefer_this_thread();
             }
-            // It is as good as signalled if the count is at its end.
+            // If the count is at its maximum, the eventfd is signalled already.
             let _ = event.write(1);
         }));
         let arrivals = &machine.shared()?.arrivals;

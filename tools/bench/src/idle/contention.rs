@@ -29,12 +29,12 @@ use crate::{
     table::Column,
 };
 
-/// How long a vCPU is woken undisturbed, and how long it then shares its CPU.
+/// How long a vCPU is woken while it has its CPU for itself, and how long it then shares the CPU.
 const BEFORE: Duration = Duration::from_millis(150);
 const AFTER: Duration = Duration::from_millis(150);
 /// How often its polling is sampled.
 const SAMPLE: Duration = Duration::from_micros(200);
-/// How often the vCPU may not poll when it is to be disturbed at it.
+/// How often the vCPU may be found not polling before the task begins.
 const ATTEMPTS: u32 = 20;
 /// Windows as long as can be.
 const LONGEST: Poll = Poll {
@@ -113,7 +113,7 @@ impl Bench for Contention {
     fn run_piece(&self, piece: Piece<'_, Self>) -> Result<After, Error> {
         let cpus = piece.lab.cpus.first_alone(2);
         loop {
-            match disturb(piece.machine, *piece.subject, piece.case.interval, &cpus)? {
+            match compete(piece.machine, *piece.subject, piece.case.interval, &cpus)? {
                 Some(round) => {
                     piece.sum.rounds.push(round);
                     return Ok(After::Keep);
@@ -176,8 +176,8 @@ fn spread(rounds: &[Round], of: impl Fn(&Round) -> Duration) -> Value {
     json!({"p50": p50, "max": ms.last()})
 }
 
-/// Wakes a vCPU again and again, and has a task disturb it; nothing if it has not polled before.
-fn disturb(
+/// Wakes a vCPU again and again, and has a task compete for its CPU. Returns nothing if the vCPU has not polled before.
+fn compete(
     machine: &mut Machine,
     method: IdleMethod,
     interval: Duration,
@@ -203,7 +203,7 @@ fn disturb(
     })
 }
 
-/// What can be seen of a vCPU's polling.
+/// The state of a vCPU's polling.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Seen {
     windows: bool,
@@ -229,11 +229,11 @@ impl Seen {
     }
 }
 
-/// Has a task disturb the vCPU, and watches its polling.
+/// Has a task compete for the vCPU's CPU, and watches the polling.
 fn watch(memory: &GuestMemoryMmap, fdinfo: &Path, cpu: usize) -> Result<Option<Round>, Error> {
     let shared = boot::shared(memory)?;
     let task = Task::new(cpu)?;
-    // It looks often, and not long.
+    // It samples often, and each time for a short while.
     cpus::prefer_this_thread();
     let begun = Instant::now();
     let mut first = Seen::of(shared, fdinfo)?;

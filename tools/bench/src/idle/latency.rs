@@ -226,7 +226,7 @@ fn set_bell(machine: &Machine) -> Result<(), Error> {
         let arrival = &shared.arrivals.of[Source::Event as usize];
         let sent = arrival.sent.load(SeqCst);
         let start = now();
-        // If nothing comes of it, the guest finds out.
+        // If this fails, the guest counts the interrupt as lost.
         let _ = event.write(1);
         while arrival.acknowledged.load(SeqCst) != sent && now() - start < patience {}
         if let Some(place) = shared.cycles.get(sent as usize - 1) {

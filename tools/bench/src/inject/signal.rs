@@ -53,7 +53,7 @@ impl Sum {
     }
 }
 
-/// What the sender needs.
+/// What the sender signals, and how.
 pub struct Signal<'a> {
     pub case: &'a InjectCase,
     pub injection: Injection,
@@ -115,7 +115,7 @@ impl Signal<'_> {
         Ok(piece)
     }
 
-    /// Waits until the target does what it is to be interrupted in.
+    /// Waits until the target is in the state in which the case interrupts it.
     fn wait_for_rest(&self, shared: &Shared, vcpu: usize) {
         match self.case.target {
             Target::Halted => thread::sleep(GAP),

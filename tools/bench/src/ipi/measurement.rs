@@ -20,9 +20,9 @@ pub struct Measurement {
     pub lost: u64,
     /// Interrupts that arrived again.
     pub duplicates: u64,
-    /// What became of posts.
+    /// How posts ended.
     pub posts: Tally,
-    /// How often the sender made use of the platform's own ways to send.
+    /// How often the sender sent natively.
     pub native_sends: u64,
     /// The sender's exits.
     pub sender: Exits,

@@ -27,7 +27,7 @@ use crate::{
 };
 
 const VCPUS: usize = 2;
-/// How long a job is to take, if its wake-ups came on time.
+/// How long a job takes if its wake-ups come on time.
 const JOB: Duration = Duration::from_millis(250);
 /// The least and the largest number of wake-ups of a job: whole bursts, and no more exits than fit into the trace.
 const SENDS: RangeInclusive<u32> = 20..=300;

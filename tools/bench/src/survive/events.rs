@@ -52,7 +52,7 @@ struct Event {
     bound: Mutex<Bound>,
     /// How often it has been signalled.
     sent: AtomicU64,
-    /// Held by who signals it.
+    /// Held while it is signalled.
     signals: Mutex<()>,
 }
 
@@ -186,7 +186,7 @@ impl Events {
             return false;
         }
         event.sent.fetch_add(1, SeqCst);
-        // It is as good as signalled if the count is at its end.
+        // If the count is at its maximum, the eventfd is signalled already.
         let _ = event.file.write(1);
         true
     }

@@ -54,7 +54,7 @@ impl AddAssign for Counts {
 /// What was saved.
 pub(super) struct Saved {
     snapshot: Snapshot,
-    /// For each vCPU, what its host has, besides what is in its local APIC and in memory.
+    /// For each vCPU, what is posted and neither in its local APIC nor in memory.
     posted: Vec<Vectors>,
     pub counts: Counts,
 }

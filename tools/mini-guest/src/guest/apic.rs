@@ -90,7 +90,7 @@ pub fn send_to_others(vector: u8) {
 
 fn write_icr(value: u64) {
     // SAFETY: The fences and the register exist in x2APIC mode. The write does not wait for earlier stores by itself,
-    // and the target looks at them.
+    // and the target reads what they wrote.
     unsafe {
         x86_64::_mm_mfence();
         x86_64::_mm_lfence();

@@ -80,7 +80,7 @@ pub fn idle(shared: &Shared, job: &Job) {
     wake_sender(arrivals);
 }
 
-/// Has vCPU 0 look, which sleeps where it shares this one's CPU.
+/// Wakes vCPU 0, which sleeps where it shares this one's CPU.
 fn wake_sender(arrivals: &Arrivals) {
     if arrivals.together.load(Relaxed) != 0 {
         apic::send(ipi::WAKE_VECTOR, 0);
@@ -106,7 +106,7 @@ fn wait(arrivals: &Arrivals, cycles: u64, done: impl Fn() -> bool) -> bool {
     }
 }
 
-/// Draws who is to interrupt the vCPU in the next period, and when.
+/// Draws which sources interrupt the vCPU in the next period, and when.
 fn draw(arrivals: &Arrivals, longest: u64, random: &mut Random) -> [u64; Source::COUNT] {
     let sources = arrivals.sources.load(Relaxed);
     let halvings = u64::from(arrivals.halvings.load(Relaxed));
@@ -233,7 +233,7 @@ fn give_up(shared: &Shared, period: u64) {
         shared.slots[TARGET as usize].interrupts.load(SeqCst),
         shared.descriptors[TARGET as usize],
     );
-    // At least the one that made this vCPU lose its patience.
+    // At least the one that made this vCPU give up.
     let lost = arrivals.missing(period).max(1);
     shared.lost.store(lost, SeqCst);
     shared.stop.store(1, SeqCst);

@@ -28,7 +28,7 @@ impl Console {
         Console(())
     }
 
-    /// Takes the console from whoever has it, for last words.
+    /// Takes the console from the vCPU that has it, for a last message.
     pub fn seize() -> Self {
         LOCKED.store(true, Relaxed);
         Console(())

@@ -25,7 +25,7 @@ const MSR_GS_BASE: u32 = 0xc000_0101;
 ///
 /// What is behind the port must not change memory that Rust relies on.
 pub unsafe fn out(port: u16, value: u8) {
-    // SAFETY: By the function's contract. The VMM may look at shared memory meanwhile, hence no `nomem`.
+    // SAFETY: By the function's contract. The VMM may access shared memory meanwhile, hence no `nomem`.
     unsafe { asm!("out dx, al", in("dx") port, in("al") value, options(nostack, preserves_flags)) };
 }
 
@@ -113,7 +113,7 @@ pub unsafe fn write_msr(msr: u32, value: u64) {
     };
 }
 
-/// Lets `gs` point to this vCPU's slot, where the interrupt handler looks for it.
+/// Lets `gs` point to this vCPU's slot, where the interrupt handler finds it.
 pub fn set_gs_base(slot: &'static Slot) {
     // SAFETY: Compiled code does not use `gs`.
     unsafe { write_msr(MSR_GS_BASE, core::ptr::from_ref(slot) as u64) };

@@ -13,10 +13,9 @@ use pvirq_protocol::{
 
 use crate::{apic, ipi::add_one, pvirq};
 
-/// Looks whether the registration is still the guest's own, and if it is not, heals. Returns whether it was.
+/// Checks that the registration is still the guest's own, and heals if it is not. Returns whether it was.
 ///
-/// To be called now and then on any vCPU. What is pending because a state of another time has promised a look waits for
-/// that long.
+/// Call it now and then on any vCPU. An interrupt that is pending because an older state promised a poll waits until then.
 pub fn check(shared: &Shared) -> bool {
     let survival = &shared.survival;
 

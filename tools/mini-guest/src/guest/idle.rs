@@ -22,7 +22,7 @@ pub struct Idle<'a> {
     descriptor: &'a Descriptor,
     counts: &'a IdleCounts,
     khz: u64,
-    /// Who decides.
+    /// What decides how long it polls.
     idle_mode: IdleMode,
     /// The longest window of a guest that decides itself, in ns.
     ceiling: u32,
@@ -58,7 +58,7 @@ impl<'a> Idle<'a> {
         }
     }
 
-    /// Begins an idle period: senders that look from now on see that this vCPU polls, if it does. Interrupts are off.
+    /// Begins an idle period: from now on senders see that this vCPU polls, if it does. Interrupts are off.
     pub fn begin(&mut self) {
         let window = match self.idle_mode {
             IdleMode::Idle => self.descriptor.guest_poll_ns(),

@@ -139,7 +139,7 @@ global_asm!(
     "shl eax, {ledger_shift}",
     "inc qword ptr [rdx + rax]",
     "jmp 2b",
-    // An NMI that somebody has sent does as the IPI. It has no EOI, and comes also while interrupts are off.
+    // An NMI that was sent is handled as the IPI. It has no EOI, and comes also while interrupts are off.
     ".globl nmi_entry",
     "nmi_entry:",
     "push rax",
@@ -336,14 +336,14 @@ pub fn add_one(counter: &AtomicU64) {
 /// What it took to send.
 #[derive(Default)]
 pub struct Sends {
-    /// What became of posts.
+    /// How posts ended.
     pub posts: Tally,
     /// How often the register or the hypercall was used, for one target or for several.
     pub native: u64,
 }
 
 impl Sends {
-    /// Adds this to what the VMM sees.
+    /// Adds this to shared memory.
     pub fn publish(&self, shared: &Shared) {
         shared.posts.add(&self.posts);
         shared.native_sends.fetch_add(self.native, SeqCst);

@@ -78,7 +78,7 @@ unsafe extern "C" fn memset(to: *mut u8, value: i32, count: usize) -> *mut u8 {
 #[no_mangle]
 unsafe extern "C" fn memcmp(one: *const u8, other: *const u8, count: usize) -> i32 {
     for index in 0..count {
-        // SAFETY: By the function's contract. Volatile, lest the loop be compiled to a call of this function.
+        // SAFETY: By the function's contract. Volatile, so that the loop is not compiled to a call of this function.
         let (one, other) = unsafe {
             (
                 one.add(index).read_volatile(),

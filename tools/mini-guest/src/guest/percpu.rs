@@ -75,7 +75,7 @@ struct TablePointer {
 /// No other vCPU may use area `index`, which must exist, and interrupts must be off.
 pub unsafe fn load(index: usize) {
     let area = AREAS.0.get().cast::<PerCpu>().wrapping_add(index);
-    // SAFETY: The area exists and is ours by the function's contract. References go to the parts that nobody else,
+    // SAFETY: The area exists and is ours by the function's contract. References go to the parts that no other code,
     // and no running stack, uses.
     let (task, gdt) = unsafe { (&mut (*area).task, &mut (*area).gdt) };
     let base = area as u64;

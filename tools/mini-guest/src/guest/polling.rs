@@ -7,7 +7,7 @@ use pvirq_protocol::{Descriptor, Vectors};
 
 use crate::{cpu, ipi};
 
-/// Lets interrupts in, and looks at the descriptor until something is there, or until it shall not go on.
+/// Enables interrupts, and polls the descriptor until something is pending or `goes_on` says no.
 ///
 /// There is no PAUSE in the loop: in a guest, enough of them cost an exit.
 pub fn poll(descriptor: &Descriptor, mut goes_on: impl FnMut() -> bool) {

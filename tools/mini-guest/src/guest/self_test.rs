@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! What the guest does when nobody gives it jobs: every vCPU is interrupted once, and says so.
+//! What the guest does without jobs: every vCPU is interrupted once, and says so.
 
 use core::{fmt::Write, hint, sync::atomic::Ordering::SeqCst};
 

@@ -119,7 +119,7 @@ fn slots(shared: &Shared, range: RangeInclusive<u32>) -> &[Slot] {
 }
 
 /// Tells the console of all targets that fail in some way, and returns how many they are: at least one, even if what was
-/// late has come meanwhile. The others wait for somebody to tell them that this is the end.
+/// late has come meanwhile. The others wait until they are told that this is the end.
 pub fn report(
     range: RangeInclusive<u32>,
     slots: &[Slot],

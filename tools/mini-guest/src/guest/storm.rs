@@ -2,10 +2,10 @@
 
 //! Every vCPU's part of a storm: it sends interrupts to all others at random, and rests at random meanwhile.
 //!
-//! A vCPU that halts relies on somebody to wake it up, and the only interrupts are the storm's. So vCPU 0 never halts,
-//! and goes on to send until the others have sent all of theirs. Then it says that the storm is over, sends each of them
-//! one last interrupt, which finds those that halt, and nobody halts any more. If an interrupt is lost after all, vCPU 0
-//! loses its patience, counts, and only then wakes the others by other means, which would make good for it.
+//! A vCPU that halts relies on an interrupt to wake it, and the only interrupts are the storm's. So vCPU 0 never halts,
+//! and sends until the others have sent all of theirs. Then it says that the storm is over, sends each of them one last
+//! interrupt, which wakes those that halt, and no vCPU halts any more. If an interrupt is lost after all, vCPU 0's patience
+//! ends. It counts, and only then wakes the others by other means, which would hide the loss.
 
 use core::{fmt::Write, sync::atomic::Ordering::SeqCst};
 
@@ -80,7 +80,7 @@ impl Vcpu<'_> {
         self.shared.stop.load(SeqCst) != 0
     }
 
-    /// Sends what the job wants, unless what was lost makes that impossible.
+    /// Sends what the job wants, unless a loss makes that impossible.
     fn take_part(&mut self) {
         let mut sends = 0;
         let mut start = cpu::cycles();
@@ -178,7 +178,7 @@ impl Vcpu<'_> {
     }
 
     /// Halts until there is an interrupt, unless there may never be one again. Interrupts are off before, and nothing is in
-    /// the descriptor that was posted because this vCPU would look.
+    /// the descriptor that was posted because this vCPU will poll.
     fn halt(&self) {
         if self.shared.over.load(SeqCst) == 0 && !self.stopped() {
             cpu::halt();
@@ -243,7 +243,7 @@ impl Vcpu<'_> {
                 self.shared.descriptors[target as usize],
             );
         }
-        // At least the one that made this vCPU lose its patience.
+        // At least the one that made this vCPU give up.
         self.shared.lost.store(self.missing().max(1), SeqCst);
         self.shared.stop.store(1, SeqCst);
         ipi::wake_others();

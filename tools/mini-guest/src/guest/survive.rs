@@ -3,7 +3,7 @@
 //! Every vCPU's part of a run in which the VMM saves and restores the VM: it interrupts the others, and rests at random
 //! meanwhile, in each way that there is. See [`Survival`](mini_guest::Survival).
 //!
-//! vCPU 0 never halts, sends to each vCPU whose last interrupt from here has been handled, and looks for the epoch. So
+//! vCPU 0 never halts, sends to each vCPU whose last interrupt from here has been handled, and reads the epoch now and then. So
 //! a vCPU that halts has an interrupt under way, or is about to get one.
 
 use core::{fmt::Write, sync::atomic::Ordering::SeqCst};
@@ -21,7 +21,7 @@ use crate::{
     storm::Random,
 };
 
-/// So many rests lie between two looks for the epoch.
+/// So many rests lie between two reads of the epoch.
 const CHECKED: u32 = 4;
 
 struct Vcpu<'a> {

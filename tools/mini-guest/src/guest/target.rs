@@ -27,14 +27,14 @@ pub fn wait(shared: &Shared, job: &Job, index: u32) {
     let mut work = 0_u64;
 
     loop {
-        // An interrupt between the look at `acknowledged` and HLT would be slept over.
+        // An interrupt between the read of `acknowledged` and HLT would not end the HLT.
         cpu::disable_interrupts();
         let acknowledged = slot.acknowledged.load(SeqCst);
         let done = acknowledged >= last || shared.stop.load(SeqCst) != 0;
         let goes_on =
             || slot.acknowledged.load(Relaxed) == acknowledged && shared.stop.load(Relaxed) == 0;
 
-        // Whoever sees that this vCPU rests shall see that it polls.
+        // A sender that sees that this vCPU rests must see that it polls.
         match idle_mode {
             _ if done => {}
             IdleMode::Polling => descriptor.enter_polling(),

@@ -30,7 +30,10 @@ pub fn tests() -> Vec<Test> {
     vec![
         test("pvirq run boots the guest that is built in", run),
         test("pvirq run says what is wrong", run_errors),
-        test("who may not use KVM is told so", not_permitted),
+        test(
+            "a user without permission for KVM is told so",
+            not_permitted,
+        ),
         test("pvirq run ends at Ctrl-C", interrupt),
         test("pvirq bench ipi writes its results", bench_ipi),
         test("pvirq bench refuses what it cannot measure", bench_errors),
@@ -77,10 +80,10 @@ fn run_errors(context: &Context) -> Result<()> {
 }
 
 fn not_permitted(context: &Context) -> Result<()> {
-    const NOBODY: u32 = 65534;
+    const UNPRIVILEGED: u32 = 65534;
     let everybody = fs::Permissions::from_mode(0o755);
     if fs::metadata(KVM)?.permissions().mode() & 0o006 != 0 {
-        bail!(Skip("everybody may use KVM here"));
+        bail!(Skip("all users may use KVM here"));
     }
     // Where it was built others may have no access at all.
     let directory = tempfile::tempdir()?;
@@ -91,8 +94,8 @@ fn not_permitted(context: &Context) -> Result<()> {
     let output = Command::new(&command)
         .args(["run", "--device"])
         .arg(&context.device)
-        .uid(NOBODY)
-        .gid(NOBODY)
+        .uid(UNPRIVILEGED)
+        .gid(UNPRIVILEGED)
         .output()?;
     check(
         &output,

@@ -24,7 +24,7 @@ pub fn tests() -> Vec<Test> {
         test("self-test, 64 vCPUs", |context| self_test(context, 64)),
         test("two machines at once", two_machines),
         test("flat image", flat_image),
-        test("port that nobody answers", unanswered_port),
+        test("port without a device", unanswered_port),
         test("shutdown is reported with the vCPU's state", shutdown),
         test("guest that spins is stopped", |context| {
             hang(context, &SPIN)

@@ -20,7 +20,7 @@ pub fn tests() -> Vec<Test> {
     vec![
         test("idle: nothing is missed", arrivals),
         test("idle: what does not come is missed", missed),
-        test("idle: interrupts are taken while somebody polls", latency),
+        test("idle: interrupts are taken during polling", latency),
         test("idle: polling gives way to a neighbour", contention),
         test("idle: a neighbour's throughput is measured", neighbour),
     ]
@@ -80,7 +80,7 @@ fn missed(context: &Context) -> Result<()> {
         patience,
         ..job(JobKind::Arrivals)
     };
-    // Nobody signals an eventfd.
+    // No eventfd is signalled.
     machine
         .shared()?
         .arrivals

@@ -179,7 +179,7 @@ fn eoi(context: &Context) -> Result<()> {
 
 fn lost(context: &Context) -> Result<()> {
     let mut machine = machine(context, 3, true)?;
-    // Nobody is as fast as that, unless the sender is interrupted at the right moment, which is not always.
+    // No target is as fast as that, unless the sender is interrupted at the right moment, which is not always.
     machine.run_job(
         Some(&Job {
             patience: 1,
@@ -232,7 +232,7 @@ fn masked_interrupt(context: &Context) -> Result<()> {
             ensure!(text.contains("on vCPU 1"), "{text}");
             Ok(())
         }
-        Ok(_) => bail!("nobody has noticed"),
+        Ok(_) => bail!("the guest has not noticed"),
     }
 }
 

@@ -3,7 +3,7 @@
 //! Tests of the tool that need KVM: they boot guests, on `/dev/kvm` and, where it is, on `/dev/pvirq`.
 //!
 //! They are a program of their own, and not cargo's, because they run in the test VM. The program speaks KTAP. It runs the
-//! `pvirq` command that lies beside it, or the one named by its first argument. With a second one, it runs the tests that have
+//! `pvirq` command in its own directory, or the one named by its first argument. With a second one, it runs the tests that have
 //! that in their names.
 
 mod command;

@@ -80,7 +80,7 @@ fn registration(context: &Context) -> Result<()> {
 }
 
 fn refusals(context: &Context) -> Result<()> {
-    context.needs_pvirq("nobody answers here")?;
+    context.needs_pvirq("there is no pvirq host here")?;
     let mut machine = registered(context, 2)?;
     let register = Command::Register { version: VERSION }.encode();
     let good = boot::descriptors(2);
@@ -109,7 +109,7 @@ fn refusals(context: &Context) -> Result<()> {
             "{command:#x} for {array:x?}: {answer:?}, not {status:?}"
         );
     }
-    // None of them has disturbed what was registered before.
+    // The registration before them is still in force.
     let exits = sender_exits(&mut machine, &posts(IdleMode::Polling))?;
     ensure!(exits == [0; 4], "{exits:?}");
     Ok(())
@@ -172,7 +172,7 @@ fn polling(context: &Context) -> Result<()> {
         let drained = machine.shared()?.descriptors[1].guest_counters().drained;
         ensure!(drained != 0, "the target has drained nothing itself");
     }
-    // Whoever does not poll is kicked: the counting counts.
+    // A target that does not poll is kicked: exits are counted.
     let exits = sender_exits(&mut machine, &posts(IdleMode::Halted))?;
     let kicked = machine.shared()?.posts.tally().kicked;
     ensure!(
@@ -240,7 +240,7 @@ fn periods(context: &Context) -> Result<()> {
     const SOME: u64 = SENDS as u64 / 10;
 
     context.needs_pvirq("no guest can register here")?;
-    // The windows, the interval, which leaves time to get there, and where the periods are to end.
+    // The windows, the interval, which leaves time to get there, and where the periods end.
     for (guest_poll_ns, host_poll_ns, interval, place) in [
         (Poll::MAX_NS, 0, 200, 0),
         (0, Poll::MAX_NS, 1500, 1),

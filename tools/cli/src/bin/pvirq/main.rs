@@ -13,7 +13,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use nix::sys::resource::{getrlimit, setrlimit, Resource};
 
-/// Software posted interrupts for KVM: run guests, measure what interrupts cost, look at the machine
+/// Software posted interrupts for KVM: run guests, measure what interrupts cost, check the machine
 #[derive(Parser)]
 #[command(version)]
 struct Args {

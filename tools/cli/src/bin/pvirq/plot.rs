@@ -20,7 +20,7 @@ pub struct Args {
     #[arg(value_name = "JSON")]
     results: PathBuf,
 
-    /// Where to write, without an extension [default: beside the results, under their name]
+    /// Where to write, without an extension [default: the path of the results]
     #[arg(long, value_name = "PATH")]
     output: Option<PathBuf>,
 }

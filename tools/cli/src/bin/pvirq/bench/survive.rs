@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! `pvirq bench survive`: saves and restores guests, and looks for interrupts that are lost or come twice.
+//! `pvirq bench survive`: saves and restores guests, and counts interrupts that are lost or come twice.
 
 use std::{
     path::Path,

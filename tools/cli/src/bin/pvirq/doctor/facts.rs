@@ -88,9 +88,9 @@ impl Facts {
                 read(root, "sys/module/pvirq/version")
                     .map_or("unknown".into(), |version| version.trim().into())
             }),
-            kvm: Err("not looked at".into()),
-            pvirq: Err("not looked at".into()),
-            tracing: Err("not looked at".into()),
+            kvm: Err("not checked".into()),
+            pvirq: Err("not checked".into()),
+            tracing: Err("not checked".into()),
             processor,
         }
     }

@@ -412,7 +412,7 @@ mod tests {
                 "without exits (APICv), but",
                 "sender's exits",
             ),
-            // A kernel of before IPI virtualisation.
+            // A kernel without IPI virtualisation.
             (
                 Vendor::Vmx,
                 Some(true),
