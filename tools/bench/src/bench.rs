@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use comfy_table::Table;
 use serde_json::Value;
 use vmm::error::Error;
 
@@ -19,7 +20,7 @@ use crate::{
     ground::Ground,
     lab::{is_baseline, Lab},
     row::count,
-    table::Column,
+    table::{table, Column},
 };
 
 /// Takes note of how far a benchmark is.
@@ -28,7 +29,7 @@ pub trait Progress {
     fn case(&mut self, case: &dyn fmt::Display);
     /// So many pieces are done, or not to be done.
     fn pieces(&mut self, pieces: u32);
-    /// There is something to say.
+    /// Shows a message.
     fn note(&mut self, text: &str);
 }
 
@@ -50,7 +51,7 @@ pub struct Piece<'a, B: Bench + ?Sized> {
     pub machine: &'a mut B::Machine,
     /// Where results are added.
     pub sum: &'a mut B::Sum,
-    /// Shows what there is to say.
+    /// Shows a message.
     pub note: &'a mut dyn FnMut(&str),
 }
 
@@ -59,7 +60,7 @@ pub struct Piece<'a, B: Bench + ?Sized> {
 pub enum After {
     /// It serves the next piece.
     Keep,
-    /// A new one does: what is only late must not come in the next piece.
+    /// A new one does: an interrupt that is only late must not arrive in the next piece.
     Renew,
 }
 
@@ -76,9 +77,9 @@ pub struct Measured<B: Bench + ?Sized> {
 /// Whether results are within the bounds that were asked for.
 #[derive(Default)]
 pub struct Verdict {
-    /// What is to be said about them.
+    /// Messages about them.
     pub lines: Vec<String>,
-    /// Whether they are not.
+    /// Whether they are outside of the bounds.
     pub fails: bool,
 }
 
@@ -177,22 +178,26 @@ pub struct Failed {
     source: Error,
 }
 
+/// What a benchmark has measured.
+pub struct Outcome {
+    /// The results.
+    pub rows: Vec<Value>,
+    /// The same as a table.
+    pub table: Table,
+    /// Interrupts that make the benchmark fail.
+    pub misdelivered: u64,
+    /// Whether results are within bounds.
+    pub verdict: Verdict,
+}
+
 /// A benchmark of any kind.
 pub trait AnyBench {
     /// The number of cases, and that of pieces.
     fn size(&self) -> (usize, u32);
+    /// The numbers of vCPUs, and the devices in the order of the rows.
+    fn machines(&self) -> (Vec<usize>, Vec<PathBuf>);
     /// Measures all cases.
-    fn measure(&self, lab: &mut Lab, progress: &mut dyn Progress) -> Result<Vec<Value>, Failed>;
-    /// See [`Bench::columns`].
-    fn columns(&self, ground: &Ground) -> Vec<Column>;
-    /// See [`Bench::vcpus`].
-    fn vcpus(&self) -> Vec<usize>;
-    /// The devices that are measured, in the order of the rows.
-    fn devices(&self) -> Vec<PathBuf>;
-    /// See [`Bench::misdelivered`].
-    fn misdelivered(&self, row: &Value) -> u64;
-    /// See [`Bench::judge`].
-    fn judge(&self, rows: &[Value]) -> Verdict;
+    fn measure(&self, lab: &mut Lab, progress: &mut dyn Progress) -> Result<Outcome, Failed>;
 }
 
 impl<B: Bench> AnyBench for B {
@@ -202,7 +207,18 @@ impl<B: Bench> AnyBench for B {
         (cases.len(), cases.iter().map(pieces).sum())
     }
 
-    fn measure(&self, lab: &mut Lab, progress: &mut dyn Progress) -> Result<Vec<Value>, Failed> {
+    fn machines(&self) -> (Vec<usize>, Vec<PathBuf>) {
+        let mut devices: Vec<PathBuf> = Vec::new();
+        for subject in self.cases().iter().flat_map(|case| self.subjects(case)) {
+            let device = self.device(&subject);
+            if !devices.iter().any(|other| other == device) {
+                devices.push(device.to_owned());
+            }
+        }
+        (self.vcpus(), devices)
+    }
+
+    fn measure(&self, lab: &mut Lab, progress: &mut dyn Progress) -> Result<Outcome, Failed> {
         let mut machines = Vec::new();
         let mut rows = Vec::new();
         for (number, case) in self.cases().iter().enumerate() {
@@ -218,36 +234,12 @@ impl<B: Bench> AnyBench for B {
             )?;
             rows.extend(self.rows(lab, case, &mut all));
         }
-        Ok(rows)
-    }
-
-    fn columns(&self, ground: &Ground) -> Vec<Column> {
-        Bench::columns(self, ground)
-    }
-
-    fn vcpus(&self) -> Vec<usize> {
-        Bench::vcpus(self)
-    }
-
-    fn devices(&self) -> Vec<PathBuf> {
-        let mut devices = Vec::new();
-        for case in self.cases() {
-            for subject in self.subjects(&case) {
-                let device = self.device(&subject);
-                if !devices.iter().any(|other| other == device) {
-                    devices.push(device.to_owned());
-                }
-            }
-        }
-        devices
-    }
-
-    fn misdelivered(&self, row: &Value) -> u64 {
-        Bench::misdelivered(self, row)
-    }
-
-    fn judge(&self, rows: &[Value]) -> Verdict {
-        Bench::judge(self, rows)
+        Ok(Outcome {
+            table: table(&self.columns(&lab.ground), &rows),
+            misdelivered: rows.iter().map(|row| self.misdelivered(row)).sum(),
+            verdict: self.judge(&rows),
+            rows,
+        })
     }
 }
 
@@ -406,7 +398,7 @@ mod tests {
         let bench = Orders(RefCell::default());
         let mut lab = Lab::new("0".parse().unwrap(), true);
         let mut progress = Quiet(0);
-        let rows = bench.measure(&mut lab, &mut progress).unwrap();
+        let rows = bench.measure(&mut lab, &mut progress).unwrap().rows;
         // The order reverses, what has failed gets a new machine, and each case has its own.
         let one = ["a1", "b1", "b1", "b2", "a2"];
         assert_eq!(bench.0.borrow()[..5], one.map(|text| format!("one {text}")));

@@ -22,5 +22,5 @@ pub mod results;
 mod row;
 mod summary;
 pub mod survive;
-pub mod table;
+mod table;
 pub mod target;

@@ -2,6 +2,8 @@
 
 //! All results of a run.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
 use serde_json::Value;
 use vmm::error::Error;
@@ -21,13 +23,18 @@ pub struct Report {
 impl Report {
     /// Begins the report of some benchmarks.
     pub fn new(lab: &Lab, benches: &[Box<dyn AnyBench>]) -> Result<Self, Error> {
-        let mut vcpus: Vec<_> = benches.iter().flat_map(|bench| bench.vcpus()).collect();
+        let (mut vcpus, mut devices) = (Vec::new(), Vec::new());
+        for (more, on) in benches.iter().map(|bench| bench.machines()) {
+            vcpus.extend(more);
+            devices.extend(on);
+        }
         vcpus.sort_unstable();
         vcpus.dedup();
-        let devices = benches.first().map(|bench| bench.devices());
+        let mut seen = BTreeSet::new();
+        devices.retain(|device| seen.insert(device.clone()));
         Ok(Report {
             schema: SCHEMA,
-            environment: Environment::new(lab, vcpus, devices.unwrap_or_default())?,
+            environment: Environment::new(lab, vcpus, devices)?,
             rows: Vec::new(),
         })
     }

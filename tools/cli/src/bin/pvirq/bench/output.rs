@@ -6,7 +6,8 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{ensure, Context, Result};
 use pvirq::device::{self, Device, KVM};
-use pvirq_bench::{bench::AnyBench, lab::Lab, report::Report, results, table::table};
+use pvirq_bench::{bench::AnyBench, lab::Lab, report::Report, results};
+use serde_json::Value;
 use vmm::cpus::CpuList;
 
 use crate::progress::Display;
@@ -79,21 +80,18 @@ impl Output {
 
         progress.print(&report.environment);
         for bench in benches {
-            let rows = bench.measure(&mut lab, &mut progress)?;
-            progress.print(&table(&bench.columns(&lab.ground), &rows));
-            if rows
-                .iter()
-                .any(|row| row["timer_exits_per_event"].is_object())
-            {
+            let outcome = bench.measure(&mut lab, &mut progress)?;
+            progress.print(&outcome.table);
+            let timer = |row: &Value| row["timer_exits_per_event"].is_object();
+            if outcome.rows.iter().any(timer) {
                 progress.print(&"Exits by the host's timer ticks are not in the table.");
             }
-            let verdict = bench.judge(&rows);
-            for line in &verdict.lines {
+            for line in &outcome.verdict.lines {
                 progress.print(line);
             }
-            fails |= verdict.fails;
-            misdelivered += rows.iter().map(|row| bench.misdelivered(row)).sum::<u64>();
-            report.rows.extend(rows);
+            fails |= outcome.verdict.fails;
+            misdelivered += outcome.misdelivered;
+            report.rows.extend(outcome.rows);
         }
         progress.finish();
 
