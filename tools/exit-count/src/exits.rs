@@ -10,66 +10,55 @@ use std::{
 /// The flag of a VMX exit reason that says that the guest was not entered.
 const VMX_FAILED_ENTRY: u32 = 1 << 31;
 
-/// Why a vCPU left the guest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
+/// Defines the reasons, their order, and their names in results.
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $reason:ident = $name:literal,)*) => {
+        /// Why a vCPU left the guest.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Reason {
+            $($(#[$doc])* $reason,)*
+        }
+
+        impl Reason {
+            /// All reasons, in the order in which they are shown.
+            pub const ALL: [Reason; [$($name),*].len()] = [$(Reason::$reason),*];
+
+            /// The reason's name in results.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Reason::$reason => $name,)*
+                }
+            }
+        }
+    };
+}
+
+reasons! {
     /// It accessed a model-specific register, the x2APIC's among them.
-    Msr,
+    Msr = "msr",
     /// It halted.
-    Hlt,
+    Hlt = "hlt",
     /// It accessed a port.
-    Io,
+    Io = "io",
     /// The host was interrupted: by its timer, or to make the vCPU take an interrupt.
-    Intr,
+    Intr = "intr",
     /// It had become ready to take an interrupt that waited.
-    Window,
+    Window = "window",
     /// It called the hypervisor.
-    Hypercall,
+    Hypercall = "hypercall",
     /// It touched a page that was not there, in the tables of the host: AMD's NPT or Intel's EPT.
-    Npf,
+    Npf = "npf",
     /// It accessed its local APIC, and the CPU's virtual one (APICv or AVIC) left that to the hypervisor.
-    Apic,
+    Apic = "apic",
     /// It executed PAUSE in a loop.
-    Pause,
+    Pause = "pause",
     /// VMX's preemption timer expired: for the guest's own timer, or because KVM wanted an exit at once.
-    PreemptionTimer,
+    PreemptionTimer = "preemption-timer",
     /// Any other reason.
-    Other,
+    Other = "other",
 }
 
 impl Reason {
-    /// All reasons, in the order in which they are shown.
-    pub const ALL: [Reason; 11] = [
-        Reason::Msr,
-        Reason::Hlt,
-        Reason::Io,
-        Reason::Intr,
-        Reason::Window,
-        Reason::Hypercall,
-        Reason::Npf,
-        Reason::Apic,
-        Reason::Pause,
-        Reason::PreemptionTimer,
-        Reason::Other,
-    ];
-
-    /// The reason's name in results.
-    pub fn name(self) -> &'static str {
-        match self {
-            Reason::Msr => "msr",
-            Reason::Hlt => "hlt",
-            Reason::Io => "io",
-            Reason::Intr => "intr",
-            Reason::Window => "window",
-            Reason::Hypercall => "hypercall",
-            Reason::Npf => "npf",
-            Reason::Apic => "apic",
-            Reason::Pause => "pause",
-            Reason::PreemptionTimer => "preemption-timer",
-            Reason::Other => "other",
-        }
-    }
-
     /// The reason for an exit code of AMD's SVM.
     pub fn from_svm(code: u32) -> Self {
         match code {
