@@ -16,7 +16,6 @@ pub mod ipi;
 pub mod lab;
 pub mod plot;
 pub mod poll;
-mod random;
 pub mod report;
 pub mod results;
 mod row;

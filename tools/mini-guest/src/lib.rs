@@ -21,6 +21,7 @@ mod job;
 mod frozen;
 mod layout;
 mod ledger;
+mod random;
 mod shared;
 mod storm;
 
@@ -37,6 +38,7 @@ pub use crate::{
         ledger_source, Account, Ledger, Number, Survival, LEDGER_EVENTS, LEDGER_SOURCES,
         LEDGER_VCPUS, LEDGER_VECTORS,
     },
+    random::Random,
     shared::{IdleCounts, Mode, Shared, Slot, CYCLES_LEN},
     storm::{storm_senders, storm_vector, Storm, Totals},
 };

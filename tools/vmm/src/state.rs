@@ -40,52 +40,20 @@ impl fmt::Display for VcpuState {
             sregs,
             events,
         } = self;
-        let rows = [
-            [
-                ("rip", regs.rip),
-                ("rsp", regs.rsp),
-                ("rbp", regs.rbp),
-                ("rflags", regs.rflags),
-            ],
-            [
-                ("rax", regs.rax),
-                ("rbx", regs.rbx),
-                ("rcx", regs.rcx),
-                ("rdx", regs.rdx),
-            ],
-            [
-                ("rsi", regs.rsi),
-                ("rdi", regs.rdi),
-                ("r8", regs.r8),
-                ("r9", regs.r9),
-            ],
-            [
-                ("r10", regs.r10),
-                ("r11", regs.r11),
-                ("r12", regs.r12),
-                ("r13", regs.r13),
-            ],
-            [
-                ("r14", regs.r14),
-                ("r15", regs.r15),
-                ("cr0", sregs.cr0),
-                ("cr2", sregs.cr2),
-            ],
-            [
-                ("cr3", sregs.cr3),
-                ("cr4", sregs.cr4),
-                ("efer", sregs.efer),
-                ("apic", sregs.apic_base),
-            ],
-            [
-                ("gs", sregs.gs.base),
-                ("gdt", sregs.gdt.base),
-                ("idt", sregs.idt.base),
-                ("tr", sregs.tr.base),
-            ],
+        let names = "rip rsp rbp rflags rax rbx rcx rdx rsi rdi r8 r9 r10 r11 r12 r13 r14 r15 cr0 cr2 cr3 cr4 efer apic \
+                     gs gdt idt tr";
+        let values = [
+            [regs.rip, regs.rsp, regs.rbp, regs.rflags],
+            [regs.rax, regs.rbx, regs.rcx, regs.rdx],
+            [regs.rsi, regs.rdi, regs.r8, regs.r9],
+            [regs.r10, regs.r11, regs.r12, regs.r13],
+            [regs.r14, regs.r15, sregs.cr0, sregs.cr2],
+            [sregs.cr3, sregs.cr4, sregs.efer, sregs.apic_base],
+            [sregs.gs.base, sregs.gdt.base, sregs.idt.base, sregs.tr.base],
         ];
-        for row in rows {
-            for (name, value) in row {
+        let mut names = names.split_whitespace();
+        for row in values {
+            for (value, name) in row.into_iter().zip(&mut names) {
                 write!(f, "  {name:>6} {value:016x}")?;
             }
             writeln!(f)?;

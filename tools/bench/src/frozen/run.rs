@@ -4,7 +4,7 @@
 
 use std::{path::Path, sync::atomic::Ordering::SeqCst, thread, time::Duration};
 
-use mini_guest::{IdleMode, Job, JobKind, Mechanism, Shared, CYCLES_LEN, IPI_VECTOR};
+use mini_guest::{IdleMode, Job, JobKind, Mechanism, Random, Shared, CYCLES_LEN, IPI_VECTOR};
 use pvirq::device::PVIRQ;
 use pvirq_protocol::{ioctl::Poll, Vector};
 use serde_json::{json, Value};
@@ -20,7 +20,6 @@ use crate::{
     clock::cycles,
     ground::Ground,
     lab::{Lab, JOB_LIMIT},
-    random::Random,
     row::set,
     summary::{median_of_ratios, Summary},
     table::Column,

@@ -4,10 +4,8 @@
 
 use std::fmt;
 
-use mini_guest::{Mechanism, LEDGER_VCPUS};
+use mini_guest::{Mechanism, Random, LEDGER_VCPUS};
 use pvirq::device::{KVM, PVIRQ};
-
-use crate::random::Random;
 
 /// Where a VM is saved and restored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

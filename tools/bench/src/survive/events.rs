@@ -14,7 +14,7 @@ use std::{
 };
 
 use kvm_ioctls::VmFd;
-use mini_guest::{Shared, LEDGER_EVENTS, LEDGER_VCPUS, LEDGER_VECTORS};
+use mini_guest::{Random, Shared, LEDGER_EVENTS, LEDGER_VCPUS, LEDGER_VECTORS};
 use pvirq::{
     device::PVIRQ,
     extension::{Extension, Route},
@@ -28,8 +28,6 @@ use vmm::{
     msi::{self, FIRST_GSI},
 };
 use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
-
-use crate::random::Random;
 
 /// The longest that the thread waits between two signals.
 const PAUSE: Duration = Duration::from_micros(300);

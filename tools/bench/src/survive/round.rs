@@ -4,6 +4,7 @@
 
 use std::{ops::AddAssign, path::Path, time::Duration};
 
+use mini_guest::Random;
 use pvirq::{
     device::{Device, PVIRQ},
     extension::Extension,
@@ -16,7 +17,6 @@ use vmm::{
 };
 
 use super::{case::SurviveCase, events::Events};
-use crate::random::Random;
 
 /// How long the guest runs at most between two saves, and how often that may be halved: short times are as likely as
 /// long ones.

@@ -9,7 +9,7 @@ use std::{
 };
 
 use mini_guest::{
-    Account, IdleMode, Job, JobKind, Mechanism, Shared, LEDGER_SOURCES, LEDGER_VCPUS,
+    Account, IdleMode, Job, JobKind, Mechanism, Random, Shared, LEDGER_SOURCES, LEDGER_VCPUS,
 };
 use pvirq::device::Device;
 use pvirq_protocol::Tally;
@@ -22,7 +22,6 @@ use crate::{
     clock::cycles,
     ground::Ground,
     lab::{Lab, JOB_LIMIT},
-    random::Random,
     row::{add_posts, posts},
     table::Column,
 };

@@ -7,7 +7,7 @@ use core::{
     sync::atomic::Ordering::{Relaxed, SeqCst},
 };
 
-use mini_guest::{port, Arrivals, Job, Shared, Source};
+use mini_guest::{port, Arrivals, Job, Random, Shared, Source};
 
 use crate::{
     apic,
@@ -17,7 +17,6 @@ use crate::{
     ipi::{self, add_one, sendable, IpiMethod, Sends},
     sender::spin_until,
     status::fail,
-    storm::Random,
 };
 
 /// The vCPU that idles.
@@ -34,7 +33,7 @@ pub fn idle(shared: &Shared, job: &Job) {
     let stopped = || shared.stop.load(SeqCst) != 0;
     let timer = &arrivals.of[Source::Timer as usize];
     let mut idle = Idle::new(shared, job, TARGET);
-    let mut random = Random::new(job.seed, TARGET);
+    let mut random = Random::of_vcpu(job.seed, TARGET);
 
     if arrivals.sources.load(Relaxed) & Source::Timer.bit() != 0 {
         apic::enable_timer(Source::Timer.vector());

@@ -2,7 +2,9 @@
 
 //! Polling the vCPU's own descriptor.
 
-use mini_guest::Shared;
+use core::sync::atomic::Ordering::SeqCst;
+
+use mini_guest::{port, Shared};
 use pvirq_protocol::{Descriptor, Vectors};
 
 use crate::{cpu, ipi};
@@ -30,4 +32,29 @@ fn handle(shared: &Shared, index: u32, vectors: Vectors) -> u32 {
         ipi::handle(shared, index, vector);
     }
     vectors.len()
+}
+
+/// Polls this vCPU's descriptor until there is an interrupt, or for `span` cycles. Handles what is pending, and returns how
+/// much it was. Interrupts are off afterwards.
+pub fn poll_for(shared: &Shared, index: u32, span: u64) -> u32 {
+    let interrupts = &shared.slots[index as usize].interrupts;
+    let before = interrupts.load(SeqCst);
+    let start = cpu::cycles();
+    let descriptor = &shared.descriptors[index as usize];
+
+    descriptor.enter_polling();
+    poll(descriptor, || {
+        interrupts.load(SeqCst) == before && cpu::cycles().wrapping_sub(start) < span
+    });
+    leave_polling(shared, index)
+}
+
+/// Takes what is pending in the descriptor and in the local APIC. Interrupts are off afterwards.
+pub fn settle(shared: &Shared, index: u32) {
+    leave_polling(shared, index);
+    cpu::enable_interrupts();
+    // What the local APIC has comes when the vCPU enters the guest again.
+    // SAFETY: The port does nothing.
+    unsafe { cpu::out(port::NULL, 0) };
+    cpu::disable_interrupts();
 }

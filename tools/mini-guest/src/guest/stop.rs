@@ -15,7 +15,7 @@ use core::{
     },
 };
 
-use mini_guest::{port, Job, Mechanism, Shared, StopAt};
+use mini_guest::{port, Job, Mechanism, Random, Shared, StopAt};
 use pvirq_protocol::{Descriptor, Posted, Vector};
 
 use crate::{
@@ -25,7 +25,6 @@ use crate::{
     ipi::{self, Sends, IPI},
     polling, pvirq,
     sender::spin_until,
-    storm::Random,
 };
 
 const TARGET: u32 = 1;
@@ -33,7 +32,7 @@ const STOPS: u32 = 2;
 
 /// Takes part. Interrupts are off before and afterwards.
 pub fn run(shared: &Shared, job: &Job, index: u32) {
-    let mut random = Random::new(job.seed, index);
+    let mut random = Random::of_vcpu(job.seed, index);
     match index {
         0 => send(shared, job, &mut random),
         TARGET => take(shared, job, &mut random),
@@ -108,7 +107,6 @@ fn take(shared: &Shared, job: &Job, random: &mut Random) {
     while !is_done() {
         let before = interrupts.load(SeqCst);
         let span = random.below(job.gap.max(1));
-        let start = cpu::cycles();
         shared.frozen.changes.fetch_add(1, SeqCst);
         match random.below(8) {
             0 | 1 => {
@@ -116,13 +114,7 @@ fn take(shared: &Shared, job: &Job, random: &mut Random) {
                 spin_until(span, || interrupts.load(SeqCst) != before);
             }
             // Most of the time it polls: then posts are worth to be stopped.
-            2..6 => {
-                descriptor.enter_polling();
-                polling::poll(descriptor, || {
-                    interrupts.load(SeqCst) == before && cpu::cycles().wrapping_sub(start) < span
-                });
-                polling::leave_polling(shared, TARGET);
-            }
+            2..6 => _ = polling::poll_for(shared, TARGET, span),
             6 => {
                 cpu::disable_interrupts();
                 _ = pvirq::idle(descriptor);
@@ -142,7 +134,7 @@ fn take(shared: &Shared, job: &Job, random: &mut Random) {
 /// the VMM wants.
 fn stop(shared: &Shared, job: &Job, random: &mut Random) {
     let descriptor = &shared.descriptors[TARGET as usize];
-    let looks = || descriptor.guest_state().will_poll() || descriptor.host_state().will_poll();
+    let will_poll = || descriptor.guest_state().will_poll() || descriptor.host_state().will_poll();
 
     while !is_over(shared) {
         spin_until(random.below(job.gap.max(1)), || is_over(shared));
@@ -150,7 +142,7 @@ fn stop(shared: &Shared, job: &Job, random: &mut Random) {
             StopAt::Nowhere => continue,
             StopAt::BetweenPosts => {}
             StopAt::AfterSet => {
-                if !spin_until(job.gap, || looks() || is_over(shared)) {
+                if !spin_until(job.gap, || will_poll() || is_over(shared)) {
                     continue;
                 }
                 // The target may do something else by the time that the bit is set.

@@ -9,7 +9,7 @@
 
 use core::{fmt::Write, sync::atomic::Ordering::SeqCst};
 
-use mini_guest::{port, storm_vector, Job, Shared};
+use mini_guest::{storm_vector, Job, Random, Shared};
 use pvirq_protocol::Vector;
 
 use crate::{
@@ -20,25 +20,6 @@ use crate::{
     sender::spin_until,
     status::fail,
 };
-
-/// An xorshift generator, which is not to be seeded with 0.
-pub struct Random(u64);
-
-impl Random {
-    /// The numbers of a vCPU for a seed.
-    pub fn new(seed: u64, index: u32) -> Self {
-        Random(((seed << 8) | u64::from(index) | 0x80).wrapping_mul(0x9e37_79b9_7f4a_7c15))
-    }
-
-    /// A number below `end`.
-    pub fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        // The upper bits are the better ones.
-        (self.0 >> 16) % end
-    }
-}
 
 /// A vCPU in a storm.
 struct Vcpu<'a> {
@@ -62,7 +43,7 @@ pub fn run(shared: &Shared, job: &Job, index: u32) {
         method: IpiMethod::new(job.mechanism),
         vector: sendable(storm_vector(job.merges(), index)),
         sends: Sends::default(),
-        random: Random::new(job.seed, index),
+        random: Random::of_vcpu(job.seed, index),
     };
     cpu::enable_interrupts();
     vcpu.take_part();
@@ -70,7 +51,11 @@ pub fn run(shared: &Shared, job: &Job, index: u32) {
         0 => vcpu.end_storm(),
         _ => vcpu.await_end(),
     }
-    vcpu.settle();
+    match vcpu.stopped() {
+        true => cpu::disable_interrupts(),
+        // An interrupt may be on its way, though its sequence number has been acknowledged.
+        false => polling::settle(shared, index),
+    }
     vcpu.sends.publish(shared);
     shared.descriptors[index as usize].count_posts(&vcpu.sends.posts);
 }
@@ -162,19 +147,9 @@ impl Vcpu<'_> {
         cpu::enable_interrupts();
     }
 
-    /// Polls the descriptor until something happens, handles what is there, and says how much it was. Interrupts are off
-    /// afterwards.
-    fn poll(&mut self, span: u64) -> u32 {
-        let interrupts = &self.shared.slots[self.index as usize].interrupts;
-        let before = interrupts.load(SeqCst);
-        let start = cpu::cycles();
-        let descriptor = &self.shared.descriptors[self.index as usize];
-
-        descriptor.enter_polling();
-        polling::poll(descriptor, || {
-            interrupts.load(SeqCst) == before && cpu::cycles().wrapping_sub(start) < span
-        });
-        polling::leave_polling(self.shared, self.index)
+    /// See [`polling::poll_for`].
+    fn poll(&self, span: u64) -> u32 {
+        polling::poll_for(self.shared, self.index, span)
     }
 
     /// Halts until there is an interrupt, unless there may never be one again. Interrupts are off before, and nothing is in
@@ -247,17 +222,5 @@ impl Vcpu<'_> {
         self.shared.lost.store(self.missing().max(1), SeqCst);
         self.shared.stop.store(1, SeqCst);
         ipi::wake_others();
-    }
-
-    /// Takes what is still on its way, though its sequence number has been acknowledged. Interrupts are off afterwards.
-    fn settle(&self) {
-        if !self.stopped() {
-            polling::leave_polling(self.shared, self.index);
-            cpu::enable_interrupts();
-            // What the local APIC has comes when the vCPU enters the guest again.
-            // SAFETY: The port does nothing.
-            unsafe { cpu::out(port::NULL, 0) };
-        }
-        cpu::disable_interrupts();
     }
 }

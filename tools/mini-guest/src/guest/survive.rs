@@ -8,7 +8,7 @@
 
 use core::{fmt::Write, sync::atomic::Ordering::SeqCst};
 
-use mini_guest::{port, Job, Mechanism, Shared, LEDGER_SOURCES, LEDGER_VCPUS, LEDGER_VECTORS};
+use mini_guest::{Job, Mechanism, Random, Shared, LEDGER_SOURCES, LEDGER_VCPUS, LEDGER_VECTORS};
 use pvirq_protocol::Vector;
 
 use crate::{
@@ -18,7 +18,6 @@ use crate::{
     polling, pvirq,
     sender::spin_until,
     status::fail,
-    storm::Random,
 };
 
 /// So many rests lie between two reads of the epoch.
@@ -46,7 +45,7 @@ pub fn run(shared: &Shared, job: &Job, index: u32) {
         method: IpiMethod::new(job.mechanism),
         vector: sendable(LEDGER_VECTORS + index as u8),
         sends: Sends::default(),
-        random: Random::new(job.seed, index),
+        random: Random::of_vcpu(job.seed, index),
         rests: 0,
     };
     if index >= vcpu.vcpus {
@@ -121,21 +120,14 @@ impl Vcpu<'_> {
     /// Polls the descriptor until something happens, handles what is there, and says how much it was. Interrupts are off
     /// afterwards.
     fn poll(&self, span: u64) -> u32 {
+        if self.posts() {
+            return polling::poll_for(self.shared, self.index, span);
+        }
         let interrupts = &self.shared.slots[self.index as usize].interrupts;
         let before = interrupts.load(SeqCst);
-        let start = cpu::cycles();
-        let descriptor = &self.shared.descriptors[self.index as usize];
-
-        if !self.posts() {
-            spin_until(span, || interrupts.load(SeqCst) != before);
-            cpu::disable_interrupts();
-            return 0;
-        }
-        descriptor.enter_polling();
-        polling::poll(descriptor, || {
-            interrupts.load(SeqCst) == before && cpu::cycles().wrapping_sub(start) < span
-        });
-        polling::leave_polling(self.shared, self.index)
+        spin_until(span, || interrupts.load(SeqCst) != before);
+        cpu::disable_interrupts();
+        0
     }
 
     /// Makes the idle call, and says whether the vCPU may halt. Interrupts are off afterwards.
@@ -181,12 +173,7 @@ impl Vcpu<'_> {
         }
         // What comes once too often has time to come.
         spin_until(self.job.gap, || false);
-        polling::leave_polling(self.shared, self.index);
-        cpu::enable_interrupts();
-        // What the local APIC has comes when the vCPU enters the guest again.
-        // SAFETY: The port does nothing.
-        unsafe { cpu::out(port::NULL, 0) };
-        cpu::disable_interrupts();
+        polling::settle(self.shared, self.index);
     }
 
     /// Counts what is lost, and stops the others.

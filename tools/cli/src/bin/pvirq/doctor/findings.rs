@@ -284,7 +284,10 @@ fn tracing(facts: &Facts) -> Finding {
 mod tests {
     use super::*;
     use crate::doctor::facts::Processor;
-    use exit_count::kvm_module::Parameters;
+    use exit_count::kvm_module::{
+        Parameters,
+        Vendor::{Svm, Vmx},
+    };
 
     /// A host on which all is well.
     fn facts() -> Facts {
@@ -342,20 +345,12 @@ mod tests {
             ..facts()
         };
         assert_eq!(bad(&not_permitted), ["/dev/pvirq"]);
-        assert_eq!(
-            bad(&Facts {
-                rust: Some(false),
-                ..facts()
-            }),
-            ["kernel"]
-        );
-        assert_eq!(
-            bad(&Facts {
-                module_loaded: false,
-                ..facts()
-            }),
-            ["KVM"]
-        );
+        let mut without_rust = facts();
+        without_rust.rust = Some(false);
+        assert_eq!(bad(&without_rust), ["kernel"]);
+        let mut without_kvm = facts();
+        without_kvm.module_loaded = false;
+        assert_eq!(bad(&without_kvm), ["KVM"]);
     }
 
     /// The host above with another CPU and other parameters.
@@ -369,65 +364,19 @@ mod tests {
 
     #[test]
     fn what_pvirq_can_save_depends_on_the_cpu() {
+        let (purpose, sender, idle) = ("what pvirq is for", "sender's exits", "idle vCPUs only");
+        let (on, off) = (Some(true), Some(false));
         let cases = [
-            (
-                Vendor::Svm,
-                Some(false),
-                Some(false),
-                "no AVIC in use",
-                "what pvirq is for",
-            ),
-            (
-                Vendor::Svm,
-                Some(true),
-                Some(true),
-                "without exits (AVIC with IPI",
-                "idle vCPUs only",
-            ),
-            (
-                Vendor::Svm,
-                Some(true),
-                Some(false),
-                "without exits (AVIC), but",
-                "sender's exits",
-            ),
-            (
-                Vendor::Svm,
-                None,
-                None,
-                "the CPU has no AVIC",
-                "what pvirq is for",
-            ),
-            (
-                Vendor::Vmx,
-                Some(false),
-                Some(false),
-                "no APICv in use",
-                "what pvirq is for",
-            ),
-            (
-                Vendor::Vmx,
-                Some(true),
-                Some(false),
-                "without exits (APICv), but",
-                "sender's exits",
-            ),
+            (Svm, off, off, "no AVIC in use", purpose),
+            (Svm, on, on, "without exits (AVIC with IPI", idle),
+            (Svm, on, off, "without exits (AVIC), but", sender),
+            (Svm, None, None, "the CPU has no AVIC", purpose),
+            (Vmx, off, off, "no APICv in use", purpose),
+            (Vmx, on, off, "without exits (APICv), but", sender),
             // A kernel without IPI virtualisation.
-            (
-                Vendor::Vmx,
-                Some(true),
-                None,
-                "without exits (APICv), but",
-                "sender's exits",
-            ),
-            (
-                Vendor::Vmx,
-                Some(true),
-                Some(true),
-                "without exits (APICv with IPI",
-                "idle vCPUs only",
-            ),
-            (Vendor::Vmx, None, None, "whether it uses APICv", ""),
+            (Vmx, on, None, "without exits (APICv), but", sender),
+            (Vmx, on, on, "without exits (APICv with IPI", idle),
+            (Vmx, None, None, "whether it uses APICv", ""),
         ];
         for (vendor, apic, ipi, fact, meaning) in cases {
             let finding = interrupts(&host(vendor, apic, ipi));
