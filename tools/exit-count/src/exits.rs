@@ -10,52 +10,32 @@ use std::{
 /// The flag of a VMX exit reason that says that the guest was not entered.
 const VMX_FAILED_ENTRY: u32 = 1 << 31;
 
-/// Defines the reasons, their order, and their names in results.
-macro_rules! reasons {
-    ($($(#[$doc:meta])* $reason:ident = $name:literal,)*) => {
-        /// Why a vCPU left the guest.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum Reason {
-            $($(#[$doc])* $reason,)*
-        }
-
-        impl Reason {
-            /// All reasons, in the order in which they are shown.
-            pub const ALL: [Reason; [$($name),*].len()] = [$(Reason::$reason),*];
-
-            /// The reason's name in results.
-            pub fn name(self) -> &'static str {
-                match self {
-                    $(Reason::$reason => $name,)*
-                }
-            }
-        }
-    };
-}
-
-reasons! {
-    /// It accessed a model-specific register, the x2APIC's among them.
-    Msr = "msr",
-    /// It halted.
-    Hlt = "hlt",
-    /// It accessed a port.
-    Io = "io",
-    /// The host was interrupted: by its timer, or to make the vCPU take an interrupt.
-    Intr = "intr",
-    /// It had become ready to take an interrupt that waited.
-    Window = "window",
-    /// It called the hypervisor.
-    Hypercall = "hypercall",
-    /// It touched a page that was not there, in the tables of the host: AMD's NPT or Intel's EPT.
-    Npf = "npf",
-    /// It accessed its local APIC, and the CPU's virtual one (APICv or AVIC) left that to the hypervisor.
-    Apic = "apic",
-    /// It executed PAUSE in a loop.
-    Pause = "pause",
-    /// VMX's preemption timer expired: for the guest's own timer, or because KVM wanted an exit at once.
-    PreemptionTimer = "preemption-timer",
-    /// Any other reason.
-    Other = "other",
+crate::named! {
+    /// Why a vCPU left the guest.
+    Reason {
+        /// It accessed a model-specific register, the x2APIC's among them.
+        Msr = "msr",
+        /// It halted.
+        Hlt = "hlt",
+        /// It accessed a port.
+        Io = "io",
+        /// The host was interrupted: by its timer, or to make the vCPU take an interrupt.
+        Intr = "intr",
+        /// It had become ready to take an interrupt that waited.
+        Window = "window",
+        /// It called the hypervisor.
+        Hypercall = "hypercall",
+        /// It touched a page that was not there, in the tables of the host: AMD's NPT or Intel's EPT.
+        Npf = "npf",
+        /// It accessed its local APIC, and the CPU's virtual one (APICv or AVIC) left that to the hypervisor.
+        Apic = "apic",
+        /// It executed PAUSE in a loop.
+        Pause = "pause",
+        /// VMX's preemption timer expired: for the guest's own timer, or because KVM wanted an exit at once.
+        PreemptionTimer = "preemption-timer",
+        /// Any other reason.
+        Other = "other",
+    }
 }
 
 impl Reason {

@@ -8,6 +8,7 @@
 pub mod error;
 pub mod exits;
 pub mod kvm_module;
+mod named;
 mod ring;
 pub mod stats;
 pub mod trace;

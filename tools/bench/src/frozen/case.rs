@@ -6,27 +6,17 @@ use std::fmt;
 
 use mini_guest::{Mechanism, StopAt};
 
-/// What stops.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FrozenCase {
-    /// A process of the VMM that posts.
-    Process,
-    /// A vCPU.
-    Vcpu,
+exit_count::named! {
+    /// What stops.
+    FrozenCase {
+        /// A process of the VMM that posts.
+        Process = "process",
+        /// A vCPU.
+        Vcpu = "vcpu",
+    }
 }
 
 impl FrozenCase {
-    /// All there are.
-    pub const ALL: [FrozenCase; 2] = [FrozenCase::Process, FrozenCase::Vcpu];
-
-    /// The name in results.
-    pub fn name(self) -> &'static str {
-        match self {
-            FrozenCase::Process => "process",
-            FrozenCase::Vcpu => "vcpu",
-        }
-    }
-
     /// The one that sends, the one that is interrupted, and the one that stops.
     pub(super) fn vcpus(self) -> usize {
         match self {

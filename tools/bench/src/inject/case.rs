@@ -52,28 +52,15 @@ impl Injection {
     }
 }
 
-/// What signals the eventfds, and for which vectors.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Signals {
-    /// A `write` to each, all of them for the same vector.
-    OneVector,
-    /// A `write` to each, and each for a vector of its own, as far as there are enough.
-    Vectors,
-    /// The kernel, all of them in one system call: they belong to the completions of asynchronous reads.
-    Kernel,
-}
-
-impl Signals {
-    /// All of them.
-    pub const ALL: [Signals; 3] = [Signals::OneVector, Signals::Vectors, Signals::Kernel];
-
-    /// The name in results.
-    pub fn name(self) -> &'static str {
-        match self {
-            Signals::OneVector => "burst",
-            Signals::Vectors => "vectors",
-            Signals::Kernel => "kernel",
-        }
+exit_count::named! {
+    /// What signals the eventfds, and for which vectors.
+    Signals {
+        /// A `write` to each, all of them for the same vector.
+        OneVector = "burst",
+        /// A `write` to each, and each for a vector of its own, as far as there are enough.
+        Vectors = "vectors",
+        /// The kernel, all of them in one system call: they belong to the completions of asynchronous reads.
+        Kernel = "kernel",
     }
 }
 

@@ -4,32 +4,21 @@
 
 use std::time::Duration;
 
-/// How the intervals between wake-ups are distributed. The mean is given.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Distribution {
-    /// All are the same.
-    Fixed,
-    /// Exponentially: wake-ups that know nothing of each other.
-    Exponential,
-    /// Several short ones, of a tenth of the mean, and then a long one.
-    Bursty,
+exit_count::named! {
+    /// How the intervals between wake-ups are distributed. The mean is given.
+    Distribution {
+        /// All are the same.
+        Fixed = "fixed",
+        /// Exponentially: wake-ups that know nothing of each other.
+        Exponential = "exponential",
+        /// Several short ones, of a tenth of the mean, and then a long one.
+        Bursty = "bursty",
+    }
 }
 
 impl Distribution {
-    /// All distributions.
-    pub const ALL: [Self; 3] = [Self::Fixed, Self::Exponential, Self::Bursty];
-
     /// The number of wake-ups in a burst.
     pub const BURST: u32 = 10;
-
-    /// The name in results.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Fixed => "fixed",
-            Self::Exponential => "exponential",
-            Self::Bursty => "bursty",
-        }
-    }
 
     /// Intervals with this mean, without an end. The same seed gives the same ones.
     pub fn intervals(self, mean: Duration, seed: u64) -> impl Iterator<Item = Duration> {

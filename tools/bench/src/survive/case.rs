@@ -7,30 +7,19 @@ use std::fmt;
 use mini_guest::{Mechanism, Random, LEDGER_VCPUS};
 use pvirq::device::{KVM, PVIRQ};
 
-/// Where a VM is saved and restored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Device {
-    /// On KVM's own device.
-    Kvm,
-    /// On pvirq's.
-    Pvirq,
-    /// On either, at random.
-    Both,
+exit_count::named! {
+    /// Where a VM is saved and restored.
+    Device {
+        /// On KVM's own device.
+        Kvm = "kvm",
+        /// On pvirq's.
+        Pvirq = "pvirq",
+        /// On either, at random.
+        Both = "both",
+    }
 }
 
 impl Device {
-    /// All there are.
-    pub const ALL: [Device; 3] = [Device::Kvm, Device::Pvirq, Device::Both];
-
-    /// The name in results.
-    pub fn name(self) -> &'static str {
-        match self {
-            Device::Kvm => "kvm",
-            Device::Pvirq => "pvirq",
-            Device::Both => "both",
-        }
-    }
-
     /// The devices' files.
     pub fn paths(self) -> &'static [&'static str] {
         match self {
