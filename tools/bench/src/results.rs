@@ -32,7 +32,7 @@ pub fn write(report: &impl Serialize, path: &Path) -> io::Result<()> {
 }
 
 /// Adds a report's rows to those of the report in `path`, which must have been made on the same machine; if there is none,
-/// [writes](write) it.
+/// [writes](write()) it.
 pub fn append(report: &impl Serialize, path: &Path) -> io::Result<()> {
     let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what);
     let text = match fs::read(path) {

@@ -4,7 +4,7 @@
 
 use std::{
     fmt,
-    ops::{AddAssign, Index, Sub},
+    ops::{AddAssign, Index},
 };
 
 /// The flag of a VMX exit reason that says that the guest was not entered.
@@ -155,22 +155,7 @@ pub struct Statistics {
     pub halt_polled_ns: u64,
 }
 
-impl Sub for Statistics {
-    type Output = Self;
-
-    fn sub(self, earlier: Self) -> Self {
-        Statistics {
-            total: self.total - earlier.total,
-            halt: self.halt - earlier.halt,
-            io: self.io - earlier.io,
-            irq: self.irq - earlier.irq,
-            irq_window: self.irq_window - earlier.irq_window,
-            hypercalls: self.hypercalls - earlier.hypercalls,
-            halt_polls: self.halt_polls - earlier.halt_polls,
-            halt_polled_ns: self.halt_polled_ns - earlier.halt_polled_ns,
-        }
-    }
-}
+crate::arithmetic!(Statistics: total, halt, io, irq, irq_window, hypercalls, halt_polls, halt_polled_ns);
 
 /// A count on which KVM's statistics and its tracepoint differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

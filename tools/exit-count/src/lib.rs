@@ -5,6 +5,7 @@
 //! Exits are counted twice: by KVM's statistics ([`stats`]) and by its tracepoint ([`trace`]). The two must agree.
 #![warn(missing_docs)]
 
+mod arithmetic;
 pub mod error;
 pub mod exits;
 pub mod kvm_module;

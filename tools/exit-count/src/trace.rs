@@ -169,11 +169,7 @@ impl ExitTrace {
 
     /// Takes the exits since the last call.
     pub fn take(&mut self) -> Result<Exits, Error> {
-        let mut tally = Tally {
-            format: &self.format,
-            exits: Exits::default(),
-            cause_wanted: false,
-        };
+        let mut tally = Tally::new(&self.format);
         self.ring.drain(|raw| tally.record(raw))?;
         Ok(tally.exits)
     }
@@ -187,7 +183,15 @@ struct Tally<'a> {
     cause_wanted: bool,
 }
 
-impl Tally<'_> {
+impl<'a> Tally<'a> {
+    fn new(format: &'a Format) -> Self {
+        Tally {
+            format,
+            exits: Exits::default(),
+            cause_wanted: false,
+        }
+    }
+
     fn record(&mut self, raw: &[u8]) -> Option<()> {
         let word = |offset: usize| {
             Some(u32::from_ne_bytes(
@@ -240,11 +244,7 @@ mod tests {
     }
 
     fn tally(records: &[Vec<u8>]) -> Exits {
-        let mut tally = Tally {
-            format: &FORMAT,
-            exits: Exits::default(),
-            cause_wanted: false,
-        };
+        let mut tally = Tally::new(&FORMAT);
         records.iter().for_each(|raw| tally.record(raw).unwrap());
         tally.exits
     }
@@ -287,11 +287,7 @@ mod tests {
 
     #[test]
     fn short_records_are_noticed() {
-        let mut tally = Tally {
-            format: &FORMAT,
-            exits: Exits::default(),
-            cause_wanted: false,
-        };
+        let mut tally = Tally::new(&FORMAT);
         assert_eq!(tally.record(&[1]), None);
         assert_eq!(tally.record(&exit(0x60, ISA_SVM)[..20]), None);
     }

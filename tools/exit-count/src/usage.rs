@@ -2,12 +2,7 @@
 
 //! The CPU time that a vCPU's thread uses, and how much of it the host polls.
 
-use std::{
-    fs,
-    ops::{AddAssign, Sub},
-    os::fd::RawFd,
-    time::Duration,
-};
+use std::{fs, os::fd::RawFd, time::Duration};
 
 use nix::time::{clock_gettime, ClockId};
 
@@ -58,29 +53,7 @@ impl Usage {
     }
 }
 
-impl Sub for Usage {
-    type Output = Self;
-
-    fn sub(self, earlier: Self) -> Self {
-        Usage {
-            wall: self.wall - earlier.wall,
-            cpu: self.cpu - earlier.cpu,
-            guest: self.guest - earlier.guest,
-            polled: self.polled - earlier.polled,
-            contended: self.contended - earlier.contended,
-        }
-    }
-}
-
-impl AddAssign for Usage {
-    fn add_assign(&mut self, other: Usage) {
-        self.wall += other.wall;
-        self.cpu += other.cpu;
-        self.guest += other.guest;
-        self.polled += other.polled;
-        self.contended += other.contended;
-    }
-}
+crate::arithmetic!(Usage: wall, cpu, guest, polled, contended);
 
 /// Finds the guest's time in a thread's `stat`.
 fn guest_time(stat: &str) -> Option<Duration> {

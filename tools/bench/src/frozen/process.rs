@@ -4,6 +4,7 @@
 
 use std::{
     io,
+    num::NonZeroUsize,
     os::fd::AsRawFd,
     ptr::null_mut,
     sync::atomic::{AtomicU32, Ordering::SeqCst},
@@ -11,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use nix::sys::mman::{mmap_anonymous, MapFlags, ProtFlags};
 use pvirq::{
     extension::{Extension, Route},
     mapped::MappedDescriptors,
@@ -30,20 +32,13 @@ unsafe impl Send for SharedWord {}
 
 impl SharedWord {
     fn new() -> Result<Self, Error> {
+        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        let size = NonZeroUsize::MIN.saturating_add(size_of::<AtomicU32>() - 1);
         // SAFETY: This is a new mapping, wherever there is room.
-        let address = unsafe {
-            libc::mmap(
-                null_mut(),
-                size_of::<AtomicU32>(),
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED | libc::MAP_ANONYMOUS,
-                -1,
-                0,
-            )
-        };
-        match address {
-            libc::MAP_FAILED => Err(Error::os("cannot share memory")(io::Error::last_os_error())),
-            address => Ok(SharedWord(address.cast())),
+        let mapping = unsafe { mmap_anonymous(None, size, protection, MapFlags::MAP_SHARED) };
+        match mapping {
+            Ok(address) => Ok(SharedWord(address.as_ptr().cast())),
+            Err(errno) => Err(Error::os("cannot share memory")(errno.into())),
         }
     }
 

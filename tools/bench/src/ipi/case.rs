@@ -137,7 +137,7 @@ pub struct Extent {
 
 /// The cases of `pvirq bench ipi`.
 ///
-/// Those of the same [group](CaseGroup) follow each other, and so do those that can use the same machines. Cases that
+/// Those of the same group follow each other, and so do those that can use the same machines. Cases that
 /// leave halt_poll_ns alone come first on a machine, because that cannot be undone.
 pub fn ipi_plan(extent: &Extent) -> Vec<Case> {
     use Mechanism::{PvIpi, Pvirq, X2Apic};

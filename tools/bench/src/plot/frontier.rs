@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use serde::Deserialize;
+use serde_json::Value;
 
 use crate::{
     poll::{Distribution, Mode},
@@ -14,9 +14,12 @@ use crate::{
 /// Why there is nothing to draw.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// It is not JSON, or lacks what results have.
+    /// It is not JSON.
     #[error("these are no results of pvirq bench")]
     Json(#[from] serde_json::Error),
+    /// It lacks what results have.
+    #[error("these are no results of pvirq bench")]
+    Incomplete,
     /// It is of another schema.
     #[error("these are results of schema '{0}', not of '{SCHEMA}'")]
     Schema(String),
@@ -26,36 +29,6 @@ pub enum Error {
     /// A name that this version does not know.
     #[error("there is no {0} '{1}'")]
     Unknown(&'static str, String),
-}
-
-#[derive(Deserialize)]
-struct File {
-    schema: String,
-    environment: Environment,
-    rows: Vec<serde_json::Value>,
-}
-
-#[derive(Deserialize)]
-struct Environment {
-    kernel: String,
-    accel: String,
-    /// Not in older files.
-    ground: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Row {
-    case: String,
-    interval_ns: u64,
-    mode: String,
-    saved_per_event: Option<f64>,
-    cpu_per_second: Shares,
-}
-
-#[derive(Deserialize)]
-struct Shares {
-    guest: f64,
-    host: f64,
 }
 
 /// A mode at one interval.
@@ -96,30 +69,30 @@ pub struct Frontier {
 impl Frontier {
     /// Takes the rows of `pvirq bench poll` out of a file of results. Of rows for the same, the last counts.
     pub fn from_json(text: &[u8]) -> Result<Self, Error> {
-        let file: File = serde_json::from_slice(text)?;
-        if file.schema != SCHEMA {
-            return Err(Error::Schema(file.schema));
+        let file: Value = serde_json::from_slice(text)?;
+        let schema = field(&file["schema"], Value::as_str)?;
+        if schema != SCHEMA {
+            return Err(Error::Schema(schema.into()));
         }
         let mut dots: Vec<Dot> = Vec::new();
-        for row in file.rows {
+        for row in field(&file["rows"], Value::as_array)? {
             if row["bench"] != "poll" {
                 continue;
             }
-            let row: Row = serde_json::from_value(row)?;
-            let Some(saved) = row.saved_per_event else {
+            let (case, mode) = (
+                field(&row["case"], Value::as_str)?,
+                field(&row["mode"], Value::as_str)?,
+            );
+            let Some(saved) = row["saved_per_event"].as_f64() else {
                 continue;
             };
+            let cpu = |place: &str| field(&row["cpu_per_second"][place], Value::as_f64);
             let dot = Dot {
-                distribution: find(
-                    "distribution",
-                    &row.case,
-                    &Distribution::ALL,
-                    Distribution::name,
-                )?,
-                interval: Duration::from_nanos(row.interval_ns),
-                mode: find("mode", &row.mode, &Mode::ALL, Mode::name)?,
+                distribution: find("distribution", case, &Distribution::ALL, Distribution::name)?,
+                interval: Duration::from_nanos(field(&row["interval_ns"], Value::as_u64)?),
+                mode: find("mode", mode, &Mode::ALL, Mode::name)?,
+                cpu: (cpu("guest")? + cpu("host")?) * 100.0,
                 saved,
-                cpu: (row.cpu_per_second.guest + row.cpu_per_second.host) * 100.0,
             };
             let place = |dot: &Dot| (dot.distribution, dot.interval, dot.mode);
             dots.retain(|other| place(other) != place(&dot));
@@ -128,10 +101,13 @@ impl Frontier {
         if dots.is_empty() {
             return Err(Error::Empty);
         }
+        let environment = &file["environment"];
+        let text = |name: &str| field(&environment[name], Value::as_str);
         Ok(Frontier {
             dots,
-            kernel: file.environment.kernel,
-            ground: file.environment.ground.unwrap_or(file.environment.accel),
+            kernel: text("kernel")?.into(),
+            // Older files have no ground.
+            ground: text("ground").or_else(|_| text("accel"))?.into(),
         })
     }
 
@@ -169,6 +145,10 @@ impl Frontier {
         best.sort_by(|one, other| one.cpu.total_cmp(&other.cpu));
         (dots, best)
     }
+}
+
+fn field<'a, T>(value: &'a Value, read: impl Fn(&'a Value) -> Option<T>) -> Result<T, Error> {
+    read(value).ok_or(Error::Incomplete)
 }
 
 fn find<T: Copy>(

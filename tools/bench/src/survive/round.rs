@@ -2,7 +2,7 @@
 
 //! One save and restore.
 
-use std::{ops::AddAssign, path::Path, time::Duration};
+use std::{path::Path, time::Duration};
 
 use mini_guest::Random;
 use pvirq::{
@@ -42,14 +42,7 @@ pub struct Counts {
     pub halted: u64,
 }
 
-impl AddAssign for Counts {
-    fn add_assign(&mut self, more: Counts) {
-        self.signalled += more.signalled;
-        self.in_lapics += more.in_lapics;
-        self.posted += more.posted;
-        self.halted += more.halted;
-    }
-}
+exit_count::arithmetic!(Counts: signalled, in_lapics, posted, halted);
 
 /// What was saved.
 pub(super) struct Saved {
