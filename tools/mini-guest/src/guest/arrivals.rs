@@ -8,6 +8,7 @@ use core::{
 };
 
 use mini_guest::{port, Arrivals, Job, Random, Shared, Source};
+use pvirq_protocol::Vector;
 
 use crate::{
     apic,
@@ -16,11 +17,13 @@ use crate::{
     idle::Idle,
     ipi::{self, add_one, sendable, IpiMethod, Sends},
     sender::spin_until,
-    status::fail,
 };
 
 /// The vCPU that idles.
 pub const TARGET: u32 = 1;
+
+/// The vector of vCPU 0's interrupts.
+const VECTOR: Vector = sendable(Source::Ipi.vector());
 
 /// One in so many periods has interrupts from several sources, if there are some. In the others none can make good for one
 /// that is missed.
@@ -163,13 +166,12 @@ pub fn interrupt(shared: &Shared, job: &Job) {
             arrivals.of[source as usize].sent.store(period, SeqCst);
             match source {
                 Source::Event => ring(),
-                _ => raise(shared, method, &mut sends),
+                _ => method.raise(shared, VECTOR, TARGET, &mut sends),
             }
         }
     }
     cpu::disable_interrupts();
-    sends.publish(shared);
-    shared.descriptors[0].count_posts(&sends.posts);
+    sends.publish(shared, 0);
 }
 
 /// Idles until vCPU 0 says that it is over. Interrupts are off before and afterwards.
@@ -195,23 +197,14 @@ pub fn tick(shared: &Shared, job: &Job) {
     for _ in 0..job.sends {
         while cpu::cycles() < next {}
         add_one(sent);
-        raise(shared, method, &mut sends);
+        method.raise(shared, VECTOR, TARGET, &mut sends);
         // If this vCPU has not had a CPU for a while, it does not make up for that.
         next = cpu::cycles().max(next + job.gap);
     }
     shared.arrivals.period.store(Arrivals::END, SeqCst);
     ipi::wake_others();
-    sends.publish(shared);
-    shared.descriptors[0].count_posts(&sends.posts);
+    sends.publish(shared, 0);
     shared.events.store(job.sends.into(), SeqCst);
-}
-
-fn raise(shared: &Shared, method: IpiMethod, sends: &mut Sends) {
-    const VECTOR: pvirq_protocol::Vector = sendable(Source::Ipi.vector());
-
-    if !method.raise(shared, VECTOR, TARGET, sends) {
-        fail(format_args!("the hypervisor refused to send an interrupt"));
-    }
 }
 
 /// Has the VMM signal its eventfd.

@@ -17,7 +17,7 @@ use mini_guest::{
 };
 use pvirq_protocol::{post_all, Posted, Tally, Vector};
 
-use crate::{apic, cpu};
+use crate::{apic, cpu, status::fail};
 
 /// The vector that ends a HLT and does nothing else.
 pub const WAKE_VECTOR: u8 = IPI_VECTOR + 1;
@@ -343,10 +343,11 @@ pub struct Sends {
 }
 
 impl Sends {
-    /// Adds this to shared memory.
-    pub fn publish(&self, shared: &Shared) {
+    /// Adds what a vCPU has sent to shared memory and to its descriptor.
+    pub fn publish(&self, shared: &Shared, vcpu: u32) {
         shared.posts.add(&self.posts);
         shared.native_sends.fetch_add(self.native, SeqCst);
+        shared.descriptors[vcpu as usize].count_posts(&self.posts);
     }
 }
 
@@ -380,42 +381,32 @@ impl IpiMethod {
         }
     }
 
-    /// Interrupts one vCPU. Says whether the hypervisor took it.
-    pub fn raise(self, shared: &Shared, vector: Vector, target: u32, sends: &mut Sends) -> bool {
+    /// Interrupts one vCPU.
+    pub fn raise(self, shared: &Shared, vector: Vector, target: u32, sends: &mut Sends) {
         if let IpiMethod::Post(_) = self {
             let posted = shared.descriptors[target as usize].post_once(vector);
             sends.posts.add(posted);
             if posted != Posted::Kick {
-                return true;
+                return;
             }
         }
         sends.native += 1;
         match self {
-            IpiMethod::Icr | IpiMethod::Post(_) => {
-                apic::send(vector.get(), target);
-                true
-            }
+            IpiMethod::Icr | IpiMethod::Post(_) => apic::send(vector.get(), target),
             IpiMethod::Hypercall(hypercall) => hypercall.send_ipi(vector, 1, target),
         }
     }
 
-    /// Interrupts the vCPUs from 1 to `targets`, on vCPU 0's behalf. Says whether the hypervisor took it.
-    pub fn raise_all(
-        self,
-        shared: &Shared,
-        vector: Vector,
-        targets: u32,
-        sends: &mut Sends,
-    ) -> bool {
+    /// Interrupts the vCPUs from 1 to `targets`, on vCPU 0's behalf.
+    pub fn raise_all(self, shared: &Shared, vector: Vector, targets: u32, sends: &mut Sends) {
         match self {
             IpiMethod::Icr => {
                 sends.native += 1;
                 apic::send_to_others(vector.get());
-                true
             }
             IpiMethod::Hypercall(hypercall) => {
                 sends.native += 1;
-                hypercall.send_ipi(vector, u64::MAX >> (64 - targets), 1)
+                hypercall.send_ipi(vector, u64::MAX >> (64 - targets), 1);
             }
             IpiMethod::Post(hypercall) => {
                 let mut kicked = 0;
@@ -429,11 +420,10 @@ impl IpiMethod {
                 sends.posts.coalesced += tally.coalesced;
                 sends.posts.elided += tally.elided;
                 sends.posts.kicked += tally.kicked;
-                if kicked == 0 {
-                    return true;
+                if kicked != 0 {
+                    sends.native += 1;
+                    hypercall.send_ipi(vector, kicked, 1);
                 }
-                sends.native += 1;
-                hypercall.send_ipi(vector, kicked, 1)
             }
         }
     }
@@ -454,12 +444,18 @@ impl Hypercall {
         self.call(KVM_HC_VAPIC_POLL_IRQ, 0, 0, 0);
     }
 
-    /// Calls `KVM_HC_SEND_IPI` for the vCPUs of `bitmap`, whose lowest bit is vCPU `first`.
-    fn send_ipi(self, vector: Vector, bitmap: u64, first: u32) -> bool {
+    /// Calls `KVM_HC_SEND_IPI` for the vCPUs of `bitmap`, whose lowest bit is vCPU `first`. If the hypervisor refuses, the
+    /// machine ends.
+    fn send_ipi(self, vector: Vector, bitmap: u64, first: u32) {
         let result = self.call(KVM_HC_SEND_IPI, bitmap, first.into(), vector.get().into());
 
         // The number of vCPUs that took it, or a negative error.
-        result as i64 > 0
+        if result as i64 <= 0 {
+            fail(format_args!(
+                "the hypervisor refused to send an interrupt: {}",
+                result as i64
+            ));
+        }
     }
 
     /// Makes a call with `low` in rbx, and in rcx, rdx and rsi what `KVM_HC_SEND_IPI` takes there.

@@ -91,7 +91,7 @@ fn send(shared: &Shared, job: &Job, random: &mut Random) {
         let gap = random.below(job.gap.max(1));
         spin_until(gap, || is_over(shared));
     }
-    sends.publish(shared);
+    sends.publish(shared, 0);
     shared.frozen.over.store(1, SeqCst);
     shared.frozen.done.store(1, SeqCst);
     ipi::wake_others();
