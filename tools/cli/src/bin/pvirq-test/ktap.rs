@@ -21,10 +21,13 @@ pub struct Context {
     pub device: PathBuf,
 }
 
+/// What a test does.
+type Run = dyn Fn(&Context) -> anyhow::Result<()>;
+
 /// A test: its name, and what it does.
 pub struct Test {
     name: String,
-    run: Box<dyn Fn(&Context) -> anyhow::Result<()>>,
+    run: Box<Run>,
 }
 
 /// Makes a test.
