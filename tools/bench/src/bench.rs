@@ -4,7 +4,7 @@
 //!
 //! Subjects, such as mechanisms on devices, are measured in turn, a short piece each, in an order that reverses every
 //! time, so that other load on the host affects all of them alike. A machine is kept from piece to piece. If its guest
-//! fails, a new one takes its place, see [`Lab::retry`].
+//! fails, a new one takes its place, see [`Session::retry`].
 
 use std::{
     fmt,
@@ -18,8 +18,8 @@ use vmm::error::Error;
 
 use crate::{
     ground::Ground,
-    lab::{is_baseline, Lab},
     row::count,
+    session::{is_baseline, Session},
     table::{table, Column},
 };
 
@@ -36,7 +36,7 @@ pub trait Progress {
 /// What to measure now, and what belongs to it.
 pub struct Piece<'a, B: Bench + ?Sized> {
     /// Where it is measured.
-    pub lab: &'a Lab,
+    pub session: &'a Session,
     /// The case.
     pub case: &'a B::Case,
     /// Its number among all cases.
@@ -129,7 +129,7 @@ pub trait Bench {
     /// Makes a machine for the pieces of a subject. What happens once only is not part of any piece.
     fn boot(
         &self,
-        lab: &Lab,
+        session: &Session,
         case: &Self::Case,
         subject: &Self::Subject,
     ) -> Result<Self::Machine, Error>;
@@ -144,7 +144,7 @@ pub trait Bench {
     fn run_piece(&self, piece: Piece<'_, Self>) -> Result<After, Error>;
 
     /// The results, as `Documentation/benchmarks.rst` describes them.
-    fn rows(&self, lab: &Lab, case: &Self::Case, all: &mut [Measured<Self>]) -> Vec<Value>;
+    fn rows(&self, session: &Session, case: &Self::Case, all: &mut [Measured<Self>]) -> Vec<Value>;
 
     /// The columns of the table of results.
     fn columns(&self, ground: &Ground) -> Vec<Column>;
@@ -197,7 +197,11 @@ pub trait AnyBench {
     /// The numbers of vCPUs, and the devices in the order of the rows.
     fn machines(&self) -> (Vec<usize>, Vec<PathBuf>);
     /// Measures all cases.
-    fn measure(&self, lab: &mut Lab, progress: &mut dyn Progress) -> Result<Outcome, Failed>;
+    fn measure(
+        &self,
+        session: &mut Session,
+        progress: &mut dyn Progress,
+    ) -> Result<Outcome, Failed>;
 }
 
 impl<B: Bench> AnyBench for B {
@@ -218,7 +222,11 @@ impl<B: Bench> AnyBench for B {
         (self.vcpus(), devices)
     }
 
-    fn measure(&self, lab: &mut Lab, progress: &mut dyn Progress) -> Result<Outcome, Failed> {
+    fn measure(
+        &self,
+        session: &mut Session,
+        progress: &mut dyn Progress,
+    ) -> Result<Outcome, Failed> {
         let mut machines = Vec::new();
         let mut rows = Vec::new();
         for (number, case) in self.cases().iter().enumerate() {
@@ -226,16 +234,15 @@ impl<B: Bench> AnyBench for B {
             if !B::KEEPS_MACHINES {
                 machines.clear();
             }
-            let mut all = measure_case(self, lab, number, case, &mut machines, progress).map_err(
-                |source| Failed {
+            let mut all = measure_case(self, session, number, case, &mut machines, progress)
+                .map_err(|source| Failed {
                     case: case.to_string(),
                     source,
-                },
-            )?;
-            rows.extend(self.rows(lab, case, &mut all));
+                })?;
+            rows.extend(self.rows(session, case, &mut all));
         }
         Ok(Outcome {
-            table: table(&self.columns(&lab.ground), &rows),
+            table: table(&self.columns(&session.ground), &rows),
             misdelivered: rows.iter().map(|row| self.misdelivered(row)).sum(),
             verdict: self.judge(&rows),
             rows,
@@ -246,7 +253,7 @@ impl<B: Bench> AnyBench for B {
 /// Measures the subjects of a case in turn.
 fn measure_case<B: Bench>(
     bench: &B,
-    lab: &mut Lab,
+    session: &mut Session,
     number: usize,
     case: &B::Case,
     machines: &mut Vec<Option<B::Machine>>,
@@ -286,17 +293,17 @@ fn measure_case<B: Bench>(
             let place = &mut machines[place];
             let what = format!("{}: {case}", bench.device(subject).display());
             let mut note = |text: &str| progress.note(text);
-            let attempt = |lab: &Lab, failures, note: &mut dyn FnMut(&str)| {
+            let attempt = |session: &Session, failures, note: &mut dyn FnMut(&str)| {
                 // After an error a machine is of no more use, and the old one goes before the new one comes.
                 let kept = place
                     .take()
                     .filter(|machine| bench.is_usable(machine, case));
                 let mut machine = match kept {
                     Some(machine) => machine,
-                    None => bench.boot(lab, case, subject)?,
+                    None => bench.boot(session, case, subject)?,
                 };
                 let after = bench.run_piece(Piece {
-                    lab,
+                    session,
                     case,
                     number,
                     subject,
@@ -309,7 +316,8 @@ fn measure_case<B: Bench>(
                 *place = (after == After::Keep).then_some(machine);
                 Ok(())
             };
-            let ((), faults) = lab.retry(bench.is_baseline(subject), &what, &mut note, attempt)?;
+            let ((), faults) =
+                session.retry(bench.is_baseline(subject), &what, &mut note, attempt)?;
             *cpu_faults += faults;
             progress.pieces(1);
         }
@@ -355,7 +363,7 @@ mod tests {
             round == 2
         }
 
-        fn boot(&self, _: &Lab, _: &&'static str, _: &char) -> Result<u32, Error> {
+        fn boot(&self, _: &Session, _: &&'static str, _: &char) -> Result<u32, Error> {
             Ok(0)
         }
 
@@ -371,7 +379,7 @@ mod tests {
             Ok(After::Keep)
         }
 
-        fn rows(&self, _: &Lab, case: &&str, all: &mut [Measured<Self>]) -> Vec<Value> {
+        fn rows(&self, _: &Session, case: &&str, all: &mut [Measured<Self>]) -> Vec<Value> {
             let row = |one: &mut Measured<Self>| json!({"case": case, "faults": one.cpu_faults});
             all.iter_mut().map(row).collect()
         }
@@ -396,9 +404,9 @@ mod tests {
     #[test]
     fn pieces_are_measured_in_turn_on_machines_that_are_kept() {
         let bench = Orders(RefCell::default());
-        let mut lab = Lab::new("0".parse().unwrap(), true);
+        let mut session = Session::new("0".parse().unwrap(), true);
         let mut progress = Quiet(0);
-        let rows = bench.measure(&mut lab, &mut progress).unwrap().rows;
+        let rows = bench.measure(&mut session, &mut progress).unwrap().rows;
         // The order reverses, what has failed gets a new machine, and each case has its own.
         let one = ["a1", "b1", "b1", "b2", "a2"];
         assert_eq!(bench.0.borrow()[..5], one.map(|text| format!("one {text}")));

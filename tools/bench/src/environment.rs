@@ -11,7 +11,7 @@ use vmm::error::Error;
 
 use crate::{
     ground::Ground,
-    lab::{Failures, Lab},
+    session::{Failures, Session},
 };
 
 /// Where measurements were made.
@@ -44,18 +44,22 @@ pub struct Environment {
 
 impl Environment {
     /// This host, for measurements of machines with so many vCPUs.
-    pub(crate) fn new(lab: &Lab, vcpus: Vec<usize>, devices: Vec<PathBuf>) -> Result<Self, Error> {
+    pub(crate) fn new(
+        session: &Session,
+        vcpus: Vec<usize>,
+        devices: Vec<PathBuf>,
+    ) -> Result<Self, Error> {
         Ok(Environment {
             kernel: kernel_release()?,
-            accel: lab.ground.accel().into(),
-            ground: lab.ground.clone(),
+            accel: session.ground.accel().into(),
+            ground: session.ground.clone(),
             vendor: Vendor::detect(),
             apicv: Parameters::detect().virtual_apic,
-            cpus: lab.cpus.len(),
+            cpus: session.cpus.len(),
             vcpus,
             devices,
             halt_poll_ns: halt_poll_ns(),
-            eoi: if lab.pv_eoi { "pv" } else { "x2apic" },
+            eoi: if session.pv_eoi { "pv" } else { "x2apic" },
             failures: Failures::default(),
         })
     }
@@ -98,8 +102,8 @@ mod tests {
     use super::*;
 
     fn here(cpus: &str) -> Result<Environment, Error> {
-        let lab = Lab::new(cpus.parse().unwrap(), true);
-        Environment::new(&lab, vec![2], Vec::new())
+        let session = Session::new(cpus.parse().unwrap(), true);
+        Environment::new(&session, vec![2], Vec::new())
     }
 
     #[test]

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 use vmm::error::Error;
 
-use crate::{bench::AnyBench, environment::Environment, lab::Lab, results::SCHEMA};
+use crate::{bench::AnyBench, environment::Environment, results::SCHEMA, session::Session};
 
 /// All results of a run.
 #[derive(Clone, Debug, Serialize)]
@@ -22,7 +22,7 @@ pub struct Report {
 
 impl Report {
     /// Begins the report of some benchmarks.
-    pub fn new(lab: &Lab, benches: &[Box<dyn AnyBench>]) -> Result<Self, Error> {
+    pub fn new(session: &Session, benches: &[Box<dyn AnyBench>]) -> Result<Self, Error> {
         let (mut vcpus, mut devices) = (Vec::new(), Vec::new());
         for (more, on) in benches.iter().map(|bench| bench.machines()) {
             vcpus.extend(more);
@@ -34,7 +34,7 @@ impl Report {
         devices.retain(|device| seen.insert(device.clone()));
         Ok(Report {
             schema: SCHEMA,
-            environment: Environment::new(lab, vcpus, devices)?,
+            environment: Environment::new(session, vcpus, devices)?,
             rows: Vec::new(),
         })
     }

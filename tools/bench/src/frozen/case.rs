@@ -26,19 +26,19 @@ impl FrozenCase {
     }
 
     /// What is measured in turn, by which mechanism. What the others are compared with comes first.
-    pub(super) fn cells(self) -> Vec<(Mechanism, Culprit)> {
+    pub(super) fn cells(self) -> Vec<(Mechanism, OtherSender)> {
         use Mechanism::{Pvirq, X2Apic};
         match self {
             FrozenCase::Process => vec![
-                (X2Apic, Culprit::Killed),
-                (X2Apic, Culprit::None),
-                (Pvirq, Culprit::None),
-                (Pvirq, Culprit::Killed),
+                (X2Apic, OtherSender::Killed),
+                (X2Apic, OtherSender::None),
+                (Pvirq, OtherSender::None),
+                (Pvirq, OtherSender::Killed),
             ],
             FrozenCase::Vcpu => vec![
-                (X2Apic, Culprit::Stopped(StopAt::BetweenPosts)),
-                (Pvirq, Culprit::Stopped(StopAt::BetweenPosts)),
-                (Pvirq, Culprit::Stopped(StopAt::AfterSet)),
+                (X2Apic, OtherSender::Stopped(StopAt::BetweenPosts)),
+                (Pvirq, OtherSender::Stopped(StopAt::BetweenPosts)),
+                (Pvirq, OtherSender::Stopped(StopAt::AfterSet)),
             ],
         }
     }
@@ -52,7 +52,7 @@ impl fmt::Display for FrozenCase {
 
 /// How the other sender stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Culprit {
+pub enum OtherSender {
     /// There is none.
     None,
     /// It is killed.
@@ -61,15 +61,15 @@ pub enum Culprit {
     Stopped(StopAt),
 }
 
-impl Culprit {
+impl OtherSender {
     /// The name in results.
     pub fn name(self) -> &'static str {
         match self {
-            Culprit::None => "none",
-            Culprit::Killed => "killed",
-            Culprit::Stopped(StopAt::Nowhere) => "nowhere",
-            Culprit::Stopped(StopAt::BetweenPosts) => "between-posts",
-            Culprit::Stopped(StopAt::AfterSet) => "after-set",
+            OtherSender::None => "none",
+            OtherSender::Killed => "killed",
+            OtherSender::Stopped(StopAt::Nowhere) => "nowhere",
+            OtherSender::Stopped(StopAt::BetweenPosts) => "between-posts",
+            OtherSender::Stopped(StopAt::AfterSet) => "after-set",
         }
     }
 }

@@ -11,7 +11,7 @@ use serde_json::{json, Value};
 use vmm::{error::Error, machine::Machine};
 
 use super::{
-    case::{Culprit, FrozenCase},
+    case::{FrozenCase, OtherSender},
     process::Device as DeviceProcess,
     vcpu,
 };
@@ -19,8 +19,8 @@ use crate::{
     bench::{After, Bench, Measured, Piece},
     clock::cycles,
     ground::Ground,
-    lab::{Lab, JOB_LIMIT},
     row::set,
+    session::{Session, JOB_LIMIT},
     summary::{median_of_ratios, Summary},
     table::Column,
 };
@@ -73,7 +73,7 @@ impl Sum {
 
 impl Bench for Frozen {
     type Case = FrozenCase;
-    type Subject = (Mechanism, Culprit);
+    type Subject = (Mechanism, OtherSender);
     type Machine = Machine;
     type Sum = Sum;
 
@@ -81,16 +81,16 @@ impl Bench for Frozen {
         self.cases.clone()
     }
 
-    fn subjects(&self, case: &FrozenCase) -> Vec<(Mechanism, Culprit)> {
+    fn subjects(&self, case: &FrozenCase) -> Vec<(Mechanism, OtherSender)> {
         case.cells()
     }
 
-    fn device<'a>(&'a self, _: &'a (Mechanism, Culprit)) -> &'a Path {
+    fn device<'a>(&'a self, _: &'a (Mechanism, OtherSender)) -> &'a Path {
         Path::new(PVIRQ)
     }
 
     /// All share one.
-    fn machine(&self, _: &(Mechanism, Culprit), _: usize) -> usize {
+    fn machine(&self, _: &(Mechanism, OtherSender), _: usize) -> usize {
         0
     }
 
@@ -100,21 +100,21 @@ impl Bench for Frozen {
 
     fn boot(
         &self,
-        lab: &Lab,
+        session: &Session,
         &case: &FrozenCase,
-        _: &(Mechanism, Culprit),
+        _: &(Mechanism, OtherSender),
     ) -> Result<Machine, Error> {
-        let cpus = place(lab, case);
-        let mut config = lab.config(&cpus);
+        let cpus = place(session, case);
+        let mut config = session.config(&cpus);
         (config.memory, config.count) = (MEMORY, false);
-        let mut machine = lab.boot(Path::new(PVIRQ), &config)?;
+        let mut machine = session.boot(Path::new(PVIRQ), &config)?;
         machine.set_poll(&Poll::fixed(GAP.as_nanos() as u32))?;
         machine.register_or_fail(JOB_LIMIT)?;
         Ok(machine)
     }
 
     fn run_piece(&self, piece: Piece<'_, Self>) -> Result<After, Error> {
-        let (mechanism, culprit) = *piece.subject;
+        let (mechanism, other) = *piece.subject;
         let (machine, sum) = (piece.machine, piece.sum);
         let stops = STOPS.min(self.stops - piece.round * STOPS);
         let (seed, khz) = (piece.round, machine.tsc_khz());
@@ -128,16 +128,16 @@ impl Bench for Frozen {
         };
         let vector = Vector::new(IPI_VECTOR)
             .map_err(|_| Error::Memory("the interrupt's vector is reserved".into()))?;
-        let process = match culprit {
-            Culprit::Killed => Some(DeviceProcess::new(machine, TARGET, vector)?),
+        let process = match other {
+            OtherSender::Killed => Some(DeviceProcess::new(machine, TARGET, vector)?),
             _ => None,
         };
-        if let Culprit::Stopped(_) = culprit {
+        if let OtherSender::Stopped(_) = other {
             vcpu::set_bell(machine);
         }
         let (_, left) = machine.run_job_with(&job, JOB_LIMIT, |shared| {
-            let left = match culprit {
-                Culprit::Stopped(at) => vcpu::stop(shared, at, stops).map(|()| 0),
+            let left = match other {
+                OtherSender::Stopped(at) => vcpu::stop(shared, at, stops).map(|()| 0),
                 _ => kill(shared, process.as_ref(), stops, seed),
             };
             shared.frozen.over.store(1, SeqCst);
@@ -161,7 +161,7 @@ impl Bench for Frozen {
         Ok(After::Keep)
     }
 
-    fn rows(&self, _: &Lab, case: &FrozenCase, all: &mut [Measured<Self>]) -> Vec<Value> {
+    fn rows(&self, _: &Session, case: &FrozenCase, all: &mut [Measured<Self>]) -> Vec<Value> {
         let summaries: Vec<_> = all
             .iter_mut()
             .map(|one| Summary::of(&mut one.sum.cycles))
@@ -171,7 +171,7 @@ impl Bench for Frozen {
             .zip(&summaries)
             .enumerate()
             .map(|(index, (one, cycles))| {
-                let ((mechanism, culprit), sum) = (one.subject, &one.sum);
+                let ((mechanism, other), sum) = (one.subject, &one.sum);
                 let mut row = json!({
                     "bench": "frozen",
                     "case": case.name(),
@@ -179,11 +179,11 @@ impl Bench for Frozen {
                         Mechanism::Pvirq => "pvirq",
                         _ => "x2apic",
                     },
-                    "stopped": culprit.name(),
+                    "stopped": other.name(),
                     "device": PVIRQ,
                     "vcpus": case.vcpus(),
-                    "stops": match culprit {
-                        Culprit::None => 0,
+                    "stops": match other {
+                        OtherSender::None => 0,
                         _ => sum.stops,
                     },
                     "left_pending": sum.left,
@@ -235,11 +235,11 @@ impl Bench for Frozen {
 }
 
 /// The CPU of each vCPU. Two have run in parallel under TCG for thousands of stops; one of three ended in a shutdown.
-fn place(lab: &Lab, case: FrozenCase) -> Vec<usize> {
-    let cpus = lab.cpus.first_alone(case.vcpus());
+fn place(session: &Session, case: FrozenCase) -> Vec<usize> {
+    let cpus = session.cpus.first_alone(case.vcpus());
     match case {
         FrozenCase::Process => cpus,
-        FrozenCase::Vcpu => lab.ground.clone().place(cpus),
+        FrozenCase::Vcpu => session.ground.clone().place(cpus),
     }
 }
 
@@ -289,8 +289,8 @@ mod tests {
             cases: vec![case],
             stops: 50,
         };
-        let lab = Lab::new("0".parse().unwrap(), true);
-        let rows = frozen.rows(&lab, &case, &mut all);
+        let session = Session::new("0".parse().unwrap(), true);
+        let rows = frozen.rows(&session, &case, &mut all);
         assert_eq!(
             (&rows[0]["mechanism"], &rows[0]["stopped"]),
             (&json!("x2apic"), &json!("killed"))

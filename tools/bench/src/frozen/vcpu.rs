@@ -11,7 +11,7 @@ use std::{
 use mini_guest::{Shared, StopAt};
 use vmm::{boot, error::Error, machine::Machine};
 
-use crate::lab::JOB_LIMIT;
+use crate::session::JOB_LIMIT;
 
 /// How many interrupts are measured each time.
 const SENDS: u64 = 10;

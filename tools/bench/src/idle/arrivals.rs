@@ -18,8 +18,8 @@ use super::method::{IdleMethod, Options, TARGET};
 use crate::{
     bench::{After, Bench, Measured, Piece},
     ground::Ground,
-    lab::{Lab, JOB_LIMIT},
     row::{add_posts, count, posts},
+    session::{Session, JOB_LIMIT},
     table::Column,
 };
 
@@ -110,10 +110,15 @@ impl Bench for Arrivals {
         all[0].sum.iter().any(|arrived| arrived.lost != 0)
     }
 
-    fn boot(&self, lab: &Lab, _: &&'static str, _: &IdleMethod) -> Result<(Machine, Poll), Error> {
-        let machine = self.options.boot(lab, &METHOD, false)?;
+    fn boot(
+        &self,
+        session: &Session,
+        _: &&'static str,
+        _: &IdleMethod,
+    ) -> Result<(Machine, Poll), Error> {
+        let machine = self.options.boot(session, &METHOD, false)?;
         let event = machine.event(TARGET as u32, Source::Event.vector())?;
-        let cpus = lab.cpus.first_alone(2);
+        let cpus = session.cpus.first_alone(2);
         let together = cpus[0] == cpus[TARGET];
         let mut prefer = together;
 
@@ -163,7 +168,7 @@ impl Bench for Arrivals {
         Ok(After::Keep)
     }
 
-    fn rows(&self, _: &Lab, _: &&'static str, all: &mut [Measured<Self>]) -> Vec<Value> {
+    fn rows(&self, _: &Session, _: &&'static str, all: &mut [Measured<Self>]) -> Vec<Value> {
         let row = |((windows, _), arrived): (&(&str, _), &Arrived)| {
             let ended = SOURCES.iter().zip(arrived.ended).map(|(source, [guest, host, halt])| {
                 json!({"source": source, "in_guest": guest, "in_host": host, "in_halt": halt})

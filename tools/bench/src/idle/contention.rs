@@ -24,7 +24,7 @@ use super::{
 use crate::{
     bench::{After, Bench, Measured, Piece},
     ground::Ground,
-    lab::{Lab, JOB_LIMIT},
+    session::{Session, JOB_LIMIT},
     summary::median,
     table::Column,
 };
@@ -106,12 +106,12 @@ impl Bench for Contention {
         self.0.pairs
     }
 
-    fn boot(&self, lab: &Lab, _: &Window, method: &IdleMethod) -> Result<Machine, Error> {
-        self.0.boot(lab, method, false)
+    fn boot(&self, session: &Session, _: &Window, method: &IdleMethod) -> Result<Machine, Error> {
+        self.0.boot(session, method, false)
     }
 
     fn run_piece(&self, piece: Piece<'_, Self>) -> Result<After, Error> {
-        let cpus = piece.lab.cpus.first_alone(2);
+        let cpus = piece.session.cpus.first_alone(2);
         loop {
             match compete(piece.machine, *piece.subject, piece.case.interval, &cpus)? {
                 Some(round) => {
@@ -129,7 +129,7 @@ impl Bench for Contention {
         }
     }
 
-    fn rows(&self, _: &Lab, window: &Window, all: &mut [Measured<Self>]) -> Vec<Value> {
+    fn rows(&self, _: &Session, window: &Window, all: &mut [Measured<Self>]) -> Vec<Value> {
         let row = |one: &mut Measured<Self>| {
             let rounds = &one.sum.rounds;
             json!({

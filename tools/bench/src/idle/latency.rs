@@ -20,8 +20,8 @@ use crate::{
     bench::{After, Bench, Measured, Piece, Verdict},
     clock::{cycles, to_ns},
     ground::Ground,
-    lab::{Lab, JOB_LIMIT},
     row::number,
+    session::{Session, JOB_LIMIT},
     summary::{median_of_ratios, Summary},
     table::Column,
 };
@@ -102,8 +102,13 @@ impl Bench for Latency {
         self.options.events.div_ceil(PIECE).max(2)
     }
 
-    fn boot(&self, lab: &Lab, _: &&'static str, method: &IdleMethod) -> Result<Machine, Error> {
-        let mut machine = self.options.boot(lab, method, true)?;
+    fn boot(
+        &self,
+        session: &Session,
+        _: &&'static str,
+        method: &IdleMethod,
+    ) -> Result<Machine, Error> {
+        let mut machine = self.options.boot(session, method, true)?;
         let least = cycles(LEAST, machine.tsc_khz());
         let arrivals = &machine.shared()?.arrivals;
         arrivals.set_up(&[self.source], 0, least, false);
@@ -139,7 +144,7 @@ impl Bench for Latency {
         Ok(After::Keep)
     }
 
-    fn rows(&self, _: &Lab, _: &&'static str, all: &mut [Measured<Self>]) -> Vec<Value> {
+    fn rows(&self, _: &Session, _: &&'static str, all: &mut [Measured<Self>]) -> Vec<Value> {
         let summaries: Vec<_> = all
             .iter_mut()
             .map(|one| Summary::of(&mut one.sum.ns))

@@ -15,8 +15,8 @@ use vmm::{error::Error, machine::Machine};
 use crate::{
     bench::Verdict,
     clock::cycles,
-    lab::{Lab, JOB_LIMIT},
     row::text,
+    session::{Session, JOB_LIMIT},
 };
 
 /// How long an interrupt may take before it counts as missed.
@@ -47,11 +47,16 @@ impl Options {
     }
 
     /// Makes a machine whose vCPU idles by a method, the one that idles alone on the second CPU.
-    pub fn boot(&self, lab: &Lab, method: &IdleMethod, count: bool) -> Result<Machine, Error> {
-        let cpus = lab.cpus.first_alone(2);
-        let mut config = lab.config(&cpus);
+    pub fn boot(
+        &self,
+        session: &Session,
+        method: &IdleMethod,
+        count: bool,
+    ) -> Result<Machine, Error> {
+        let cpus = session.cpus.first_alone(2);
+        let mut config = session.config(&cpus);
         config.count = count;
-        let mut machine = lab.boot(self.device(method), &config)?;
+        let mut machine = session.boot(self.device(method), &config)?;
         match *method {
             IdleMethod::Hlt(ns) => machine.set_halt_poll(ns)?,
             IdleMethod::Idle(poll) => {

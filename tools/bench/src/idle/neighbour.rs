@@ -20,8 +20,8 @@ use super::{
 use crate::{
     bench::{After, Bench, Measured, Piece, Verdict},
     ground::Ground,
-    lab::{Lab, JOB_LIMIT},
     row::{number, per_event, set},
+    session::{Session, JOB_LIMIT},
     summary::{median, median_of_ratios},
     table::Column,
 };
@@ -81,8 +81,13 @@ impl Bench for Neighbour {
         self.options.pairs
     }
 
-    fn boot(&self, lab: &Lab, _: &&'static str, method: &IdleMethod) -> Result<Machine, Error> {
-        self.options.boot(lab, method, true)
+    fn boot(
+        &self,
+        session: &Session,
+        _: &&'static str,
+        method: &IdleMethod,
+    ) -> Result<Machine, Error> {
+        self.options.boot(session, method, true)
     }
 
     fn run_piece(&self, piece: Piece<'_, Self>) -> Result<After, Error> {
@@ -91,7 +96,7 @@ impl Bench for Neighbour {
         let task = match &mut *task {
             Some(task) => task,
             none => {
-                let task = none.insert(Task::new(piece.lab.cpus.first_alone(2)[TARGET])?);
+                let task = none.insert(Task::new(piece.session.cpus.first_alone(2)[TARGET])?);
                 task.begin()?;
                 task.await_first()?;
                 task
@@ -115,7 +120,7 @@ impl Bench for Neighbour {
         Ok(After::Keep)
     }
 
-    fn rows(&self, _: &Lab, _: &&'static str, all: &mut [Measured<Self>]) -> Vec<Value> {
+    fn rows(&self, _: &Session, _: &&'static str, all: &mut [Measured<Self>]) -> Vec<Value> {
         self.task.take();
         let (_, ratio) = median_of_ratios(&all[1].sum.loops_per_s, &all[0].sum.loops_per_s);
         let rows = all.iter_mut().enumerate().map(|(index, one)| {

@@ -17,7 +17,7 @@ use vmm::{
 use vmm_sys_util::eventfd::{EventFd, EFD_NONBLOCK};
 
 use super::case::{InjectCase, Injection};
-use crate::lab::{Lab, JOB_LIMIT};
+use crate::session::{Session, JOB_LIMIT};
 
 /// A machine, and the eventfds that reach its vCPUs but the first: for each of them, as many as a burst has.
 pub struct Ready {
@@ -33,12 +33,12 @@ pub struct Ready {
 impl Ready {
     /// Makes a machine for a case, with its eventfds.
     pub fn boot(
-        lab: &Lab,
+        session: &Session,
         cpus: &[usize],
         case: &InjectCase,
         injection: Injection,
     ) -> Result<Self, Error> {
-        let mut machine = lab.boot(Path::new(injection.device()), &lab.config(cpus))?;
+        let mut machine = session.boot(Path::new(injection.device()), &session.config(cpus))?;
         if injection != Injection::Irqfd {
             machine.set_poll(&Poll::fixed(Poll::MAX_NS))?;
             machine.register_or_fail(JOB_LIMIT)?;

@@ -17,8 +17,8 @@ use super::{
 use crate::{
     bench::{After, Bench, Measured, Piece},
     ground::Ground,
-    lab::{overcommit, Lab, JOB_LIMIT},
     row::{by_reason, number, per_event, set},
+    session::{overcommit, Session, JOB_LIMIT},
     summary::Summary,
     table::{decimal, Column},
     target::Target,
@@ -97,7 +97,7 @@ impl Inject {
         Ok(sum)
     }
 
-    fn row(&self, lab: &Lab, case: &InjectCase, measured: &mut Measured<Self>) -> Value {
+    fn row(&self, session: &Session, case: &InjectCase, measured: &mut Measured<Self>) -> Value {
         let (injection, sum) = (measured.subject, &mut measured.sum);
         let cycles = Summary::of(&mut sum.cycles);
         let per_event = |count: u64| per_event(count, sum.events);
@@ -120,7 +120,7 @@ impl Inject {
             "timer_exits_per_event": per_event(sum.exits.timer),
             "cycles_per_burst": cycles,
         });
-        let instructions = cycles.filter(|_| lab.ground.counts_instructions());
+        let instructions = cycles.filter(|_| session.ground.counts_instructions());
         set(
             &mut row,
             "instructions_per_burst",
@@ -154,8 +154,13 @@ impl Bench for Inject {
         self.events.div_ceil(signals).max(MIN_PIECES)
     }
 
-    fn boot(&self, lab: &Lab, case: &InjectCase, injection: &Injection) -> Result<Ready, Error> {
-        let mut ready = Ready::boot(lab, &self.place(case), case, *injection)?;
+    fn boot(
+        &self,
+        session: &Session,
+        case: &InjectCase,
+        injection: &Injection,
+    ) -> Result<Ready, Error> {
+        let mut ready = Ready::boot(session, &self.place(case), case, *injection)?;
         self.take(case, &mut ready, 2)?;
         Ok(ready)
     }
@@ -166,8 +171,11 @@ impl Bench for Inject {
         Ok(After::Keep)
     }
 
-    fn rows(&self, lab: &Lab, case: &InjectCase, all: &mut [Measured<Self>]) -> Vec<Value> {
-        let mut rows: Vec<_> = all.iter_mut().map(|one| self.row(lab, case, one)).collect();
+    fn rows(&self, session: &Session, case: &InjectCase, all: &mut [Measured<Self>]) -> Vec<Value> {
+        let mut rows: Vec<_> = all
+            .iter_mut()
+            .map(|one| self.row(session, case, one))
+            .collect();
         let median = |row: &Value| row.pointer("/cycles_per_burst/p50").and_then(Value::as_f64);
         let is_reference = |row: &&Value| row["mechanism"] == Injection::Irqfd.name();
         let reference = rows.iter().find(is_reference).and_then(median);

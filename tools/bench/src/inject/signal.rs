@@ -16,7 +16,7 @@ use super::{
     ready::vector,
     submission::Submission,
 };
-use crate::{lab::GAP, target::Target};
+use crate::{session::GAP, target::Target};
 
 /// How long an interrupt may take before it counts as lost.
 const PATIENCE: Duration = Duration::from_secs(30);

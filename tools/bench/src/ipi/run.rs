@@ -22,8 +22,8 @@ use crate::{
     clock::cycles,
     environment::halt_poll_ns,
     ground::Ground,
-    lab::{is_baseline, overcommit, Lab, GAP, JOB_LIMIT, PATIENCE},
     row::{count, number, posts, set, set_exits, text},
+    session::{is_baseline, overcommit, Session, GAP, JOB_LIMIT, PATIENCE},
     summary::{median_of_ratios, Summary},
     table::Column,
     target::HaltPoll,
@@ -78,7 +78,7 @@ pub struct Ipi {
 impl Ipi {
     /// Prepares to measure the cases of a plan. If there are posts among them, tries on which devices guests can register.
     pub fn new(
-        lab: &mut Lab,
+        session: &mut Session,
         options: Options,
         plan: &[Case],
         note: &mut dyn FnMut(&str),
@@ -87,15 +87,16 @@ impl Ipi {
         if plan.iter().any(Case::posts) {
             for (device, posts) in options.devices.iter().zip(&mut posting) {
                 let what = format!("{}: registration", device.display());
-                let register = |lab: &Lab, _, _: &mut dyn FnMut(&str)| {
-                    let mut machine = lab.boot(device, &lab.config(&lab.cpus.in_turn(1)))?;
+                let register = |session: &Session, _, _: &mut dyn FnMut(&str)| {
+                    let mut machine =
+                        session.boot(device, &session.config(&session.cpus.in_turn(1)))?;
                     Ok(machine.register(JOB_LIMIT)? == Answer::Host(Status::Ok))
                 };
-                (*posts, _) = lab.retry(is_baseline(device), &what, note, register)?;
+                (*posts, _) = session.retry(is_baseline(device), &what, note, register)?;
             }
         }
         Ok(Ipi {
-            cpus: lab.cpus.clone(),
+            cpus: session.cpus.clone(),
             groups: CaseGroup::of(plan),
             options,
             posting,
@@ -121,7 +122,7 @@ impl Ipi {
         )
     }
 
-    fn row(&self, lab: &Lab, measured: &Measured<Self>) -> Value {
+    fn row(&self, session: &Session, measured: &Measured<Self>) -> Value {
         let (case, device) = &measured.subject;
         let measurement = &measured.sum;
         let events = measurement.events();
@@ -151,7 +152,7 @@ impl Ipi {
         }
         set_exits(&mut row, &measurement.sender, &measurement.target, events);
         set(&mut row, "cycles_per_event", cycles);
-        let instructions = cycles.filter(|_| lab.ground.counts_instructions());
+        let instructions = cycles.filter(|_| session.ground.counts_instructions());
         set(
             &mut row,
             "instructions_per_event",
@@ -204,10 +205,15 @@ impl Bench for Ipi {
         round >= PIECES_LATE && limit.is_some_and(|limit| elapsed > limit)
     }
 
-    fn boot(&self, lab: &Lab, _: &CaseGroup, subject: &(Case, usize)) -> Result<Ready, Error> {
+    fn boot(
+        &self,
+        session: &Session,
+        _: &CaseGroup,
+        subject: &(Case, usize),
+    ) -> Result<Ready, Error> {
         let (case, device) = subject;
         let cpus = case.place().cpus(&self.cpus, case.vcpus);
-        let mut machine = lab.boot(&self.options.devices[*device], &lab.config(&cpus))?;
+        let mut machine = session.boot(&self.options.devices[*device], &session.config(&cpus))?;
         if case.posts() {
             // For targets that let the host poll: for long, so that they are found at it.
             machine.set_poll(&Poll::fixed(Poll::MAX_NS))?;
@@ -260,7 +266,7 @@ impl Bench for Ipi {
 
     /// A device is compared with the first one by the same mechanism. No guest of the plain device can use pvirq, so that
     /// is compared with the x2APIC there.
-    fn rows(&self, lab: &Lab, _: &CaseGroup, all: &mut [Measured<Self>]) -> Vec<Value> {
+    fn rows(&self, session: &Session, _: &CaseGroup, all: &mut [Measured<Self>]) -> Vec<Value> {
         let reference = |(case, device): &(Case, usize)| {
             let mechanism = match case.posts() {
                 true => Mechanism::X2Apic,
@@ -272,7 +278,7 @@ impl Bench for Ipi {
             all.iter().find(|one| is_reference(one.subject))
         };
         let rows = all.iter().map(|one| {
-            let mut row = self.row(lab, one);
+            let mut row = self.row(session, one);
             let relative =
                 reference(&one.subject).map(|other| relative(&one.sum.pieces, &other.sum.pieces));
             set(&mut row, "relative", relative);
@@ -428,8 +434,8 @@ mod tests {
             ..Default::default()
         });
         let cpus: CpuList = "0-1".parse().unwrap();
-        let mut lab = Lab::new(cpus.clone(), true);
-        lab.ground = ground;
+        let mut session = Session::new(cpus.clone(), true);
+        session.ground = ground;
         let ipi = Ipi {
             options: Options {
                 devices: ["/dev/kvm", "/dev/pvirq"].map(PathBuf::from).into(),
@@ -448,7 +454,7 @@ mod tests {
             sum: sum.clone(),
             cpu_faults: 0,
         });
-        let rows = ipi.rows(&lab, &ipi.groups[1], &mut all);
+        let rows = ipi.rows(&session, &ipi.groups[1], &mut all);
         (ipi, rows)
     }
 

@@ -6,7 +6,7 @@ use mini_guest::{JobKind, Pattern};
 use vmm::cpus::CpuList;
 
 use super::case::Case;
-use crate::{lab::overcommit, target::Target};
+use crate::{session::overcommit, target::Target};
 
 /// The largest number of sends, or exits, in a row on one device.
 const PIECE: u32 = 50;

@@ -20,8 +20,8 @@ use crate::{
     bench::{After, Bench, Measured, Piece, Verdict},
     clock::cycles_exactly,
     ground::Ground,
-    lab::{Lab, JOB_LIMIT, PATIENCE},
     row::{number, own_exits, per_event, posts, set, set_exits, text},
+    session::{Session, JOB_LIMIT, PATIENCE},
     summary::Summary,
     table::{decimal, Column},
 };
@@ -107,9 +107,14 @@ impl Bench for Polling {
         ROUNDS
     }
 
-    fn boot(&self, lab: &Lab, _: &Point, &mode: &Mode) -> Result<(Machine, Option<Poll>), Error> {
-        let cpus = lab.cpus.first_alone(VCPUS);
-        let mut machine = lab.boot(Path::new(mode.device()), &lab.config(&cpus))?;
+    fn boot(
+        &self,
+        session: &Session,
+        _: &Point,
+        &mode: &Mode,
+    ) -> Result<(Machine, Option<Poll>), Error> {
+        let cpus = session.cpus.first_alone(VCPUS);
+        let mut machine = session.boot(Path::new(mode.device()), &session.config(&cpus))?;
         if let Some(ns) = mode.halt_poll_ns() {
             machine.set_halt_poll(ns)?;
         }
@@ -158,7 +163,7 @@ impl Bench for Polling {
         Ok(After::Keep)
     }
 
-    fn rows(&self, _: &Lab, point: &Point, all: &mut [Measured<Self>]) -> Vec<Value> {
+    fn rows(&self, _: &Session, point: &Point, all: &mut [Measured<Self>]) -> Vec<Value> {
         let mut rows: Vec<Value> = all.iter().map(|one| row(point, one)).collect();
         let halt = rows.iter().find(|row| row["mode"] == Mode::Halt.name());
         if let Some(halt) = halt.map(exits) {

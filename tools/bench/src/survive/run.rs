@@ -21,8 +21,8 @@ use crate::{
     bench::{After, Bench, Measured, Piece},
     clock::cycles,
     ground::Ground,
-    lab::{Lab, JOB_LIMIT},
     row::{add_posts, posts},
+    session::{Session, JOB_LIMIT},
     table::Column,
 };
 
@@ -114,7 +114,7 @@ impl Bench for Survive {
         1
     }
 
-    fn boot(&self, _: &Lab, _: &SurviveCase, _: &SurviveCase) -> Result<(), Error> {
+    fn boot(&self, _: &Session, _: &SurviveCase, _: &SurviveCase) -> Result<(), Error> {
         Ok(())
     }
 
@@ -122,12 +122,12 @@ impl Bench for Survive {
         let start = Instant::now();
         // A guest that is started again goes on, and does not do the same.
         let seed = self.seed + u64::from(piece.failures);
-        let done = self.go_on(piece.lab, piece.case, seed, piece.sum, piece.note);
+        let done = self.go_on(piece.session, piece.case, seed, piece.sum, piece.note);
         piece.sum.seconds += start.elapsed().as_secs_f64();
         done.map(|()| After::Keep)
     }
 
-    fn rows(&self, _: &Lab, case: &SurviveCase, all: &mut [Measured<Self>]) -> Vec<Value> {
+    fn rows(&self, _: &Session, case: &SurviveCase, all: &mut [Measured<Self>]) -> Vec<Value> {
         let row = |one: &mut Measured<Self>| {
             let sum = &one.sum;
             json!({
@@ -189,7 +189,7 @@ impl Survive {
     /// Saves and restores a new guest as often as is left.
     fn go_on(
         &self,
-        lab: &Lab,
+        session: &Session,
         case: &SurviveCase,
         seed: u64,
         sum: &mut Sum,
@@ -198,11 +198,14 @@ impl Survive {
         let open = |path: &&str| Ok(Device::open(Path::new(path))?);
         let devices = case.devices.paths().iter().map(open);
         let devices = devices.collect::<Result<Vec<_>, Error>>()?;
-        let cpus = lab.ground.clone().place(lab.cpus.in_turn(case.vcpus));
-        let mut config = lab.config(&cpus);
+        let cpus = session
+            .ground
+            .clone()
+            .place(session.cpus.in_turn(case.vcpus));
+        let mut config = session.config(&cpus);
         (config.memory, config.count) = (MEMORY, false);
         let mut random = Random::new(seed);
-        let mut machine = lab.boot(devices[0].path(), &config)?;
+        let mut machine = session.boot(devices[0].path(), &config)?;
         let khz = machine.tsc_khz();
         machine.shared()?.set_job(&Job {
             mechanism: case.mechanism,

@@ -34,5 +34,5 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         stops: args.stops,
     };
     args.output
-        .measure(args.output.lab(true)?, &[Box::new(frozen)])
+        .measure(args.output.session(true)?, &[Box::new(frozen)])
 }

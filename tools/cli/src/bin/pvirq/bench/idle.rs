@@ -50,7 +50,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         let is_kvm = devices.is_err_and(|devices| devices.first() == Some(&KVM.into()));
         bail!(Error::NoDevice(if is_kvm { PVIRQ } else { KVM }.into()));
     };
-    let lab = args.output.lab(true)?;
+    let session = args.output.session(true)?;
     let options = Options {
         devices,
         events: args.events,
@@ -63,10 +63,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         .filter(|case| is_wanted(&args.case, case.name))
     {
         ensure!(
-            case.can_share_cpu || lab.cpus.len() > 1,
+            case.can_share_cpu || session.cpus.len() > 1,
             "it takes two CPUs, except for arrivals"
         );
         benches.push((case.prepare)(options.clone()));
     }
-    args.output.measure(lab, &benches)
+    args.output.measure(session, &benches)
 }

@@ -53,7 +53,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             && args.burst.is_none_or(|burst| burst == case.burst)
             && is_wanted(&args.signals, case.signals.name())
     });
-    let lab = args.output.lab(has_pv_eoi()?)?;
-    let inject = Inject::new(lab.cpus.clone(), plan, injections, args.events)?;
-    args.output.measure(lab, &[Box::new(inject)])
+    let session = args.output.session(has_pv_eoi()?)?;
+    let inject = Inject::new(session.cpus.clone(), plan, injections, args.events)?;
+    args.output.measure(session, &[Box::new(inject)])
 }

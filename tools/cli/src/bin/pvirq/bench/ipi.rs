@@ -172,11 +172,11 @@ pub fn run_exit(args: &ExitArgs) -> Result<ExitCode> {
 
 fn measure(output: &Output, pv_eoi: bool, options: Options, plan: &[Case]) -> Result<ExitCode> {
     ensure!(!plan.is_empty(), "no case is like that");
-    let mut lab = output.lab(pv_eoi)?;
-    let ipi = Ipi::new(&mut lab, options, plan, &mut |text| eprintln!("{text}"))?;
+    let mut session = output.session(pv_eoi)?;
+    let ipi = Ipi::new(&mut session, options, plan, &mut |text| eprintln!("{text}"))?;
     ensure!(
         ipi.finds_pvirq() || !plan.iter().all(Case::posts),
         "no guest finds pvirq on the devices; is pvirq.ko loaded, and {PVIRQ} measured?"
     );
-    output.measure(lab, &[Box::new(ipi)])
+    output.measure(session, &[Box::new(ipi)])
 }

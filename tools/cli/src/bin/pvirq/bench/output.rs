@@ -6,7 +6,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{ensure, Context, Result};
 use pvirq::device::{self, Device, KVM};
-use pvirq_bench::{bench::AnyBench, lab::Lab, report::Report, results};
+use pvirq_bench::{bench::AnyBench, report::Report, results, session::Session};
 use serde_json::Value;
 use vmm::cpus::CpuList;
 
@@ -64,23 +64,23 @@ pub fn percentage(text: &str) -> Result<f64, String> {
 
 impl Output {
     /// The machine's CPUs, for guests that use KVM's paravirtual EOI or not.
-    pub fn lab(&self, pv_eoi: bool) -> Result<Lab> {
+    pub fn session(&self, pv_eoi: bool) -> Result<Session> {
         let cpus = self.cpus.clone().map_or_else(CpuList::allowed, Ok)?;
-        Ok(Lab::new(cpus, pv_eoi))
+        Ok(Session::new(cpus, pv_eoi))
     }
 
     /// Measures, shows the results, writes and judges them.
-    pub fn measure(&self, mut lab: Lab, benches: &[Box<dyn AnyBench>]) -> Result<ExitCode> {
+    pub fn measure(&self, mut session: Session, benches: &[Box<dyn AnyBench>]) -> Result<ExitCode> {
         let sizes = benches.iter().map(|bench| bench.size());
         let (cases, pieces) = sizes.fold((0, 0), |sum, size| (sum.0 + size.0, sum.1 + size.1));
         ensure!(cases != 0, "no case is like that");
-        let mut report = Report::new(&lab, benches)?;
+        let mut report = Report::new(&session, benches)?;
         let mut progress = Display::new(cases, pieces);
         let (mut misdelivered, mut fails) = (0, false);
 
         progress.print(&report.environment);
         for bench in benches {
-            let outcome = bench.measure(&mut lab, &mut progress)?;
+            let outcome = bench.measure(&mut session, &mut progress)?;
             progress.print(&outcome.table);
             let timer = |row: &Value| row["timer_exits_per_event"].is_object();
             if outcome.rows.iter().any(timer) {
@@ -95,12 +95,15 @@ impl Output {
         }
         progress.finish();
 
-        report.environment.failures = lab.failures;
-        let (failures, runs) = (lab.failures.baseline_failures, lab.failures.baseline_runs);
+        report.environment.failures = session.failures;
+        let (failures, runs) = (
+            session.failures.baseline_failures,
+            session.failures.baseline_runs,
+        );
         if runs != 0 {
             println!("Guests failed {failures} of {runs} times on {KVM}.");
         }
-        match lab.failures.cpu_faults {
+        match session.failures.cpu_faults {
             0 => {}
             faults => println!(
                 "CPUs did what none should {faults} times; see Documentation/smp-guests.rst."

@@ -133,7 +133,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         check: args.check,
     });
     args.output
-        .measure(args.output.lab(true)?, &[Box::new(polling)])
+        .measure(args.output.session(true)?, &[Box::new(polling)])
 }
 
 #[cfg(test)]

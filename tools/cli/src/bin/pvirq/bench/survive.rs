@@ -77,5 +77,5 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         seed,
     };
     args.output
-        .measure(args.output.lab(true)?, &[Box::new(survive)])
+        .measure(args.output.session(true)?, &[Box::new(survive)])
 }

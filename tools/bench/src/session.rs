@@ -44,7 +44,7 @@ pub struct Failures {
 }
 
 /// Where benchmarks run.
-pub struct Lab {
+pub struct Session {
     /// The CPUs to use.
     pub cpus: CpuList,
     /// Whether guests use KVM's paravirtual EOI.
@@ -56,10 +56,10 @@ pub struct Lab {
     image: Image,
 }
 
-impl Lab {
+impl Session {
     /// Uses these CPUs of this machine.
     pub fn new(cpus: CpuList, pv_eoi: bool) -> Self {
-        Lab {
+        Session {
             cpus,
             pv_eoi,
             ground: Ground::detect(),
@@ -135,8 +135,8 @@ pub fn overcommit(cpus: &[usize]) -> usize {
 mod tests {
     use super::*;
 
-    fn lab() -> Lab {
-        Lab::new("0".parse().unwrap(), true)
+    fn session() -> Session {
+        Session::new("0".parse().unwrap(), true)
     }
 
     fn masked() -> Error {
@@ -148,35 +148,35 @@ mod tests {
 
     #[test]
     fn a_cpus_fault_is_forgiven_three_times() {
-        let (mut lab, mut notes) = (lab(), 0);
+        let (mut session, mut notes) = (session(), 0);
         let mut note = |_: &str| notes += 1;
-        let done = lab.retry(false, &"x", &mut note, |_, failures, _| match failures {
+        let done = session.retry(false, &"x", &mut note, |_, failures, _| match failures {
             3 => Ok("done"),
             _ => Err(masked()),
         });
         assert_eq!(done.unwrap(), ("done", 3));
-        let failed = lab.retry(false, &"x", &mut note, |_, _, _| Err::<(), _>(masked()));
+        let failed = session.retry(false, &"x", &mut note, |_, _, _| Err::<(), _>(masked()));
         assert!(failed.is_err());
-        assert_eq!((notes, lab.failures.cpu_faults), (7, 6));
-        assert_eq!(lab.failures.baseline_runs, 0);
+        assert_eq!((notes, session.failures.cpu_faults), (7, 6));
+        assert_eq!(session.failures.baseline_runs, 0);
     }
 
     #[test]
     fn a_guest_may_fail_on_the_baseline_alone() {
-        let mut lab = lab();
-        let attempt = |_: &Lab, failures, _: &mut dyn FnMut(&str)| match failures {
+        let mut session = session();
+        let attempt = |_: &Session, failures, _: &mut dyn FnMut(&str)| match failures {
             1 => Ok(()),
             _ => Err(Error::Ended {
                 status: 1,
                 console: String::new(),
             }),
         };
-        assert!(lab.retry(false, &"x", &mut |_| {}, attempt).is_err());
+        assert!(session.retry(false, &"x", &mut |_| {}, attempt).is_err());
         assert_eq!(
-            lab.retry(true, &"x", &mut |_| {}, attempt).unwrap(),
+            session.retry(true, &"x", &mut |_| {}, attempt).unwrap(),
             ((), 0)
         );
-        let failures = lab.failures;
+        let failures = session.failures;
         assert_eq!((failures.baseline_runs, failures.baseline_failures), (2, 1));
     }
 
