@@ -11,6 +11,12 @@ mod neighbour;
 mod task;
 
 pub use self::method::Options;
+use self::{
+    arrivals::Arrivals,
+    contention::Contention,
+    latency::Latency,
+    neighbour::Neighbour, //
+};
 use crate::bench::AnyBench;
 
 /// A case, and what measures it.
@@ -25,29 +31,27 @@ pub struct IdleCase {
 
 /// All cases.
 pub const IDLE_CASES: [IdleCase; 5] = [
-    IdleCase {
-        name: "timer",
-        can_share_cpu: false,
-        prepare: |options| Box::new(latency::Latency::of_timer(options)),
-    },
-    IdleCase {
-        name: "irqfd",
-        can_share_cpu: false,
-        prepare: |options| Box::new(latency::Latency::of_irqfd(options)),
-    },
-    IdleCase {
-        name: "neighbour",
-        can_share_cpu: false,
-        prepare: |options| Box::new(neighbour::Neighbour::new(options)),
-    },
-    IdleCase {
-        name: "contention",
-        can_share_cpu: false,
-        prepare: |options| Box::new(contention::Contention(options)),
-    },
-    IdleCase {
-        name: "arrivals",
-        can_share_cpu: true,
-        prepare: |options| Box::new(arrivals::Arrivals::new(options)),
-    },
+    case("timer", false, |options| {
+        Box::new(Latency::of_timer(options))
+    }),
+    case("irqfd", false, |options| {
+        Box::new(Latency::of_irqfd(options))
+    }),
+    case("neighbour", false, |options| {
+        Box::new(Neighbour::new(options))
+    }),
+    case("contention", false, |options| Box::new(Contention(options))),
+    case("arrivals", true, |options| Box::new(Arrivals::new(options))),
 ];
+
+const fn case(
+    name: &'static str,
+    can_share_cpu: bool,
+    prepare: fn(Options) -> Box<dyn AnyBench>,
+) -> IdleCase {
+    IdleCase {
+        name,
+        can_share_cpu,
+        prepare,
+    }
+}
