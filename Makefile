@@ -145,7 +145,7 @@ module-debug: ## Build pvirq.ko, and a broken module, for the debug kernel
 
 .PHONY: tools
 tools: ## Build the pvirq command
-	$(cargo) build $(cargo_flags) --release -p pvirq
+	$(cargo) build $(cargo_flags) --release -p pvirq-cli
 
 .PHONY: selftests
 selftests: ## Build the kselftests

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
-"""What runs the CPUs of the test VM, for the record of results. The names are those of tools/pvirq/src/ground.rs."""
+"""What runs the CPUs of the test VM, for the record of results. The names are those of tools/bench/src/ground.rs."""
 
 import re
 from pathlib import Path

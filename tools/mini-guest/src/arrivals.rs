@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! Interrupts for an idle vCPU: who sends them, when they are due, and which have arrived.
+//! Interrupts for an idle vCPU: their sources, when they are due, and which have arrived.
 //!
-//! vCPU 1 idles, one period after the other. At the beginning of each it draws who is to interrupt it, and when: vCPU 0
-//! by an IPI, its own local APIC by the timer, or the VMM by an eventfd, which vCPU 0 has it signal, or several of them. The
-//! period's number is the sequence number of all that is sent in it, and the period ends when all of it has been
-//! acknowledged, by the handlers. Nothing else wakes the vCPU. So if an interrupt does not, the period does not end: vCPU 0
-//! loses its patience, and counts.
+//! vCPU 1 idles, one period after the other. At the beginning of each it draws one or several sources, and when each of
+//! them interrupts it: vCPU 0 by an IPI, its own local APIC by the timer, or the VMM by an eventfd, which vCPU 0 has it
+//! signal. The period's number is the sequence number of all interrupts in it, and the period ends when the handlers have
+//! acknowledged all of them. Nothing else wakes the vCPU. So if an interrupt does not, the period does not end: vCPU 0's
+//! patience ends, and it counts.
 
 use core::sync::atomic::{
     AtomicU32, AtomicU64,
@@ -15,7 +15,7 @@ use core::sync::atomic::{
 
 use crate::layout::ARRIVAL_VECTORS;
 
-/// Who interrupts an idle vCPU.
+/// What interrupts an idle vCPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Source {
@@ -83,13 +83,13 @@ pub struct Arrivals {
     pub halvings: AtomicU32,
     /// Written by the VMM: cycles that are added to each delay.
     pub least: AtomicU64,
-    /// Written by the VMM: whether the two vCPUs share a CPU, where neither is to keep the other waiting.
+    /// Written by the VMM: whether the two vCPUs share a CPU, where neither may keep the other waiting.
     pub together: AtomicU32,
     _padding: u32,
     _vmm: [u64; 5],
     /// Written by the idle vCPU: the number of the period, or [`END`](Self::END).
     pub period: AtomicU64,
-    /// Written by the idle vCPU, before the period: after how many cycles each source is to interrupt it, or
+    /// Written by the idle vCPU, before the period: after how many cycles each source interrupts it, or
     /// [`NEVER`](Self::NEVER).
     pub due: [AtomicU64; Source::COUNT],
     /// Written by the idle vCPU: how many interrupts from each source have come in each step.
@@ -117,7 +117,7 @@ impl Arrivals {
         Source::ALL.map(|source| self.of[source as usize].acknowledged.load(SeqCst))
     }
 
-    /// How many are to come in a period that have not been acknowledged.
+    /// How many interrupts of a period have not been acknowledged.
     pub fn missing(&self, period: u64) -> u64 {
         let due = |source: &Source| self.due[*source as usize].load(SeqCst) != Self::NEVER;
         let sources = Source::ALL.into_iter().filter(due);
@@ -135,7 +135,7 @@ impl Arrivals {
             .sum()
     }
 
-    /// Forgets everything but what the VMM has [set up](Self::set_up). Nobody may be at work.
+    /// Clears all but what the VMM has [set up](Self::set_up). No vCPU may be at work.
     pub fn clear(&self) {
         for arrival in &self.of {
             let all = [&arrival.sent, &arrival.acknowledged, &arrival.at];

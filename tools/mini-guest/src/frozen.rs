@@ -8,13 +8,13 @@ use core::sync::atomic::{
 };
 
 wire_enum! {
-    /// Where vCPU 2 stops, which is as far as others can see: a look at the target's state writes nothing.
+    /// Where vCPU 2 stops, as far as others can see: a read of the target's state writes nothing.
     StopAt {
         /// It does not send.
         Nowhere,
         /// Between two posts.
         BetweenPosts,
-        /// In a post: it has looked, the target was going to look, and the bit is set.
+        /// In a post: the target said that it will poll, and the bit is set.
         AfterSet,
     }
 }
@@ -23,7 +23,7 @@ wire_enum! {
 #[derive(Default)]
 #[repr(C, align(64))]
 pub struct Frozen {
-    /// Written by the VMM: where vCPU 2 is to stop, a [`StopAt`]. It [rings](crate::port::RING) there, and is stopped
+    /// Written by the VMM: where vCPU 2 stops, a [`StopAt`]. It [rings](crate::port::RING) there, and is stopped
     /// until that has been answered.
     pub stop_at: AtomicU32,
     /// Written by the VMM: how often vCPU 2 has stopped.
@@ -52,7 +52,7 @@ impl Frozen {
         all.into_iter().for_each(|flag| flag.store(0, Relaxed));
     }
 
-    /// Where vCPU 2 is to stop.
+    /// Where vCPU 2 stops.
     pub fn stop_at(&self) -> StopAt {
         StopAt::from_wire(self.stop_at.load(SeqCst)).unwrap_or(StopAt::Nowhere)
     }

@@ -13,10 +13,10 @@ pub struct Request {
     pub command: u32,
 }
 
-/// What became of a command.
+/// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// Nobody answers at the ports.
+    /// No host answers at the ports.
     NoHost,
     /// The host does not do what the guest needs.
     NoPosting,

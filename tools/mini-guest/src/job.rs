@@ -22,7 +22,7 @@ macro_rules! wire_enum {
 
 wire_enum! {
     /// What a job does.
-    Work {
+    JobKind {
         /// vCPU 0 sends interrupts, the others acknowledge them.
         Ipi,
         /// All vCPUs send interrupts to each other at random, and rest at random meanwhile. See [`Storm`](crate::Storm).
@@ -77,7 +77,7 @@ wire_enum! {
 
 wire_enum! {
     /// What a target does while no interrupt is there.
-    Rest {
+    IdleMode {
         /// It computes.
         Busy,
         /// It executes HLT.
@@ -97,14 +97,14 @@ wire_enum! {
     }
 }
 
-impl Rest {
+impl IdleMode {
     /// What the vCPU `target`, not 0, does.
     pub fn of(self, target: u32) -> Self {
         match (self, target % 3) {
-            (Rest::Mixed, 0) => Rest::Busy,
-            (Rest::Mixed, 1) => Rest::Halted,
-            (Rest::Mixed, _) => Rest::Polling,
-            (rest, _) => rest,
+            (IdleMode::Mixed, 0) => IdleMode::Busy,
+            (IdleMode::Mixed, 1) => IdleMode::Halted,
+            (IdleMode::Mixed, _) => IdleMode::Polling,
+            (idle_mode, _) => idle_mode,
         }
     }
 }
@@ -113,13 +113,13 @@ impl Rest {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Job {
     /// What to do.
-    pub work: Work,
+    pub kind: JobKind,
     /// How to send.
     pub mechanism: Mechanism,
     /// Whom to send to.
     pub pattern: Pattern,
     /// What targets do meanwhile.
-    pub rest: Rest,
+    pub idle_mode: IdleMode,
     /// How often to send, each vCPU in a storm, or to exit.
     pub sends: u32,
     /// TSC cycles that the sender waits before each send, once the targets rest; in a storm, the longest rest.
@@ -133,13 +133,13 @@ pub struct Job {
 }
 
 impl Job {
-    /// The job to give the command that is left in shared memory to the host.
-    pub fn host() -> Self {
+    /// A job of no sends: unicast by the x2APIC, to vCPUs that compute.
+    pub fn new(kind: JobKind) -> Self {
         Job {
-            work: Work::Host,
+            kind,
             mechanism: Mechanism::X2Apic,
             pattern: Pattern::Unicast,
-            rest: Rest::Busy,
+            idle_mode: IdleMode::Busy,
             sends: 0,
             gap: 0,
             seed: 0,
@@ -155,8 +155,8 @@ impl Job {
 
     /// The number of interrupts that the job delivers if all goes well.
     pub fn events(&self, targets: u32) -> u64 {
-        match (self.work, self.pattern) {
-            (Work::Ipi, Pattern::Broadcast) => u64::from(self.sends) * u64::from(targets),
+        match (self.kind, self.pattern) {
+            (JobKind::Ipi, Pattern::Broadcast) => u64::from(self.sends) * u64::from(targets),
             _ => u64::from(self.sends),
         }
     }
@@ -168,24 +168,24 @@ impl Job {
 
     /// The last send that reaches `target`, 0 if there is none: what it has to wait for.
     pub fn last_sequence(&self, target: u32, targets: u32) -> u32 {
-        match (self.work, self.pattern) {
+        match (self.kind, self.pattern) {
             (
-                Work::Storm
-                | Work::Exit
-                | Work::Hypercall
-                | Work::Host
-                | Work::Crash
-                | Work::Masked,
+                JobKind::Storm
+                | JobKind::Exit
+                | JobKind::Hypercall
+                | JobKind::Host
+                | JobKind::Crash
+                | JobKind::Masked,
                 _,
             ) => 0,
-            (Work::Arrivals | Work::Tick | Work::Survive | Work::Frozen, _) => 0,
-            (Work::Wake, _) if target == 1 => self.sends,
-            (Work::Wake, _) => 0,
-            (Work::Ipi, Pattern::Broadcast) => self.sends,
-            (Work::Ipi, Pattern::Unicast) if self.sends < target => 0,
-            (Work::Ipi, Pattern::Unicast) => self.sends - (self.sends - target) % targets,
+            (JobKind::Arrivals | JobKind::Tick | JobKind::Survive | JobKind::Frozen, _) => 0,
+            (JobKind::Wake, _) if target == 1 => self.sends,
+            (JobKind::Wake, _) => 0,
+            (JobKind::Ipi, Pattern::Broadcast) => self.sends,
+            (JobKind::Ipi, Pattern::Unicast) if self.sends < target => 0,
+            (JobKind::Ipi, Pattern::Unicast) => self.sends - (self.sends - target) % targets,
             // The VMM counts those of each target on their own.
-            (Work::Inject, _) => self.sends,
+            (JobKind::Inject, _) => self.sends,
         }
     }
 }
@@ -194,17 +194,11 @@ impl Job {
 mod tests {
     use super::*;
 
-    fn job(work: Work, pattern: Pattern, sends: u32) -> Job {
+    fn job(kind: JobKind, pattern: Pattern, sends: u32) -> Job {
         Job {
-            work,
             pattern,
             sends,
-            mechanism: Mechanism::X2Apic,
-            rest: Rest::Busy,
-            gap: 0,
-            seed: 0,
-            patience: 1,
-            window: 0,
+            ..Job::new(kind)
         }
     }
 
@@ -212,7 +206,7 @@ mod tests {
     fn the_last_sequence_is_the_last_that_the_sender_picks() {
         for targets in 1..=15 {
             for sends in 0..=40 {
-                let job = job(Work::Ipi, Pattern::Unicast, sends);
+                let job = job(JobKind::Ipi, Pattern::Unicast, sends);
                 for target in 1..=targets {
                     let expected = (1..=sends)
                         .filter(|&s| Job::unicast_target(s, targets) == target)
@@ -230,39 +224,47 @@ mod tests {
 
     #[test]
     fn a_broadcast_reaches_every_target_every_time() {
-        let job = job(Work::Ipi, Pattern::Broadcast, 7);
+        let job = job(JobKind::Ipi, Pattern::Broadcast, 7);
         assert_eq!(job.events(15), 105);
         assert!((1..=15).all(|target| job.last_sequence(target, 15) == 7));
     }
 
     #[test]
     fn targets_have_nothing_to_wait_for_while_the_sender_exits() {
-        for work in [Work::Exit, Work::Hypercall] {
-            let job = job(work, Pattern::Unicast, 7);
+        for kind in [JobKind::Exit, JobKind::Hypercall] {
+            let job = job(kind, Pattern::Unicast, 7);
             assert_eq!(job.events(1), 7);
             assert_eq!(job.last_sequence(1, 1), 0);
         }
-        let wake = job(Work::Wake, Pattern::Unicast, 7);
+        let wake = job(JobKind::Wake, Pattern::Unicast, 7);
         assert_eq!(
             [1, 2, 3].map(|target| wake.last_sequence(target, 3)),
             [7, 0, 0]
         );
-        let inject = job(Work::Inject, Pattern::Unicast, 7);
+        let inject = job(JobKind::Inject, Pattern::Unicast, 7);
         assert_eq!([1, 2].map(|target| inject.last_sequence(target, 2)), [7, 7]);
     }
 
     #[test]
     fn only_known_numbers_are_read_back() {
-        assert_eq!(Rest::from_wire(Rest::Halted as u32), Some(Rest::Halted));
-        assert_eq!(Rest::from_wire(8), None);
+        assert_eq!(
+            IdleMode::from_wire(IdleMode::Halted as u32),
+            Some(IdleMode::Halted)
+        );
+        assert_eq!(IdleMode::from_wire(8), None);
     }
 
     #[test]
     fn mixed_targets_are_of_all_kinds() {
         assert_eq!(
-            [1, 2, 3, 4].map(|target| Rest::Mixed.of(target)),
-            [Rest::Halted, Rest::Polling, Rest::Busy, Rest::Halted]
+            [1, 2, 3, 4].map(|target| IdleMode::Mixed.of(target)),
+            [
+                IdleMode::Halted,
+                IdleMode::Polling,
+                IdleMode::Busy,
+                IdleMode::Halted
+            ]
         );
-        assert_eq!(Rest::Halted.of(2), Rest::Halted);
+        assert_eq!(IdleMode::Halted.of(2), IdleMode::Halted);
     }
 }

@@ -57,7 +57,7 @@ pub struct Survival {
     pub epoch: AtomicU32,
     /// Set by the vCPU that heals the descriptors.
     pub healing: AtomicU32,
-    /// Written by the VMM, while no vCPU runs: nothing is to be sent any more.
+    /// Written by the VMM, while no vCPU runs: no more interrupts may be sent.
     pub over: AtomicU32,
     /// The number of vCPUs that send no more.
     pub finished: AtomicU32,
@@ -71,7 +71,7 @@ pub struct Survival {
     pub checks: AtomicU64,
 }
 
-/// What became of the interrupts from one source to one target.
+/// How the interrupts from one source to one target fared.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Account {
     /// How many were sent.
@@ -93,7 +93,7 @@ impl Account {
 }
 
 impl Ledger {
-    /// What became of the interrupts from a source.
+    /// How the interrupts from a source fared.
     pub fn account(&self, source: usize) -> Account {
         // What was handled has been sent.
         let handled = self.handled[source].value.load(SeqCst);

@@ -21,6 +21,7 @@ mod job;
 mod frozen;
 mod layout;
 mod ledger;
+mod random;
 mod shared;
 mod storm;
 
@@ -28,7 +29,7 @@ pub use crate::{
     arrivals::{Arrival, Arrivals, Source, STEPS},
     frozen::{Frozen, StopAt},
     host::{Answer, Request},
-    job::{Job, Mechanism, Pattern, Rest, Work},
+    job::{IdleMode, Job, JobKind, Mechanism, Pattern},
     layout::{
         port, ARRIVAL_VECTORS, DEVICE_VECTORS, IPI_VECTOR, MAX_VCPUS, STATUS_MASKED, STORM_VECTOR,
         STORM_VECTORS,
@@ -37,6 +38,7 @@ pub use crate::{
         ledger_source, Account, Ledger, Number, Survival, LEDGER_EVENTS, LEDGER_SOURCES,
         LEDGER_VCPUS, LEDGER_VECTORS,
     },
+    random::Random,
     shared::{IdleCounts, Mode, Shared, Slot, CYCLES_LEN},
     storm::{storm_senders, storm_vector, Storm, Totals},
 };

@@ -2,7 +2,7 @@
 
 //! The memory that the guest and its VMM share.
 //!
-//! All of it is atomics, because both sides look at it at any time, and all of it is valid when zero, because that is
+//! All of it is atomics, because both sides access it at any time, and all of it is valid when zero, because that is
 //! how the VMM's memory begins. The VMM writes a job while all vCPUs are parked; the port exits order the accesses.
 
 use core::sync::atomic::{
@@ -16,7 +16,7 @@ use crate::{
     arrivals::Arrivals,
     frozen::Frozen,
     host::{Answer, Request},
-    job::{Job, Mechanism, Pattern, Rest, Work},
+    job::{IdleMode, Job, JobKind, Mechanism, Pattern},
     layout::MAX_VCPUS,
     ledger::Survival,
     storm::Storm,
@@ -94,7 +94,7 @@ impl IdleCounts {
     }
 }
 
-/// What became of the interrupts that were posted in a job.
+/// How a job's posts ended.
 #[derive(Default)]
 #[repr(C)]
 pub struct Posts {
@@ -154,10 +154,10 @@ pub struct Shared {
     pub online: AtomicU32,
     /// Set by the sender when it gives up, for targets that still wait.
     pub stop: AtomicU32,
-    work: AtomicU32,
+    kind: AtomicU32,
     mechanism: AtomicU32,
     pattern: AtomicU32,
-    rest: AtomicU32,
+    idle_mode: AtomicU32,
     sends: AtomicU32,
     window: AtomicU32,
     gap: AtomicU64,
@@ -173,11 +173,11 @@ pub struct Shared {
     pub lost: AtomicU64,
     /// The number of vCPUs that have sent all that they wanted to, in a storm.
     pub finished: AtomicU32,
-    /// Written by vCPU 0 in a storm: 1 if nobody but itself is going to send any more, 2 if nobody is.
+    /// Written by vCPU 0 in a storm: 1 if no other vCPU will send any more, 2 if none will.
     pub over: AtomicU32,
-    /// What became of the job's posts.
+    /// How the job's posts ended.
     pub posts: Posts,
-    /// How often the job's senders made use of the platform's own ways to send, for one target or for several.
+    /// How often the job's senders sent natively, to one target or to several.
     pub native_sends: AtomicU64,
     /// One for each vCPU.
     pub slots: [Slot; MAX_VCPUS],
@@ -194,7 +194,7 @@ pub struct Shared {
     /// Cycles from a send to its acknowledgement, or where vCPUs are woken to its arrival, of the first [`CYCLES_LEN`]
     /// events.
     pub cycles: [AtomicU64; CYCLES_LEN],
-    /// Written by the VMM: the cycles from each send to the next in [`Work::Wake`], again from the beginning after the
+    /// Written by the VMM: the cycles from each send to the next in [`JobKind::Wake`], again from the beginning after the
     /// last.
     pub intervals: [AtomicU64; CYCLES_LEN],
     /// The cycles from the first to the last send, there.
@@ -214,10 +214,10 @@ impl Shared {
 
     /// Leaves a job, and clears what the last one left. No vCPU may be at work.
     pub fn set_job(&self, job: &Job) {
-        self.work.store(job.work as u32, Relaxed);
+        self.kind.store(job.kind as u32, Relaxed);
         self.mechanism.store(job.mechanism as u32, Relaxed);
         self.pattern.store(job.pattern as u32, Relaxed);
-        self.rest.store(job.rest as u32, Relaxed);
+        self.idle_mode.store(job.idle_mode as u32, Relaxed);
         self.sends.store(job.sends, Relaxed);
         self.gap.store(job.gap, Relaxed);
         self.seed.store(job.seed, Relaxed);
@@ -247,7 +247,7 @@ impl Shared {
 
     /// Leaves something that is no job, to test that it is refused.
     pub fn clear_job(&self) {
-        self.work.store(u32::MAX, SeqCst);
+        self.kind.store(u32::MAX, SeqCst);
     }
 
     /// Leaves a command for the guest to give to its host.
@@ -269,12 +269,12 @@ impl Shared {
         }
     }
 
-    /// Leaves what became of the command.
+    /// Leaves the command's answer.
     pub fn set_answer(&self, answer: Answer) {
         self.answer.store(answer.to_wire(), SeqCst);
     }
 
-    /// What became of the command.
+    /// The command's answer.
     pub fn answer(&self) -> Answer {
         Answer::from_wire(self.answer.load(SeqCst))
     }
@@ -282,10 +282,10 @@ impl Shared {
     /// The job, unless what is there is none.
     pub fn job(&self) -> Option<Job> {
         Some(Job {
-            work: Work::from_wire(self.work.load(SeqCst))?,
+            kind: JobKind::from_wire(self.kind.load(SeqCst))?,
             mechanism: Mechanism::from_wire(self.mechanism.load(Relaxed))?,
             pattern: Pattern::from_wire(self.pattern.load(Relaxed))?,
-            rest: Rest::from_wire(self.rest.load(Relaxed))?,
+            idle_mode: IdleMode::from_wire(self.idle_mode.load(Relaxed))?,
             sends: self.sends.load(Relaxed),
             gap: self.gap.load(Relaxed),
             seed: self.seed.load(Relaxed),
@@ -338,10 +338,10 @@ mod tests {
         shared.span.store(8, SeqCst);
 
         let job = Job {
-            work: Work::Exit,
+            kind: JobKind::Exit,
             mechanism: Mechanism::PvIpi,
             pattern: Pattern::Broadcast,
-            rest: Rest::Halted,
+            idle_mode: IdleMode::Halted,
             sends: 5,
             gap: 6,
             seed: 8,
@@ -357,7 +357,7 @@ mod tests {
         assert_eq!(shared.slots[MAX_VCPUS - 1].acknowledged.load(SeqCst), 0);
         assert_eq!(shared.slots[1].idle.in_halt.load(SeqCst), 0);
         assert_eq!(shared.span.load(SeqCst), 0);
-        shared.rest.store(77, SeqCst);
+        shared.idle_mode.store(77, SeqCst);
         assert_eq!(shared.job(), None);
     }
 

@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! What vCPUs note of a storm: who has sent what to whom, and what has arrived.
+//! The record of a storm: what each vCPU has sent to each other one, and what has arrived.
 //!
-//! Every interrupt from one vCPU to another has a sequence number, which the sender leaves before it sends. Whoever
-//! handles an interrupt at the target acknowledges the numbers of all senders, because interrupts merge: several posts
-//! can end in one delivery, which comes after the last of them. So at the end every number must have been acknowledged.
-//! And there must be no more deliveries than there were interrupts that could not rely on an earlier one.
+//! Every interrupt from one vCPU to another has a sequence number, which the sender leaves before it sends. An interrupt
+//! handler at the target acknowledges the numbers of all senders, because interrupts merge: several posts can end in one
+//! delivery, which comes after the last of them. So at the end every number must have been acknowledged. And there must
+//! be no more deliveries than there were interrupts that could not rely on an earlier one.
 //!
-//! There are two kinds of storm. In one all senders use the same vector, which makes them meet at the same bit, and send
-//! whether or not the last interrupt has arrived. Interrupts merge a lot there, also in the local APIC, where nobody
-//! counts how often, so that one too many could go unnoticed. In the other each sender has a vector of its own, and sends
-//! to no target that has not acknowledged the last one. Nothing merges there: each interrupt is delivered exactly once.
+//! There are two kinds of storm. In one all senders use the same vector, so that they meet at the same bit, and send
+//! whether or not the last interrupt has arrived. Interrupts merge a lot there, also in the local APIC, where merges are
+//! not counted, so that one delivery too many could go unnoticed. In the other each sender has a vector of its own, and
+//! sends to no target that has not acknowledged the last one. Nothing merges there: each interrupt is delivered exactly
+//! once.
 
 use core::{
     ops::Range,
@@ -63,7 +64,7 @@ pub struct Totals {
 }
 
 impl Storm {
-    /// Forgets everything. Nobody may be at work.
+    /// Clears the record. No vCPU may be at work.
     pub fn clear(&self) {
         let all = [&self.sent, &self.deliveries, &self.acknowledged];
         all.into_iter()

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0 OR MIT
 
-//! What a VMM can ask of pvirq, beyond KVM's API, for VMMs that are built on kvm-ioctls.
+//! The ioctls of pvirq on a VM file, beyond KVM's API.
 //!
-//! A device's eventfd is [bound](Extension::bind) to a vector of a vCPU. When it is signalled and the vCPU will look by
-//! itself, the interrupt is posted, and nobody is disturbed. Otherwise a bottom half in the host makes the vCPU look, or
-//! signals another eventfd, which may be one of KVM's irqfd. See `Documentation/injection.rst`.
+//! A device's eventfd is [bound](Extension::bind) to a vector of a vCPU. A signal posts the interrupt. If the vCPU will
+//! poll, no exit is needed. Otherwise the host kicks the vCPU, or a bottom half signals the sink: another eventfd, which
+//! may be one of KVM's irqfd. See `Documentation/injection.rst`.
 
 use std::{
     io,
@@ -34,7 +34,7 @@ pub struct Route<'a> {
 }
 
 impl<'a> Route<'a> {
-    /// A vector of a vCPU, which is made to look where it does not by itself.
+    /// A vector of a vCPU, which is kicked if it will not poll.
     ///
     /// ```
     /// use pvirq::extension::Route;
@@ -67,7 +67,7 @@ impl<'a> Route<'a> {
         }
     }
 
-    /// Has the interrupt delivered by signalling `sink` where the vCPU does not look by itself.
+    /// Signals `sink` instead of a kick if the vCPU will not poll.
     ///
     /// ```
     /// use pvirq::extension::Route;
@@ -84,7 +84,7 @@ impl<'a> Route<'a> {
         }
     }
 
-    /// Chooses the kind of bottom half.
+    /// Chooses the kind of bottom half that signals the sink. Without a sink there is none.
     ///
     /// ```
     /// use pvirq::extension::Route;
@@ -149,14 +149,14 @@ pub struct Extension<'a> {
 }
 
 impl<'a> Extension<'a> {
-    /// Finds out whether the VM is one of pvirq's, of the version that this is for.
+    /// Checks that the VM is pvirq's, and that the host has the version of this library.
     ///
     /// ```no_run
     /// # use pvirq::{error::Error, extension::Extension};
     /// # fn example(vm: &kvm_ioctls::VmFd) -> Result<(), Error> {
     /// match Extension::new(vm) {
     ///     Ok(_) => println!("interrupts can be posted"),
-    ///     Err(error) => println!("KVM's irqfd it is: {error}"),
+    ///     Err(error) => println!("KVM's irqfd delivers: {error}"),
     /// }
     /// # Ok(())
     /// # }
@@ -192,7 +192,7 @@ impl<'a> Extension<'a> {
         unsafe { self.call("PVIRQ_BIND", BIND, &mut route.bind(source.as_raw_fd())) }
     }
 
-    /// Takes a binding back. When this returns, nothing is delivered for it any more.
+    /// Removes a binding. When this returns, nothing is delivered for it any more.
     ///
     /// ```no_run
     /// # use pvirq::{error::Error, extension::Extension};
@@ -214,7 +214,7 @@ impl<'a> Extension<'a> {
     /// # use pvirq::{error::Error, extension::Extension};
     /// # fn example(pvirq: Extension<'_>, device: &vmm_sys_util::eventfd::EventFd) -> Result<(), Error> {
     /// let counted = pvirq.source(device)?;
-    /// println!("{} of {} interrupts cost nothing", counted.elided, counted.top_halves);
+    /// println!("{} of {} interrupts needed no exit", counted.elided, counted.top_halves);
     /// # Ok(())
     /// # }
     /// ```
@@ -246,7 +246,7 @@ impl<'a> Extension<'a> {
     }
 
     /// Maps the descriptors that the guest has registered, for posts without a system call. When the guest registers
-    /// others, this is to be called again.
+    /// others, call this again.
     ///
     /// ```no_run
     /// # use pvirq::{error::Error, extension::Extension};
@@ -383,8 +383,7 @@ impl<'a> Extension<'a> {
         Ok(Vectors::from_words(posted.vectors))
     }
 
-    /// Posts interrupts to a vCPU, besides those that are posted already: what [`posted`](Extension::posted) has read in
-    /// a VM that is restored. If the vCPU has run before, `KVM_SET_LAPIC` goes first.
+    /// Posts more interrupts to a vCPU: what [`posted`](Extension::posted) has read in the VM that was saved. If the vCPU has run before, `KVM_SET_LAPIC` goes first.
     ///
     /// ```no_run
     /// # use pvirq::{error::Error, extension::Extension};

@@ -13,8 +13,8 @@ use pvirq_protocol::{ioctl::Map, Descriptor, Posted, Vector};
 
 /// The descriptors that a guest has registered, as long as it has.
 ///
-/// When the registration ends, each post says [`Posted::Kick`]: the pages are no longer the guest's. Whoever posts has
-/// nothing else to look for.
+/// When the registration ends, the pages are no longer the guest's, and each post returns [`Posted::Kick`]. A caller need
+/// not check for the end in another way.
 ///
 /// ```no_run
 /// use pvirq::{extension::{Extension, Route}, error::Error};
@@ -98,7 +98,7 @@ impl MappedDescriptors {
         })
     }
 
-    /// Posts an interrupt. If the vCPU has none of the descriptors, it has to be kicked.
+    /// Posts an interrupt. If the vCPU has no descriptor, it must be kicked.
     ///
     /// ```no_run
     /// # use pvirq_protocol::{Posted, Vector};
@@ -127,7 +127,7 @@ impl MappedDescriptors {
 
 impl Drop for MappedDescriptors {
     fn drop(&mut self) {
-        // SAFETY: Nobody borrows from it any more.
+        // SAFETY: Nothing borrows from it any more.
         unsafe { libc::munmap(self.address.as_ptr().cast(), Self::len(&self.map)) };
     }
 }
