@@ -113,7 +113,7 @@ test-debug: module-debug selftests ## Prove the debug kernel's checkers, and run
 
 .PHONY: check
 check: tools/Cargo.lock ## Formatting, the order of modules, lints and host tests
-	tools/house/check
+	git ls-files --cached --others --exclude-standard | $(enter) tools/house/check -
 	$(enter) rustfmt --check --config-path .rustfmt.toml $$(git ls-files 'rust/*.rs')
 	$(cargo) fmt --all --check
 	$(call kbuild,$(kernel),.,module-clippy) CLIPPY=1 KRUSTFLAGS=-Dwarnings modules
