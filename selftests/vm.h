@@ -207,7 +207,7 @@ int module_references(void);
 int file_references(void);
 
 /*
- * Expects that no more files are open than `count`, the file_references() of before. Files of a process that has ended
+ * Expects that no more files are open than `count`, an earlier file_references(). Files of a process that has ended
  * may take a moment to go: those of this test now, and those of the test before it when they were counted.
  */
 #define EXPECT_FILES(count)						\

@@ -11,10 +11,8 @@ use crate::{
     kvm::Kvm,
     posting::epoch::Epochs,
     stats::totals::Totals,
-    vm::{
-        moderation,
-        polling, //
-    }, //
+    vm::moderation,
+    vm::polling, //
 };
 
 /// The module's parameters, unchecked.

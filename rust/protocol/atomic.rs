@@ -222,8 +222,8 @@ mod backend {
         fence(SeqCst);
     }
 
-    /// Is a full barrier directly after a read-modify-write. In Rust's memory model that needs a fence, whatever the
-    /// operation's ordering.
+    /// Is a full barrier directly after a read-modify-write. In Rust's memory model that needs a fence, even if the
+    /// operation is sequentially consistent.
     #[inline]
     pub(crate) fn full_barrier_after_rmw() {
         fence(SeqCst);

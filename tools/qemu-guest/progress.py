@@ -63,7 +63,7 @@ class Progress:
             self._stream.close()
 
     def poll(self):
-        """Reads what there is. Returns the number of lines so far."""
+        """Reads the lines that have come. Returns the number of lines so far."""
         text = self.partial + self._stream.read()
         *whole, self.partial = text.split("\n")
         seen = time.monotonic()

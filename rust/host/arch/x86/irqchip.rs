@@ -27,7 +27,7 @@ const KVM_X2APIC_API_USE_32BIT_IDS: u64 = 1 << 0;
 /// With this bit as well, the ID 255 addresses one APIC instead of all.
 const KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK: u64 = 1 << 1;
 
-/// The flags of [`KVM_CAP_X2APIC_API`] that a VMM must enable for an MSI to reach one APIC, whatever its ID.
+/// The flags of [`KVM_CAP_X2APIC_API`] that a VMM must enable for an MSI to reach one APIC of any ID.
 const X2APIC_ID_FLAGS: u64 = KVM_X2APIC_API_USE_32BIT_IDS | KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK;
 
 /// The number of APIC IDs that an MSI reaches without these flags: the last value of 8 bits addresses all APICs.

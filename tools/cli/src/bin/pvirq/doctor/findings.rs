@@ -26,7 +26,7 @@ pub struct Finding {
     pub mark: Mark,
     /// What it is about.
     pub subject: &'static str,
-    /// What there is.
+    /// The fact.
     pub fact: String,
     /// What it means for the user, if that is not obvious.
     pub meaning: String,
